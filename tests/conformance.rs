@@ -4,6 +4,8 @@
 mod backpressure;
 #[path = "conformance/bodies.rs"]
 mod bodies;
+#[path = "conformance/checks.rs"]
+mod checks;
 #[path = "conformance/connections.rs"]
 mod connections;
 #[path = "conformance/expected.rs"]

@@ -95,7 +95,11 @@ fn the_reader_agrees_with_the_schema() {
 fn entries_of_lists_agree() {
     let schema = schema();
     let backend = &schema["properties"]["backends"]["items"];
-    let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000 });
+    let health = json!({ "kind": "http", "path": "/up", "port": 1, "host": "h", "method": "GET",
+        "status": ["200"], "body": "ok", "fields": { "X": "1" }, "intervalMs": 1, "timeoutMs": 1,
+        "initial": "down" });
+    let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000,
+        "health": health });
     let keys = |object: &Value| object.as_object().expect("an object").keys().cloned().collect();
     let known: Vec<String> = keys(&values);
     let listed: Vec<String> = keys(&backend["properties"]);
@@ -106,6 +110,15 @@ fn entries_of_lists_agree() {
         without.as_object_mut().expect("an object").remove(&key);
         let is_required = backend["required"].as_array().expect("a list").contains(&json!(key));
         assert_eq!(takes("backends", json!([without])), !is_required, "{key}");
+    }
+    let of_health = &backend["properties"]["health"]["properties"];
+    assert_eq!(keys(of_health), keys(&health));
+    for (key, value) in health.as_object().expect("an object") {
+        let backends = json!([{ "name": "A", "url": "http://h", "health": { key: value } }]);
+        assert!(takes("backends", backends), "{key}");
+        let backends = json!([{ "name": "A", "url": "http://h", "health": { key: null } }]);
+        assert!(takes("backends", backends), "{key}");
+        assert!(is_nullable(&of_health[key]), "{key}");
     }
     for key in ["limit", "weight"] {
         let most = backend["properties"][key]["maximum"].as_u64().expect("a bound");
@@ -150,11 +163,34 @@ fn made() -> Value {
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     root["title"] = json!("Configuration of IntelliProxy");
     put(&mut root, "$schema", json!({ "type": "string", "description": "This schema." }));
+    let mut own_health = object(Map::new());
     for row in key_rows() {
         let default = real.get(&row.key).unwrap_or_else(|| panic!("no key {}", row.key));
-        put(&mut root, &row.key, rule(&row, default));
+        let rule = rule(&row, default);
+        if let Some(key) = row.key.strip_prefix("health.") {
+            put(&mut own_health, key, own(rule.clone()));
+        }
+        put(&mut root, &row.key, rule);
     }
+    let entry = &mut root["properties"]["backends"]["items"];
+    put(entry, "health", own_health);
     root
+}
+
+/// Returns the rule for a backend's own value of a key, which is the common one where it is null.
+fn own(mut rule: Value) -> Value {
+    let object = rule.as_object_mut().expect("a rule");
+    object.remove("default");
+    object.remove("description");
+    if is_nullable(&rule) { rule } else { json!({ "anyOf": [rule, { "type": "null" }] }) }
+}
+
+fn is_nullable(rule: &Value) -> bool {
+    let is_null = |rule: &Value| match &rule["type"] {
+        Value::Array(types) => types.contains(&json!("null")),
+        one => one == "null",
+    };
+    is_null(rule) || rule["anyOf"].as_array().is_some_and(|forms| forms.iter().any(is_null))
 }
 
 /// Returns the rule for the value of one key.
@@ -171,9 +207,13 @@ fn rule(row: &KeyRow, default: &Value) -> Value {
             bounded("integer", &row.range),
             { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
         ] }),
-        _ if default.is_u64() => bounded("integer", &row.range),
+        "object" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        _ if default.is_u64() || default.is_null() => bounded("integer", &row.range),
         _ => bounded("number", &row.range),
     };
+    if default.is_null() && row.kind != "string" {
+        rule = json!({ "anyOf": [rule, { "type": "null" }] });
+    }
     rule["default"] = default.clone();
     rule["description"] = plain(&row.meaning).into();
     rule

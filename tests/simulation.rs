@@ -147,8 +147,8 @@ const EXPECTED: [&str; 65] = [
     "action Close",
     "action Close by a reset",
     "action Notify",
-    // Every notice but five, which tests in `tests/conformance` show: `Refused`, `ClientLimited`,
-    // `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`.
+    // Every notice but six, which tests in `tests/conformance` show: `Refused`, `ClientLimited`,
+    // `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`, `PingsUnserved`.
     "notice Switched",
     "notice Held",
     "notice HealthChanged",

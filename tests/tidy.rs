@@ -350,7 +350,9 @@ fn has_kind(row: &KeyRow, default: &Value) -> bool {
         "boolean" => default.is_boolean(),
         "list" => default.is_array(),
         "string" => default.is_string() || default.is_null(),
-        "ms" => is_millis && default.is_u64(),
+        "object" => default.is_object() || default.is_null(),
+        "ms" => is_millis && (default.is_u64() || default.is_null()),
+        "count" if default.is_null() => !is_millis && !is_bytes,
         "bytes" => is_bytes && default.is_u64(),
         "count" | "number" | "pts" => !is_millis && !is_bytes && default.is_number(),
         _ => false,
@@ -371,7 +373,7 @@ fn takes(key: &str, number: f64) -> bool {
         config["limits"]["targetBytesMax"] = 64.into();
     }
     let place = config.pointer_mut(&format!("/{}", key.replace('.', "/"))).expect(key);
-    let is_whole = place.is_u64() || place.is_i64();
+    let is_whole = place.is_u64() || place.is_i64() || place.is_null();
     *place = if is_whole { Value::from(number as i64) } else { Value::from(number) };
     Config::from_json(&config.to_string()).is_ok()
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) use self::access::Access;
 use self::figure::{Figure, weight_of};
 pub(crate) use self::table::{Added, BackendTable};
-use crate::config::{BackendLimits, Mode, Rules, Weights};
+use crate::config::{BackendLimits, CheckRules, Mode, Rules, Weights};
 use crate::errors::{Errors, Rare};
 use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
@@ -37,6 +37,8 @@ pub(crate) struct Backend {
     /// here.
     pub(crate) is_retired: bool,
     pub(crate) health: HealthTracker,
+    /// Its health checks.
+    checks: CheckRules,
     /// Outstanding leases.
     in_flight: u32,
     /// The maximum number of outstanding leases.
@@ -136,6 +138,7 @@ impl Backend {
             name,
             is_retired: false,
             health: HealthTracker::default(),
+            checks: CheckRules::default(),
             in_flight: 0,
             limit: u32::MAX,
             most: u32::MAX,

@@ -1,13 +1,15 @@
 //! The rules of a router with their defaults, units and ranges. The rules of a single policy are
 //! in its folder.
+mod backends;
 pub(crate) mod millis;
 pub(crate) mod range;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::backends::{BackendLimits, CheckRules, Mode};
 pub use self::range::ConfigError;
 use self::range::{DAY, HOUR, TICK};
 pub use crate::policy::kind::PolicyKind;
@@ -86,79 +88,6 @@ pub struct Rules {
     /// The rules of single backends. Not a part of the `routing` object.
     #[serde(skip)]
     pub limits: BackendLimits,
-}
-
-/// The rules of single backends: requests in flight at the same time, relative capacity, and whether
-/// they are in service.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct BackendLimits {
-    /// The limit of each backend; 0 for no limit.
-    pub per_backend: u32,
-    /// The limits of single backends by name, which override `per_backend`; 0 for no limit.
-    pub own: BTreeMap<String, u32>,
-    /// The relative capacity of backends by name, in percent of the usual one
-    /// ([`WEIGHT_USUAL`](Self::WEIGHT_USUAL)); 0 to [`WEIGHT_MAX`](Self::WEIGHT_MAX). A backend with
-    /// 0 gets no requests.
-    pub weights: BTreeMap<String, u32>,
-    /// The backends that are not in service, by name.
-    pub modes: BTreeMap<String, Mode>,
-}
-
-/// Whether a backend is in service. An operator decides this, not its health.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// In service.
-    #[default]
-    Ready,
-    /// It gets no new requests. Requests in flight finish, and probes continue.
-    Drain,
-    /// It gets neither new requests nor probes. Requests in flight finish.
-    Maintain,
-}
-
-impl Mode {
-    /// The name in commands, /stats and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maintain => "maintain",
-        }
-    }
-}
-
-impl BackendLimits {
-    /// The weight of a backend without one of its own, percent.
-    pub const WEIGHT_USUAL: u32 = 100;
-    /// The highest weight, percent: chosen. Backends of one pool rarely differ tenfold.
-    pub const WEIGHT_MAX: u32 = 1000;
-
-    /// The weight of a backend, percent.
-    pub(crate) fn weight_of(&self, name: &str) -> u32 {
-        self.weights.get(name).copied().unwrap_or(Self::WEIGHT_USUAL)
-    }
-
-    /// The mode of a backend.
-    pub(crate) fn mode_of(&self, name: &str) -> Mode {
-        self.modes.get(name).copied().unwrap_or_default()
-    }
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        match self.weights.iter().find(|(_, weight)| **weight > Self::WEIGHT_MAX) {
-            Some((name, weight)) => {
-                range::count(&format!("backends.{name}.weight"), *weight, 0, Self::WEIGHT_MAX)
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The limit that applies to a backend; `u32::MAX` for no limit.
-    pub(crate) fn of(&self, name: &str) -> u32 {
-        let limit = self.own.get(name).copied().unwrap_or(self.per_backend);
-        if limit == 0 { u32::MAX } else { limit }
-    }
 }
 
 /// Points that each factor of the score adds; each is finite and from 0 to 1e6. The defaults, in

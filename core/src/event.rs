@@ -120,6 +120,12 @@ pub enum Notice {
         /// The last failure, if failures caused the change; `None` if successful probes did.
         cause: Option<ProbeFailure>,
     },
+    /// The first pings of all backends have ended, none of them well, and this one with a status that
+    /// means a missing path. Until a ping succeeds, 404 and 405 bring no backend down.
+    PingsUnserved {
+        /// The status, 404 or 405.
+        status: u16,
+    },
     /// A backend gets no requests for a while, because it failed or refused earlier ones, or sent
     /// no response to them.
     Ejected {
@@ -226,7 +232,7 @@ impl HoldReason {
 /// The resource that a probe requests.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum ProbeKind {
-    /// `GET /health`: measures whether and how fast the backend responds.
+    /// `GET /health`, or another check: measures whether and how fast the backend responds.
     Ping,
     /// `GET /metrics`: the backend's own load figures.
     Report,
@@ -235,7 +241,8 @@ pub enum ProbeKind {
 /// Result of a probe.
 pub type ProbeResult = Result<ProbeAnswer, ProbeFailure>;
 
-/// The result of a successful probe: a complete response with status 2xx or 3xx.
+/// The result of a successful probe: a complete response with a good status, usually 2xx or 3xx. For
+/// a ping the driver may also accept that a connection is made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
     /// Time from the start of the probe, connection set-up included, to the end of the response.
@@ -261,8 +268,10 @@ pub enum ProbeFailure {
     Malformed,
     /// The response, or its head, was larger than the proxy reads.
     TooLarge,
-    /// The status of the response was neither 2xx nor 3xx.
+    /// The status of the response was not a good one, usually 2xx or 3xx.
     Status(u16),
+    /// The body of the response lacked the text that the driver looks for.
+    Body,
     /// The proxy gave up for its own reasons, such as a lack of file descriptors. The probe shows
     /// nothing about the backend and is not counted.
     Abandoned,

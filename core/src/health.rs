@@ -5,8 +5,11 @@
 //! | unknown | up | down after `fall` in a row | down |
 //! | up | counts start again | down after `fall` in a row | down |
 //! | down | up after `rise` in a row | counts start again | counts start again |
+//! | awaited (down from the start) | up | awaited | awaited |
 //!
-//! Requests bring a backend down only by a refused connection, and never bring it up.
+//! Requests bring a backend down only by a refused connection, and never bring it up. While no backend
+//! has ever answered a ping well, a 404 or 405 shows that there is no such path, not that the backend
+//! is out of order: it brings nobody down, and counts as a success while down.
 use crate::config::HealthRules;
 use crate::event::ProbeFailure;
 
@@ -40,9 +43,17 @@ pub(crate) struct HealthTracker {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Unknown { failures_in_row: u32 },
-    Up { failures_in_row: u32 },
-    Down { answers_in_row: u32 },
+    Unknown {
+        failures_in_row: u32,
+    },
+    Up {
+        failures_in_row: u32,
+    },
+    Down {
+        answers_in_row: u32,
+    },
+    /// Down until the first successful ping.
+    Awaited,
 }
 
 impl Default for State {
@@ -52,15 +63,35 @@ impl Default for State {
 }
 
 impl HealthTracker {
+    /// The health of a backend that joins: unknown, or down until its first successful ping.
+    pub(crate) const fn new(starts_down: bool) -> Self {
+        let state =
+            if starts_down { State::Awaited } else { State::Unknown { failures_in_row: 0 } };
+        Self { state }
+    }
+
     /// Records a successful ping.
     pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
                 State::Down { answers_in_row: answers_in_row + 1 }
             }
-            State::Unknown { .. } | State::Up { .. } | State::Down { .. } => {
+            State::Unknown { .. } | State::Up { .. } | State::Down { .. } | State::Awaited => {
                 State::Up { failures_in_row: 0 }
             }
+        };
+        self.enter(state)
+    }
+
+    /// Records a ping whose path the backend does not have, while no backend has it.
+    pub(crate) fn ping_unserved(&mut self, rules: &HealthRules) -> bool {
+        let state = match self.state {
+            State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
+                State::Down { answers_in_row: answers_in_row + 1 }
+            }
+            State::Unknown { .. } | State::Down { .. } => State::Unknown { failures_in_row: 0 },
+            State::Up { .. } => State::Up { failures_in_row: 0 },
+            State::Awaited => State::Awaited,
         };
         self.enter(state)
     }
@@ -80,13 +111,18 @@ impl HealthTracker {
             State::Unknown { .. } | State::Up { .. } | State::Down { .. } => {
                 State::Down { answers_in_row: 0 }
             }
+            State::Awaited => State::Awaited,
         };
         self.enter(state)
     }
 
     /// Records that a request's connection was refused: no process listens.
     pub(crate) fn refused(&mut self) -> bool {
-        self.enter(State::Down { answers_in_row: 0 })
+        let state = match self.state {
+            State::Awaited => State::Awaited,
+            _ => State::Down { answers_in_row: 0 },
+        };
+        self.enter(state)
     }
 
     /// The current health.
@@ -94,7 +130,7 @@ impl HealthTracker {
         match self.state {
             State::Unknown { .. } => Health::Unknown,
             State::Up { .. } => Health::Up,
-            State::Down { .. } => Health::Down,
+            State::Down { .. } | State::Awaited => Health::Down,
         }
     }
 
@@ -106,6 +142,7 @@ impl HealthTracker {
                 failures_in_row > 0
             }
             State::Down { answers_in_row } => answers_in_row > 0,
+            State::Awaited => true,
         }
     }
 
@@ -120,8 +157,8 @@ impl HealthTracker {
 mod tests {
     use super::*;
 
-    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused) and R is a
-    /// request's refused connection; the health and whether the verdict is open follow.
+    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused, n had no path) and
+    /// R is a request's refused connection; the health and whether the verdict is open follow.
     #[test]
     fn follows_the_table() {
         let cases = [
@@ -146,22 +183,55 @@ mod tests {
             ("afffafa", Health::Down, true),
             ("afffaa", Health::Up, false),
             ("afffaaff", Health::Up, true),
+            ("n", Health::Unknown, false),
+            ("ffn", Health::Unknown, false),
+            ("ffnff", Health::Unknown, true),
+            ("rn", Health::Down, true),
+            ("rnn", Health::Unknown, false),
+            ("rnfn", Health::Down, true),
+            ("rna", Health::Up, false),
+            ("an", Health::Up, false),
         ];
         for (pings, health, is_open) in cases {
             let mut tracker = HealthTracker::default();
-            for ping in pings.chars() {
-                let before = tracker.health();
-                let rules = HealthRules::default();
-                let changed = match ping {
-                    'a' => tracker.ping_answered(&rules),
-                    'f' => tracker.ping_failed(ProbeFailure::TimedOut, &rules),
-                    'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
-                    _ => tracker.refused(),
-                };
-                assert_eq!(changed, before != tracker.health(), "{pings}: the change is returned");
-            }
+            follow(&mut tracker, pings);
             assert_eq!(tracker.health(), health, "{pings}");
             assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");
+        }
+    }
+
+    /// A backend that starts down is up with its first successful ping, whatever came before, and
+    /// then is like any other.
+    #[test]
+    fn an_awaited_backend_is_down_until_its_first_good_ping() {
+        for (pings, health, is_open) in [
+            ("", Health::Down, true),
+            ("fffffnrRf", Health::Down, true),
+            ("a", Health::Up, false),
+            ("fRna", Health::Up, false),
+            ("aR", Health::Down, false),
+            ("aRa", Health::Down, true),
+        ] {
+            let mut tracker = HealthTracker::new(true);
+            follow(&mut tracker, pings);
+            assert_eq!(tracker.health(), health, "{pings}");
+            assert_eq!(tracker.is_verdict_open(), is_open, "{pings}");
+        }
+    }
+
+    #[track_caller]
+    fn follow(tracker: &mut HealthTracker, pings: &str) {
+        let rules = HealthRules::default();
+        for ping in pings.chars() {
+            let before = tracker.health();
+            let changed = match ping {
+                'a' => tracker.ping_answered(&rules),
+                'f' => tracker.ping_failed(ProbeFailure::TimedOut, &rules),
+                'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
+                'n' => tracker.ping_unserved(&rules),
+                _ => tracker.refused(),
+            };
+            assert_eq!(changed, before != tracker.health(), "{pings}: the change is returned");
         }
     }
 

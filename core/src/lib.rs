@@ -94,8 +94,8 @@ mod tournament;
 
 pub use blame::Asker;
 pub use config::{
-    BackendLimits, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules, Mode,
-    PeakEwmaRules, PolicyKind, PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing,
+    BackendLimits, CheckRules, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules,
+    Mode, PeakEwmaRules, PolicyKind, PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing,
     StreamRules, SwitchRules, Weights,
 };
 pub use event::{

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
 //! | in | one failure after half a second without requests, if the others do not fail | ejected |
-//! | ejected | a good ping after the back-off | probation |
+//! | ejected | a good ping after the back-off, or its end where no pings are | probation |
 //! | ejected, probation | the others fail about as much, or the ejection costs more than it saves (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
 //! | probation | a failure, unless failures are usual with the others | ejected, for longer |
@@ -244,6 +244,12 @@ impl Watch {
             }
             _ => false,
         }
+    }
+
+    /// Records time without pings, which then are no part of its return. Returns whether it ended the
+    /// ejection, after the back-off.
+    pub(crate) fn waited(&mut self, now: Instant) -> bool {
+        matches!(self.standing, Standing::Ejected { .. }) && self.ping_answered(now)
     }
 
     /// Whether it should be pinged more often because pings are a part of its return.

@@ -137,12 +137,13 @@ impl ProbeSchedule {
         }
     }
 
-    /// Applies new rules: no probe waits longer than the new interval from now.
-    pub(crate) fn reconfigure(&mut self, now: Instant, rules: &ProbeRules) {
+    /// Applies new rules, which `rules` returns for a backend: no probe waits longer than the new
+    /// interval from now.
+    pub(crate) fn reconfigure(&mut self, now: Instant, rules: impl Fn(BackendId) -> ProbeRules) {
         for slot in 0..self.lines.len() {
             let Line { id: line, state, .. } = self.lines[slot];
             if let LineState::Due { at } = state {
-                let at = at.min(now + rules.interval(line.kind));
+                let at = at.min(now + rules(line.backend).interval(line.kind));
                 self.enter(line, LineState::Due { at });
             }
         }
@@ -178,6 +179,12 @@ impl ProbeSchedule {
         self.outstanding.insert(probe, line);
         self.enter(line, LineState::Outstanding { probe, started_at: now, deadline });
         (probe, deadline)
+    }
+
+    /// Makes a line that is due wait for another interval, without a probe.
+    pub(crate) fn skip(&mut self, now: Instant, line: LineId, rules: &ProbeRules) {
+        self.lines[line.slot()].first_wait = None;
+        self.enter(line, LineState::Due { at: now + rules.interval(line.kind) });
     }
 
     /// Ends a probe; `None` if it is not outstanding. Its line is idle until

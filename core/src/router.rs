@@ -77,6 +77,8 @@ pub struct Router {
     current: Option<BackendId>,
     /// The backend that the current one replaced because it failed.
     failed: Option<BackendId>,
+    /// Whether observers know that no backend has the path of its pings.
+    is_told_unserved: bool,
     actions: VecDeque<Action>,
     leases_given: u64,
     leases_home: u64,
@@ -139,6 +141,7 @@ impl Router {
             rng: Rng::new(seed),
             current: None,
             failed: None,
+            is_told_unserved: false,
             actions: VecDeque::with_capacity(4 * config.backends.len() + 16),
             leases_given: 0,
             leases_home: 0,
@@ -178,8 +181,14 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(due) = self.probes.due(now) {
             match due {
+                Due::Start(line) if self.is_unchecked(line) => {
+                    let rules = self.probe_rules(line.backend);
+                    self.probes.skip(now, line, &rules);
+                    self.waited(now, line.backend);
+                }
                 Due::Start(line) => {
-                    let (probe, deadline) = self.probes.start(now, line, &self.rules.probes);
+                    let rules = self.probe_rules(line.backend);
+                    let (probe, deadline) = self.probes.start(now, line, &rules);
                     let (backend, kind) = (line.backend, line.kind);
                     let start = Action::StartProbe { probe, backend, kind, deadline };
                     self.actions.push_back(start);

@@ -251,7 +251,7 @@ fn failures_say_what_happened() {
         for mut stream in backend.incoming().map_while(Result::ok) {
             let mut start = [0; 12];
             let is_report = stream.read_exact(&mut start).is_ok() && &start == b"GET /metrics";
-            let (status, body) = if is_report { (200, "# HELP \u{1b}") } else { (404, "") };
+            let (status, body) = if is_report { (200, "# HELP \u{1b}") } else { (500, "") };
             let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
             drop(stream.write_all((head + body).as_bytes()));
         }
@@ -267,7 +267,7 @@ fn failures_say_what_happened() {
     let (mut is_down, mut reports) = (false, 0);
     while !is_down || reports == 0 {
         let line = program.line_with(" ");
-        is_down |= line.ends_with("A is down: status 404 to GET /health");
+        is_down |= line.ends_with("A is down: status 500 to GET /health");
         let report = "backend A: report from /metrics is not a JSON object: \"# HELP \\x1b\"";
         reports += i32::from(line.ends_with(report));
     }

@@ -18,12 +18,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Returns a configuration with these backends, named A, B and so on, and a free port.
 pub(crate) fn config(urls: &[&str]) -> Config {
-    let backend = |(url, letter): (&&str, char)| BackendConfig {
-        name: letter.to_string(),
-        url: (*url).to_owned(),
-        limit: None,
-        weight: None,
-    };
+    let backend = |(url, letter): (&&str, char)| BackendConfig::new(&letter.to_string(), url);
     Config {
         listen: vec!["127.0.0.1:0".into()],
         backends: urls.iter().zip('A'..='Z').map(backend).collect(),

@@ -21,6 +21,7 @@ pub(crate) const fn of_notice(notice: &Notice) -> &'static str {
         Notice::Router(RouterNotice::Switched { .. }) => "notice Switched",
         Notice::Router(RouterNotice::Held { .. }) => "notice Held",
         Notice::Router(RouterNotice::HealthChanged { .. }) => "notice HealthChanged",
+        Notice::Router(RouterNotice::PingsUnserved { .. }) => "notice PingsUnserved",
         Notice::Router(RouterNotice::Ejected { .. }) => "notice Ejected",
         Notice::Router(RouterNotice::Returned { .. }) => "notice Returned",
         Notice::ClientError { .. } => "notice ClientError",

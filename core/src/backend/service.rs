@@ -1,11 +1,53 @@
-//! Whether a backend is in service, which an operator decides, and its relative capacity.
+//! Whether a backend is in service, which an operator decides, its relative capacity, and whether it
+//! is pinged.
 use super::Backend;
-use crate::config::Mode;
+use crate::config::{CheckRules, Mode, Rules};
+use crate::health::HealthTracker;
+use crate::time::Instant;
 
 impl Backend {
     /// Sets the relative capacity, and whether the backend is in service.
     pub(crate) const fn set_service(&mut self, weight: u32, mode: Mode) {
         (self.weight, self.mode) = (weight, mode);
+    }
+
+    /// Sets its health checks. A backend without them is never down.
+    pub(crate) fn set_checks(&mut self, checks: CheckRules) {
+        self.checks = checks;
+        if checks.is_off {
+            self.health = HealthTracker::default();
+        }
+    }
+
+    /// Its health checks.
+    pub(crate) const fn checks(&self) -> CheckRules {
+        self.checks
+    }
+
+    /// Forgets its health: it is as it was when it joined.
+    pub(crate) fn forget_health(&mut self) {
+        self.health = HealthTracker::new(self.checks.starts_down && !self.checks.is_off);
+    }
+
+    /// Records that a request's connection was refused. Returns whether it is down now: not without
+    /// pings, which alone would bring it up again.
+    pub(crate) fn connection_refused(&mut self) -> bool {
+        !self.checks.is_off && self.health.refused()
+    }
+
+    /// Records a ping whose path it does not have, while no backend has it: neither its latency nor
+    /// a loss is known.
+    pub(crate) fn ping_unserved(&mut self, now: Instant, rules: &Rules) {
+        self.pings.last_ended_at = Some(now);
+        self.pings.was_answered = false;
+        self.pings.failed += 1;
+        self.waited(now, rules);
+    }
+
+    /// Updates what fades with time.
+    pub(crate) fn waited(&mut self, now: Instant, rules: &Rules) {
+        self.rescore_load(now, rules);
+        self.rescore_errors(now, rules);
     }
 
     /// Relative capacity, percent.

@@ -133,6 +133,7 @@ impl Encoder {
                     }
                     ProbeFailure::Abandoned => self.block.push(6),
                     ProbeFailure::TooLarge => self.block.push(7),
+                    ProbeFailure::Body => self.block.push(8),
                 }
             }
             Event::RequestFinished { lease, outcome } => self.finished(now, lease, outcome),

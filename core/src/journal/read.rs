@@ -167,6 +167,7 @@ impl Block<'_> {
                     5 => ProbeFailure::Status(self.cursor.small()?),
                     6 => ProbeFailure::Abandoned,
                     7 => ProbeFailure::TooLarge,
+                    8 => ProbeFailure::Body,
                     _ => return Err("an unknown failure of a probe"),
                 };
                 Record::ProbeFinished { probe, result: Err(failure) }

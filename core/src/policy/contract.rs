@@ -70,6 +70,9 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A ping ended. `facts` is the state of the backend after it.
     fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
 
+    /// Time has passed for a backend whose pings do not tell anything. `facts` is its state.
+    fn on_wait(&mut self, _now: Instant, _backend: BackendId, _facts: &Backend) {}
+
     /// Whether a backend has as many requests in flight as it can work on at once; false if the
     /// policy does not know. Recent refusals (`turned_away`) count as requests in flight.
     fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {

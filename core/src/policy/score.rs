@@ -125,6 +125,12 @@ impl Policy for Score {
         }
     }
 
+    fn on_wait(&mut self, now: Instant, backend: BackendId, facts: &Backend) {
+        if let Some(model) = &mut self.model {
+            model.on_wait(now, backend, facts);
+        }
+    }
+
     fn is_full(&self, backend: BackendId, turned_away: u32) -> bool {
         self.model.as_ref().is_some_and(|model| model.is_full(backend, turned_away))
     }

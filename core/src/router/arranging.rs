@@ -2,9 +2,8 @@
 use std::collections::BTreeSet;
 
 use super::Router;
-use crate::backend::Added;
+use crate::backend::{Added, Backend};
 use crate::config::{BackendLimits, Mode, RouterConfig};
-use crate::health::HealthTracker;
 use crate::id::BackendId;
 use crate::policy;
 use crate::time::Instant;
@@ -40,7 +39,10 @@ impl Router {
         self.table.rescore_all(now, &self.rules);
         self.arrange(now, &config.backends);
         self.count_out();
-        self.probes.reconfigure(now, &self.rules.probes);
+        self.is_told_unserved = false;
+        let (table, rules) = (&self.table, &self.rules.probes);
+        let rules_of = |id| table.get(id).map_or(*rules, |one| one.checks().of_probes(rules));
+        self.probes.reconfigure(now, rules_of);
         self.settle(now);
     }
 
@@ -101,15 +103,20 @@ impl Router {
         let Some(backend) = self.table.get(id) else { return };
         let limits = &self.rules.limits;
         let (weight, mode) = (limits.weight_of(&backend.name), limits.mode_of(&backend.name));
+        let checks = limits.checks_of(&backend.name);
         let (was, was_in, is_up) = (backend.mode(), backend.is_in_service(), backend.is_up());
-        self.table.update(id, |backend| backend.set_service(weight, mode));
+        self.table.update(id, |backend| {
+            backend.set_service(weight, mode);
+            backend.set_checks(checks);
+        });
         self.policy.set_weight(id, factor(weight));
         match (was == Mode::Maintain, mode == Mode::Maintain) {
             (false, true) => self.probes.retire(id),
             (true, false) => {
                 // The results of earlier probes are out of date.
-                self.table.update(id, |backend| backend.health = HealthTracker::default());
-                self.probes.add(now, id, place, 0, &self.rules.probes);
+                self.table.update(id, Backend::forget_health);
+                let rules = self.probe_rules(id);
+                self.probes.add(now, id, place, 0, &rules);
             }
             _ => {}
         }
@@ -144,11 +151,23 @@ impl Router {
         // The slot may have belonged to another backend, whose errors must not count here.
         self.blame.forget(id);
         self.declines.forget(id);
-        self.probes.add(now, id, place, nth, &self.rules.probes);
+        let checks = self.rules.limits.checks_of(name);
         let watch = self.new_watch(!self.order.is_empty());
-        self.table.update(id, |backend| backend.watch = watch);
-        let at_work = self.table.get(id).map_or(0, |backend| backend.at_work());
+        self.table.update(id, |backend| {
+            backend.watch = watch;
+            backend.set_checks(checks);
+            backend.forget_health();
+            // What it waits for is its first good ping: then it is as if it came up.
+            backend.was_down = !backend.is_up();
+        });
+        let rules = self.probe_rules(id);
+        self.probes.add(now, id, place, nth, &rules);
+        let facts = self.table.get(id).map(|backend| (backend.at_work(), backend.is_up()));
+        let (at_work, is_up) = facts.unwrap_or((0, true));
         self.policy.on_join(now, id, at_work);
+        if !is_up {
+            self.policy.on_health(now, id, false);
+        }
         id
     }
 }

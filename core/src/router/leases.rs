@@ -104,7 +104,7 @@ impl Router {
                 backend.excused();
             }
             let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
-            let is_newly_down = is_refused && backend.health.refused();
+            let is_newly_down = is_refused && backend.connection_refused();
             LeaseEnd { is_newly_down, is_watched, was_full }
         });
         self.leases_home += 1;

@@ -1,8 +1,9 @@
 //! Applies the ends of probes and reports to the backends.
 use super::Router;
-use crate::event::{LoadReport, ProbeFailure, ProbeKind, ProbeResult};
+use crate::config::{Mode, ProbeRules};
+use crate::event::{LoadReport, Notice, ProbeFailure, ProbeKind, ProbeResult};
 use crate::id::{BackendId, ProbeId};
-use crate::probe::EndedProbe;
+use crate::probe::{EndedProbe, LineId};
 use crate::time::Instant;
 
 /// The effects of a ping's end at its backend.
@@ -38,7 +39,38 @@ impl Router {
         let id = ended.line.backend;
         let is_open = ended.line.kind == ProbeKind::Ping
             && self.table.get(id).is_some_and(|backend| backend.wants_ping());
-        self.probes.schedule(now, ended, is_open, &self.rules.probes);
+        let rules = self.probe_rules(id);
+        self.probes.schedule(now, ended, is_open, &rules);
+        self.hasten_pings(now, id);
+        self.hasten_watch(now, id);
+        self.tell_standing(id);
+    }
+
+    /// The rules of probes that apply to a backend.
+    pub(super) fn probe_rules(&self, id: BackendId) -> ProbeRules {
+        let usual = &self.rules.probes;
+        self.table.get(id).map_or(*usual, |backend| backend.checks().of_probes(usual))
+    }
+
+    /// Whether these are the pings of a backend that is not pinged.
+    pub(super) fn is_unchecked(&self, line: LineId) -> bool {
+        line.kind == ProbeKind::Ping
+            && self.table.get(line.backend).is_some_and(|backend| backend.checks().is_off)
+    }
+
+    /// Records time for a backend whose pings do not tell anything: its way back from an ejection.
+    pub(super) fn waited(&mut self, now: Instant, id: BackendId) {
+        let (rules, ejects) = (&self.rules, self.ejects());
+        let done = self.table.update(id, |backend| {
+            backend.waited(now, rules);
+            ejects && backend.is_up() && backend.watch.waited(now)
+        });
+        if done == Some(true) {
+            self.count_out();
+        }
+        if let Some(facts) = self.table.get(id) {
+            self.policy.on_wait(now, id, facts);
+        }
         self.hasten_pings(now, id);
         self.hasten_watch(now, id);
         self.tell_standing(id);
@@ -54,16 +86,59 @@ impl Router {
         let id = ended.line.backend;
         let is_open = match ended.line.kind {
             _ if !self.table.is_configured(id) => false,
+            ProbeKind::Ping if self.is_unchecked(ended.line) => false,
+            ProbeKind::Ping if self.is_unserved(&result) => self.ping_unserved(now, id, &result),
             ProbeKind::Ping => self.ping_ended(now, id, &result),
             ProbeKind::Report => {
                 self.report_ended(now, id, &result);
                 false
             }
         };
-        self.probes.schedule(now, ended, is_open, &self.rules.probes);
+        let rules = self.probe_rules(id);
+        self.probes.schedule(now, ended, is_open, &rules);
         self.hasten_pings(now, id);
         self.hasten_watch(now, id);
         self.tell_standing(id);
+    }
+
+    /// Whether a ping shows only that the backend does not have the path: its status says so, and no
+    /// backend has ever answered a ping well.
+    fn is_unserved(&self, result: &ProbeResult) -> bool {
+        let is_served =
+            |id: &BackendId| self.table.get(*id).is_some_and(|b| b.pings().answered > 0);
+        matches!(result, Err(ProbeFailure::Status(404 | 405))) && !self.order.iter().any(is_served)
+    }
+
+    /// Applies a ping whose path the backend does not have. Returns whether the next ping should come
+    /// soon.
+    #[cold]
+    fn ping_unserved(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
+        let rules = &self.rules;
+        let done = self.table.update(id, |backend| {
+            backend.ping_unserved(now, rules);
+            let has_changed = backend.health.ping_unserved(&rules.health);
+            PingEnd { has_changed, is_open: backend.wants_ping() }
+        });
+        let PingEnd { has_changed, is_open } = done.unwrap_or_default();
+        if has_changed {
+            self.health_changed(now, id, None);
+        }
+        self.waited(now, id);
+        let is_pinged = |id: &BackendId| {
+            self.table.get(*id).is_some_and(|backend| {
+                backend.checks().is_off
+                    || backend.mode() == Mode::Maintain
+                    || backend.pings().failed > 0
+            })
+        };
+        if let Err(ProbeFailure::Status(status)) = *result
+            && !self.is_told_unserved
+            && self.order.iter().all(is_pinged)
+        {
+            self.is_told_unserved = true;
+            self.notify(Notice::PingsUnserved { status });
+        }
+        is_open
     }
 
     /// Applies the end of a ping. Returns whether the next ping should come soon.

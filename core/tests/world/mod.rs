@@ -381,6 +381,9 @@ impl World {
                     failovers.push(to);
                 }
                 Action::Notify(Notice::Held { .. } | Notice::HealthChanged { .. }) => {}
+                Action::Notify(Notice::PingsUnserved { .. }) => {
+                    panic!("no ping has a status that means a missing path")
+                }
                 Action::Notify(Notice::Ejected { .. } | Notice::Returned { .. }) => {
                     panic!("the oracle knows no ejection: the rules turn it off")
                 }

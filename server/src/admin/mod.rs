@@ -192,7 +192,7 @@ impl Admin {
                 self.respond(now, id, (status, TEXT), "", text.into());
             }
             Asked::Config => {
-                let text = proxy.config().to_json() + "\n";
+                let text = proxy.config().to_public_json() + "\n";
                 self.respond(now, id, (200, JSON), "", text.into());
             }
             Asked::Explain(request) => {

@@ -11,12 +11,7 @@ const START: Instant = Instant::from_millis(1);
 fn proxy(backends: usize) -> Proxy {
     let config = Config {
         backends: (0..backends)
-            .map(|number| BackendConfig {
-                name: format!("b{number}"),
-                url: "http://a".to_owned(),
-                limit: None,
-                weight: None,
-            })
+            .map(|number| BackendConfig::new(&format!("b{number}"), "http://a"))
             .collect(),
         ..Config::default()
     };

@@ -66,6 +66,7 @@ impl Config {
                 return Err(ConfigError::new(path, PATH_ALLOWED));
             }
         }
+        self.check_health()?;
         if self.state_file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("stateFile", "the path of a file, or null"));
         }
@@ -336,10 +337,16 @@ const FIELD_ALLOWED: &str =
 /// The maximum length of a probe's path, characters.
 const PATH_MAX: usize = 1024;
 /// A description of valid probe paths.
-const PATH_ALLOWED: &str = "a path: '/' and at most 1023 visible ASCII characters, without '#'";
+pub(super) const PATH_ALLOWED: &str =
+    "a path: '/' and at most 1023 visible ASCII characters, without '#'";
 
 /// Returns the error for a text, with the text itself.
-fn refuse(path: &str, allowed: &str, text: &str, wrong: impl fmt::Display) -> ConfigError {
+pub(super) fn refuse(
+    path: &str,
+    allowed: &str,
+    text: &str,
+    wrong: impl fmt::Display,
+) -> ConfigError {
     ConfigError::new(path, &format!("{allowed}, and {text:?} {wrong}"))
 }
 
@@ -357,13 +364,13 @@ fn is_backend_name(name: &str) -> bool {
 }
 
 /// Whether this is a token (RFC 9110 section 5.6.2) of a permitted length.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     let is_token_byte =
         |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(is_token_byte)
 }
 
-fn is_path(text: &str) -> bool {
+pub(super) fn is_path(text: &str) -> bool {
     text.starts_with('/')
         && text.len() <= PATH_MAX
         && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')

@@ -20,6 +20,7 @@ impl Config {
             ("log", self.log != old.log),
             ("accessLog", self.access_log != old.access_log),
             ("probePaths", self.probe_paths != old.probe_paths),
+            ("health", self.health != old.health),
             ("requestId", self.request_id != old.request_id),
             ("recording", self.recording != old.recording),
             ("stateFile", self.state_file != old.state_file),
@@ -64,6 +65,7 @@ mod tests {
         new.pool.idle_per_backend = 1;
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');
+        new.health.port = Some(1);
         new.request_id.to_client = true;
         new.admin.listen = Some("[::1]:2".to_owned());
         new.log.level = "warn".to_owned();

@@ -1,4 +1,5 @@
 //! Reads a configuration from its text. Every error names the line, the column and the path.
+use std::collections::BTreeMap;
 
 use intelliproxy_core::Rules;
 
@@ -20,6 +21,18 @@ impl Config {
             Ok(()) => Ok(config),
             Err(error) => Err(document.refuse(&error.path, format!("must be {}", error.allowed))),
         }
+    }
+
+    /// Returns the whole configuration as indented JSON without the values of fields of health
+    /// checks, which may be secrets.
+    pub(crate) fn to_public_json(&self) -> String {
+        let mut public = self.clone();
+        let of_backends = public.backends.iter_mut().filter_map(|one| one.health.as_mut());
+        let own = of_backends.filter_map(|health| health.fields.as_mut());
+        for value in own.chain(public.health.fields.as_mut()).flat_map(BTreeMap::values_mut) {
+            "***".clone_into(value);
+        }
+        public.to_json()
     }
 
     /// Returns the whole configuration as indented JSON, which [`Config::from_json`] reads.

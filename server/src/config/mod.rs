@@ -21,10 +21,12 @@ use std::time::Duration;
 use intelliproxy_core::Rules;
 use serde::{Deserialize, Serialize};
 
+mod backend;
 mod check;
 mod differences;
 mod document;
 mod file;
+mod health;
 mod host;
 mod levels;
 mod listen;
@@ -32,13 +34,17 @@ mod logs;
 mod millis;
 mod nearest;
 mod network;
+mod optional_millis;
 mod place;
 mod read;
 mod target;
 mod units;
 mod url;
 
+pub use backend::BackendConfig;
 pub(crate) use file::rules_from_json;
+pub(crate) use health::Check;
+pub use health::{CheckKind, CheckMethod, HealthChecks, InitialHealth, OwnHealthChecks};
 pub use host::HostError;
 pub(crate) use levels::Levels;
 pub use listen::{Listen, ListenAddress};
@@ -75,6 +81,8 @@ pub struct Config {
     pub admin: AdminRules,
     /// The paths that probes request.
     pub probe_paths: ProbePaths,
+    /// The health checks of all backends.
+    pub health: HealthChecks,
     /// The program's log.
     pub log: LogRules,
     /// One line for each exchange.
@@ -104,36 +112,13 @@ impl Default for Config {
             stats: StatsRules::default(),
             admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
+            health: HealthChecks::default(),
             log: LogRules::default(),
             access_log: AccessLogRules::default(),
             request_id: RequestIdRules::default(),
             recording: RecordingRules::default(),
             state_file: None,
         }
-    }
-}
-
-/// One backend as configured.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct BackendConfig {
-    /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`.
-    pub name: String,
-    /// `http://HOST[:PORT]`, without path, query or user; port 80 if omitted.
-    pub url: String,
-    /// Requests in flight at the same time, instead of `limits.perBackend` and with its range; 0 for
-    /// any number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-    /// Capacity relative to the other backends, percent (100); 0 to 1000, 0 for no requests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u32>,
-}
-
-impl BackendConfig {
-    /// Returns a backend with the defaults of the other values.
-    pub fn new(name: &str, url: &str) -> Self {
-        Self { name: name.to_owned(), url: url.to_owned(), limit: None, weight: None }
     }
 }
 
@@ -384,7 +369,7 @@ pub struct AdminRules {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ProbePaths {
-    /// Pings (`/health`).
+    /// Pings (`/health`), where `health.path` is null.
     pub ping: String,
     /// Reports (`/metrics`).
     pub report: String,

@@ -165,9 +165,11 @@ impl ReportFault {
     /// backend's health shows, or if the proxy abandoned the probe.
     pub(crate) const fn of(failure: ProbeFailure) -> Option<Self> {
         Some(match failure {
-            ProbeFailure::Refused | ProbeFailure::Unreachable | ProbeFailure::Abandoned => {
-                return None;
-            }
+            // Only a ping looks for a text in a body.
+            ProbeFailure::Refused
+            | ProbeFailure::Unreachable
+            | ProbeFailure::Abandoned
+            | ProbeFailure::Body => return None,
             ProbeFailure::TimedOut => Self::TimedOut,
             ProbeFailure::Cut => Self::Cut,
             ProbeFailure::Malformed => Self::Malformed,

@@ -1,11 +1,13 @@
 //! One probe on its own connection: sends a request and judges the response. `probing.rs` makes and
-//! closes the connection. The status decides a ping, so nothing after the head is read. A report's
-//! figures are read from its body.
+//! closes the connection. The status decides a ping, so nothing after the head is read unless the
+//! check looks for a text in the body. A report's figures are read from its body.
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use intelliproxy_core::{
-    BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeKind, ProbeResult,
+    BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult,
 };
 
 use serde_json::Value;
@@ -14,6 +16,7 @@ use serde_json::value::RawValue;
 use super::excerpt;
 use super::notice::ReportFault;
 use super::upstreams::Attempt;
+use crate::config::{Check, CheckKind, CheckMethod};
 use crate::http::UpstreamError;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
@@ -24,6 +27,8 @@ use crate::http::progress::HeadProgress;
 
 /// The maximum length of a report, bytes. A longer text is not a report.
 pub(crate) const REPORT_BYTES_MAX: usize = 256 * 1024;
+/// The maximum length of a ping's body in which a check looks for its text, bytes.
+const SEARCH_BYTES_MAX: usize = 64 * 1024;
 /// The maximum length of all interim responses before the response to a probe, bytes.
 const INTERIM_BYTES_MAX: usize = HEAD_BYTES_MAX;
 /// The maximum length of the head of a probe's response, bytes.
@@ -38,7 +43,7 @@ pub(crate) struct ProbeExchange {
     pub(crate) backend: BackendId,
     /// The fault of a report that arrived.
     fault: Option<ReportFault>,
-    kind: ProbeKind,
+    work: Work,
     started: Instant,
     pub(crate) deadline: Instant,
     /// The backend's address that it uses.
@@ -54,41 +59,47 @@ pub(crate) struct ProbeExchange {
     progress: HeadProgress,
     /// Bytes of the interim responses so far.
     interim_bytes: usize,
-    /// The report's body, once its head is complete.
-    body: Option<ReportBody>,
+    /// The body, if it matters, once its head is complete.
+    body: Option<ProbeBody>,
 }
 
-/// The body of a report, read as it arrives.
+/// What a probe does.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    /// It checks the backend's health.
+    Ping(Arc<Check>),
+    /// It reads the backend's load figures from this path.
+    Report { path: String },
+}
+
+/// A body, read as it arrives.
 #[derive(Debug)]
-struct ReportBody {
+struct ProbeBody {
     reader: BodyReader,
     text: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl ProbeExchange {
     pub(crate) fn new(
         probe: ProbeId,
         backend: BackendId,
-        kind: ProbeKind,
+        work: Work,
         started: Instant,
         deadline: Instant,
-        path: &str,
         authority: &str,
     ) -> Self {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: intelliproxy\r\nAccept: */*\r\n\
-             Connection: close\r\n\r\n"
-        );
+        let request = work.request(authority);
         Self {
             probe,
             backend,
             fault: None,
-            kind,
+            work,
             started,
             deadline,
             attempt: Attempt::default(),
             is_open: false,
-            request: request.into_bytes(),
+            request,
             sent: 0,
             input: Vec::new(),
             len: 0,
@@ -98,9 +109,21 @@ impl ProbeExchange {
         }
     }
 
-    /// Notes that the connection was made: the request may be written.
-    pub(crate) const fn handle_connected(&mut self) {
+    /// Notes that the connection was made: the request may be written. Returns the result if that
+    /// was all that the probe does.
+    pub(crate) fn handle_connected(&mut self, now: Instant) -> Option<ProbeResult> {
         self.is_open = true;
+        self.work.is_connection().then(|| self.good(now))
+    }
+
+    /// Returns the address to connect to, instead of one of the backend's.
+    pub(crate) fn address(&self, mut address: SocketAddr) -> SocketAddr {
+        if let Work::Ping(check) = &self.work
+            && let Some(port) = check.port
+        {
+            address.set_port(port);
+        }
+        address
     }
 
     /// Whether the connection has been made.
@@ -110,7 +133,8 @@ impl ProbeExchange {
 
     /// Takes the fault of a report that ended with `result`; `None` for a ping, or without a fault.
     pub(crate) fn take_fault(&mut self, result: &ProbeResult) -> Option<ReportFault> {
-        let failure = result.as_ref().err().filter(|_| self.kind == ProbeKind::Report);
+        let is_report = matches!(self.work, Work::Report { .. });
+        let failure = result.as_ref().err().filter(|_| is_report);
         self.fault.take().or_else(|| failure.and_then(|&failure| ReportFault::of(failure)))
     }
 
@@ -147,16 +171,16 @@ impl ProbeExchange {
         result
     }
 
-    /// Handles the end of the backend's side: a report whose body ends with its connection is
-    /// complete, anything else is cut.
+    /// Handles the end of the backend's side: a body that ends with its connection is complete,
+    /// anything else is cut.
     pub(crate) fn handle_eof(&mut self, now: Instant) -> ProbeResult {
         match self.body.take() {
-            Some(body) if body.reader.ends_at_close() => Ok(self.report(now, &body.text)),
+            Some(body) if body.reader.ends_at_close() => self.complete(now, &body.text),
             _ => Err(ProbeFailure::Cut),
         }
     }
 
-    /// Reads a head that begins at `taken` in the input. For a ping only the status counts; a
+    /// Reads a head that begins at `taken` in the input. For a ping usually only the status counts; a
     /// successful report has a body after it.
     fn read_head(&mut self, now: Instant, taken: &mut usize) -> HeadOutcome {
         let input = &self.input[*taken..self.len];
@@ -177,39 +201,54 @@ impl ProbeExchange {
         };
         self.progress.reset();
         *taken += head.len;
-        match (head.status, self.kind) {
-            (100..=199, _) => {
-                self.interim_bytes += head.len;
-                if self.interim_bytes > INTERIM_BYTES_MAX {
-                    return HeadOutcome::Over(Err(ProbeFailure::TooLarge));
+        if head.status < 200 {
+            self.interim_bytes += head.len;
+            if self.interim_bytes > INTERIM_BYTES_MAX {
+                return HeadOutcome::Over(Err(ProbeFailure::TooLarge));
+            }
+            return HeadOutcome::Interim;
+        }
+        let (is_good, bytes_max) = match &self.work {
+            Work::Ping(check) if check.is_good(head.status) && check.body.is_none() => {
+                return HeadOutcome::Over(self.good(now));
+            }
+            Work::Ping(check) => (check.is_good(head.status), SEARCH_BYTES_MAX),
+            Work::Report { .. } => ((200..=399).contains(&head.status), REPORT_BYTES_MAX),
+        };
+        if !is_good {
+            return HeadOutcome::Over(Err(ProbeFailure::Status(head.status)));
+        }
+        match response_framing(&head, false) {
+            Ok((framing, _)) => match BodyReader::new(framing, CHUNKS) {
+                Some(reader) => {
+                    self.body = Some(ProbeBody { reader, text: Vec::new(), bytes_max });
+                    HeadOutcome::Body
                 }
-                HeadOutcome::Interim
-            }
-            (200..=399, ProbeKind::Ping) => {
-                HeadOutcome::Over(Ok(ProbeAnswer { latency: self.latency(now), report: None }))
-            }
-            (200..=399, ProbeKind::Report) => match response_framing(&head, false) {
-                Ok((framing, _)) => match BodyReader::new(framing, CHUNKS) {
-                    Some(reader) => {
-                        self.body = Some(ReportBody { reader, text: Vec::new() });
-                        HeadOutcome::Body
-                    }
-                    None => HeadOutcome::Over(Ok(self.report(now, &[]))),
-                },
-                Err(_) => HeadOutcome::Over(Err(ProbeFailure::Malformed)),
+                None => HeadOutcome::Over(self.complete(now, &[])),
             },
-            (status, _) => HeadOutcome::Over(Err(ProbeFailure::Status(status))),
+            Err(_) => HeadOutcome::Over(Err(ProbeFailure::Malformed)),
         }
     }
 
-    /// Reads the received part of a report's body, which begins at `taken` in the input. Returns
-    /// the result once the body is complete.
+    /// Reads the received part of the body, which begins at `taken` in the input. Returns the result
+    /// once the body is complete, or has the text that a check looks for.
     fn read_body(&mut self, now: Instant, taken: &mut usize) -> Option<ProbeResult> {
         let input = &self.input[*taken..self.len];
         *taken = self.len;
-        match self.body.as_mut()?.read(input) {
+        let body = self.body.as_mut()?;
+        let before = body.text.len();
+        let result = body.read(input);
+        let searched = &body.text[..body.text.len().min(body.bytes_max)];
+        let before = before.min(searched.len());
+        if matches!(&self.work, Work::Ping(check) if check.is_in(searched, before)) {
+            return Some(self.good(now));
+        }
+        match result {
             Ok(false) => None,
-            Ok(true) => self.body.take().map(|body| Ok(self.report(now, &body.text))),
+            Ok(true) => self.body.take().map(|body| self.complete(now, &body.text)),
+            Err(ProbeFailure::TooLarge) if matches!(self.work, Work::Ping(_)) => {
+                Some(Err(ProbeFailure::Body))
+            }
             Err(failure) => {
                 if failure == ProbeFailure::TooLarge {
                     self.fault = Some(ReportFault::TooLong);
@@ -219,14 +258,57 @@ impl ProbeExchange {
         }
     }
 
-    fn report(&mut self, now: Instant, body: &[u8]) -> ProbeAnswer {
-        let (report, fault) = read_report(body);
-        self.fault = fault;
-        ProbeAnswer { latency: self.latency(now), report }
+    /// Returns the result for a complete body.
+    fn complete(&mut self, now: Instant, body: &[u8]) -> ProbeResult {
+        match &self.work {
+            Work::Ping(check) if check.is_in(body, 0) => self.good(now),
+            Work::Ping(_) => Err(ProbeFailure::Body),
+            Work::Report { .. } => {
+                let (report, fault) = read_report(body);
+                self.fault = fault;
+                Ok(ProbeAnswer { latency: self.latency(now), report })
+            }
+        }
+    }
+
+    /// Returns the result of a good ping.
+    fn good(&self, now: Instant) -> ProbeResult {
+        Ok(ProbeAnswer { latency: self.latency(now), report: None })
     }
 
     fn latency(&self, now: Instant) -> Duration {
         now.since(self.started)
+    }
+}
+
+impl Work {
+    /// Whether the connection alone decides.
+    fn is_connection(&self) -> bool {
+        matches!(self, Self::Ping(check) if check.kind == CheckKind::Tcp)
+    }
+
+    /// Returns the request. `authority` is the backend's Host.
+    fn request(&self, authority: &str) -> Vec<u8> {
+        let (method, path, host, fields) = match self {
+            Self::Ping(check) => {
+                let host = check.host.as_deref().unwrap_or(authority);
+                (check.method, check.path.as_str(), host, Some(&check.fields))
+            }
+            Self::Report { path } => (CheckMethod::Get, path.as_str(), authority, None),
+        };
+        let mut request = format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", method.name());
+        let own = fields.into_iter().flatten().map(|(name, value)| (&**name, &**value));
+        for (name, value) in [("User-Agent", "intelliproxy"), ("Accept", "*/*")] {
+            if !own.clone().any(|(own, _)| name.eq_ignore_ascii_case(own)) {
+                request.push_str(&format!("{name}: {value}\r\n"));
+            }
+        }
+        own.for_each(|(name, value)| request.push_str(&format!("{name}: {value}\r\n")));
+        if method == CheckMethod::Post {
+            request.push_str("Content-Length: 0\r\n");
+        }
+        request.push_str("Connection: close\r\n\r\n");
+        request.into_bytes()
     }
 }
 
@@ -247,7 +329,7 @@ enum HeadOutcome {
     Over(ProbeResult),
 }
 
-impl ReportBody {
+impl ProbeBody {
     /// Reads the received part of the body. Returns whether the body is complete.
     fn read(&mut self, mut input: &[u8]) -> Result<bool, ProbeFailure> {
         let is_whole = match &mut self.reader {
@@ -268,7 +350,7 @@ impl ReportBody {
                 }
             },
         };
-        let is_too_long = self.text.len() > REPORT_BYTES_MAX;
+        let is_too_long = self.text.len() > self.bytes_max;
         if is_too_long { Err(ProbeFailure::TooLarge) } else { Ok(is_whole) }
     }
 }
@@ -306,211 +388,4 @@ fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn probe(kind: ProbeKind) -> ProbeExchange {
-        let deadline = Instant::from_millis(1000);
-        let backend = BackendId::from_index(0);
-        ProbeExchange::new(
-            ProbeId::from_u64(1),
-            backend,
-            kind,
-            Instant::ZERO,
-            deadline,
-            "/health",
-            "a",
-        )
-    }
-
-    /// Feeds a response in pieces of `step` bytes at 7 ms, then the end.
-    fn result_of(kind: ProbeKind, answer: &[u8], step: usize) -> ProbeResult {
-        let mut probe = probe(kind);
-        for piece in answer.chunks(step) {
-            probe.read_space()[..piece.len()].copy_from_slice(piece);
-            if let Some(result) = probe.handle_read(Instant::from_millis(7), piece.len()) {
-                return result;
-            }
-        }
-        probe.handle_eof(Instant::from_millis(7))
-    }
-
-    /// Responses are judged the same whole and byte by byte.
-    #[test]
-    fn answers_are_judged() {
-        let good = Ok(ProbeAnswer { latency: Duration::from_millis(7), report: None });
-        let large = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
-        let rows: [(&str, &[u8], ProbeResult); 12] = [
-            ("200", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", good.clone()),
-            ("302", b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", good.clone()),
-            ("until close", b"HTTP/1.0 200 OK\r\n\r\nOK", good.clone()),
-            ("after 103", b"HTTP/1.1 103 H\r\n\r\nHTTP/1.1 204 N\r\n\r\n", good.clone()),
-            (
-                "chunked",
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nOK\r\n0\r\n\r\n",
-                good.clone(),
-            ),
-            ("too large", large.as_bytes(), Err(ProbeFailure::TooLarge)),
-            ("503", b"HTTP/1.1 503 No\r\n\r\n", Err(ProbeFailure::Status(503))),
-            ("garbage", b"hello\r\n\r\n", Err(ProbeFailure::Malformed)),
-            ("nothing", b"", Err(ProbeFailure::Cut)),
-            (
-                "cut in its head",
-                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n",
-                Err(ProbeFailure::Cut),
-            ),
-            ("cut after it", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nOK", good.clone()),
-            (
-                "both framings",
-                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n",
-                good,
-            ),
-        ];
-        for (name, answer, expected) in rows {
-            for step in [1, answer.len().clamp(1, READ_BYTES)] {
-                assert_eq!(result_of(ProbeKind::Ping, answer, step), expected, "{name} by {step}");
-            }
-        }
-    }
-
-    /// A ping is finished after the head, whatever follows. Interim responses are bounded.
-    #[test]
-    fn the_status_decides_a_ping() {
-        let mut probe = probe(ProbeKind::Ping);
-        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n";
-        let answer = [&head[..], &[b'x'; 1000]].concat();
-        probe.read_space()[..answer.len()].copy_from_slice(&answer);
-        let result = probe.handle_read(Instant::from_millis(7), answer.len());
-        assert!(matches!(result, Some(Ok(_))), "{result:?}");
-        let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
-        let max = INTERIM_BYTES_MAX / interim.len();
-        let last = b"HTTP/1.1 204 N\r\n\r\n".to_vec();
-        for (count, is_good) in [(max, true), (max + 1, false)] {
-            let answer = [interim.repeat(count), last.clone()].concat();
-            for step in [1000, 8000] {
-                let result = result_of(ProbeKind::Ping, &answer, step);
-                assert_eq!(result.is_ok(), is_good, "{count} by {step}: {result:?}");
-            }
-        }
-    }
-
-    /// A report's body is read by its framing, whole and byte by byte, up to its limit.
-    #[test]
-    fn report_bodies_are_read_as_they_come() {
-        let max = REPORT_BYTES_MAX;
-        let text = |len: usize| format!("{{\"queueLen\":3,\"x\":\"{}\"}}", "y".repeat(len - 21));
-        let chunked = |text: &str, size: usize| {
-            let chunks = text.as_bytes().chunks(size);
-            let chunks =
-                chunks.map(|c| format!("{:x}\r\n{}\r\n", c.len(), String::from_utf8_lossy(c)));
-            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
-            head + &chunks.collect::<String>() + "0\r\n\r\n"
-        };
-        let plain =
-            |text: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        let close = |text: &str| format!("HTTP/1.1 200 OK\r\n\r\n{text}");
-        for (len, expected) in [(30, Some(3.0)), (max, Some(3.0)), (max + 1, None)] {
-            let text = text(len);
-            assert_eq!(text.len(), len);
-            for answer in [plain(&text), close(&text), chunked(&text, 1), chunked(&text, 70_000)] {
-                for step in [1, 8000] {
-                    let result = result_of(ProbeKind::Report, answer.as_bytes(), step);
-                    let queue = result.ok().and_then(|answer| answer.report?.queue);
-                    assert_eq!(queue, expected, "{len} by {step}: {answer:.50}");
-                }
-            }
-        }
-        let cut = plain(&text(30));
-        let result = result_of(ProbeKind::Report, &cut.as_bytes()[..cut.len() - 1], 7);
-        assert_eq!(result, Err(ProbeFailure::Cut));
-    }
-
-    /// The input is empty after each complete head or chunk: it does not grow with the report.
-    #[test]
-    fn taken_bytes_are_dropped() {
-        let mut probe = probe(ProbeKind::Report);
-        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let pieces = [&head[..]].into_iter().chain(std::iter::repeat_n(&b"1\r\nx\r\n"[..], 50_000));
-        for piece in pieces {
-            for byte in piece {
-                probe.read_space()[0] = *byte;
-                assert_eq!(probe.handle_read(Instant::ZERO, 1), None);
-            }
-            assert!(probe.len == 0, "{} bytes wait", probe.len);
-        }
-    }
-
-    /// Figures that are numbers are used; the first fault of a report is returned.
-    #[test]
-    fn reports_are_read() {
-        let all = LoadReport { queue: Some(3.0), cpu_busy_ms: Some(12.5), memory_bytes: Some(7.0) };
-        let memory = LoadReport { memory_bytes: Some(9.0), ..LoadReport::default() };
-        let none = LoadReport::default();
-        let no_object = |excerpt: &str| ReportFault::NoObject { excerpt: excerpt.to_owned() };
-        let no_number = |field, excerpt: &str| {
-            Some(ReportFault::NoNumber { field, excerpt: excerpt.to_owned() })
-        };
-        let rows: [(&str, Option<LoadReport>, Option<ReportFault>); 12] = [
-            (r#"{"queueLen":3,"cpuBusyMs":12.5,"memRss":9,"heapUsed":7}"#, Some(all), None),
-            (
-                r#"{"queueLen":"many","memRss":9}"#,
-                Some(memory),
-                no_number("queueLen", r#"\"many\""#),
-            ),
-            (
-                r#"{"heapUsed":[1],"memRss":9,"queueLen":null}"#,
-                Some(memory),
-                no_number("heapUsed", "[1]"),
-            ),
-            (r#"{"queueLen":true}"#, Some(none), no_number("queueLen", "true")),
-            (
-                r#"{"memRss":9,"queueLen":1e999,"cpuBusyMs":-1e999}"#,
-                Some(memory),
-                no_number("queueLen", "1e999"),
-            ),
-            (r#"{"memRss":9,"heapUsed":1e400}"#, Some(memory), no_number("heapUsed", "1e400")),
-            (r#"{"other":1e999,"more":[{"a":-1e999}],"memRss":9}"#, Some(memory), None),
-            (r#"{"queueLen":[1e999],"memRss":9}"#, Some(memory), no_number("queueLen", "[1e999]")),
-            (r#"{"other":1}"#, Some(none), Some(ReportFault::NoFigures)),
-            (
-                r#"{"memRss":9,"other":NaN}"#,
-                None,
-                Some(no_object(r#"{\"memRss\":9,\"other\":NaN}"#)),
-            ),
-            ("[]", None, Some(no_object("[]"))),
-            ("nonsense", None, Some(no_object("nonsense"))),
-        ];
-        for (body, report, fault) in rows {
-            assert_eq!(read_report(body.as_bytes()), (report, fault), "{body}");
-        }
-    }
-
-    /// Each failure that a response can cause has its own kind of fault. A failed ping has no
-    /// fault, since the router reports it.
-    #[test]
-    fn faults_are_told() {
-        let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(REPORT_BYTES_MAX + 1));
-        let large = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
-        let rows = [
-            (&long[..], Some(ReportFault::TooLong)),
-            (&large, Some(ReportFault::HeadTooLarge)),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Some(ReportFault::Cut)),
-            ("hello\r\n\r\n", Some(ReportFault::Malformed)),
-            ("HTTP/1.1 404 N\r\n\r\n", Some(ReportFault::Status(404))),
-            ("HTTP/1.1 200 OK\r\n\r\n{\"queueLen\":1}", None),
-        ];
-        for (answer, expected) in rows {
-            for kind in [ProbeKind::Report, ProbeKind::Ping] {
-                let mut probe = probe(kind);
-                let mut result = None;
-                for piece in answer.as_bytes().chunks(READ_BYTES) {
-                    probe.read_space()[..piece.len()].copy_from_slice(piece);
-                    result = result.or_else(|| probe.handle_read(Instant::ZERO, piece.len()));
-                }
-                let result = result.unwrap_or_else(|| probe.handle_eof(Instant::ZERO));
-                let expected = expected.clone().filter(|_| kind == ProbeKind::Report);
-                assert_eq!(probe.take_fault(&result), expected, "{answer:.40}");
-            }
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeK
 use super::conn::Conn;
 use super::dispatch::connect_error;
 use super::id::ConnId;
-use super::probe::ProbeExchange;
+use super::probe::{ProbeExchange, Work};
 use super::{Action, ConnectFailure, Notice, Proxy};
 use crate::http::UpstreamError;
 
@@ -24,14 +24,16 @@ impl Proxy {
         else {
             return;
         };
-        let paths = &self.shared.config.probe_paths;
-        let path = match kind {
-            ProbeKind::Ping => &paths.ping,
-            ProbeKind::Report => &paths.report,
+        let work = match kind {
+            ProbeKind::Ping => Work::Ping(self.upstreams.check(backend)),
+            ProbeKind::Report => {
+                Work::Report { path: self.shared.config.probe_paths.report.clone() }
+            }
         };
         let mut exchange =
-            ProbeExchange::new(probe, backend, kind, now, deadline, path, &target.authority);
+            ProbeExchange::new(probe, backend, work, now, deadline, &target.authority);
         exchange.attempt = attempt;
+        let address = exchange.address(address);
         self.make_room_for_upstream();
         let conn = self.table.insert(|_| Conn::Probe(Box::new(exchange)));
         self.arm(conn, deadline);
@@ -58,6 +60,7 @@ impl Proxy {
         let Some(Conn::Probe(exchange)) = self.table.remove(conn) else {
             return;
         };
+        let address = exchange.address(address);
         self.shared.actions.push_back(Action::Close { conn, with_reset: false });
         let conn = self.table.insert(|_| Conn::Probe(exchange));
         self.arm(conn, deadline);

@@ -51,6 +51,7 @@ impl Proxy {
         self.tell_router(now, wanted, &displaced, &change);
         self.upstreams.set_places(targets);
         self.upstreams.set_modes(self.overrides.modes());
+        self.upstreams.set_checks(&self.shared.config);
         self.stats.handle_reconfigured();
         self.displace_requests(now, &displaced);
         self.trim_idle(now);

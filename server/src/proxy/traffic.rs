@@ -34,10 +34,10 @@ impl Proxy {
                 self.serve(now, id);
             }
             (Owner::Probe, Ok(())) => {
-                if let Some(probe) = self.probe_mut(conn) {
-                    probe.handle_connected();
+                match self.probe_mut(conn).and_then(|probe| probe.handle_connected(now)) {
+                    Some(result) => self.finish_probe(now, conn, result),
+                    None => self.mark_dirty(conn),
                 }
-                self.mark_dirty(conn);
             }
             (Owner::Probe, Err(failure)) => self.redirect_probe(now, conn, failure),
             (Owner::Session(_, Side::Client) | Owner::Idle(_) | Owner::Gone, _) => {}

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
+use crate::backend::Backend;
 use crate::event::{EjectReason, Outcome, ReturnReason};
 use crate::outlier::{self, Others, Saving, Standing};
 use crate::time::Instant;
@@ -163,6 +164,25 @@ impl Learned {
             }
         }
         self.count();
+    }
+
+    /// Ends the stall of a backend without requests in flight. It was silent but could not be
+    /// quarantined: too many are out, ejections are suspended after a regret, or no other one is
+    /// usable.
+    pub(super) fn end_stall(&mut self, now: Instant, slot: usize) {
+        let unit = &mut self.units[slot];
+        if unit.restraints.is_stalled && unit.restraints.is_normal() && unit.in_flight == 0 {
+            unit.restraints.come_back(now);
+            self.weigh(slot);
+        }
+    }
+
+    /// Updates a backend that is avoided because of refusals, which fade.
+    pub(super) fn fade(&mut self, slot: usize, facts: &Backend) {
+        if self.units[slot].turned_away > facts.turned_away() {
+            self.units[slot].turned_away = facts.turned_away();
+            self.weigh(slot);
+        }
     }
 
     /// Counts the backends in quarantine and on probation.

@@ -446,23 +446,24 @@ impl Policy for Learned {
 
     fn on_ping(&mut self, now: Instant, backend: BackendId, is_good: bool, facts: &Backend) {
         let slot = backend.index();
-        if self.units[slot].turned_away > facts.turned_away() {
-            // Refusals fade. A backend that is avoided because of them is updated here.
-            self.units[slot].turned_away = facts.turned_away();
-            self.weigh(slot);
+        self.fade(slot, facts);
+        if !is_good {
+            return;
         }
-        let restraints = &mut self.units[slot].restraints;
-        if is_good && restraints.watch.ping_answered(now) {
+        if self.units[slot].restraints.watch.ping_answered(now) {
             self.count();
-        } else if is_good
-            && restraints.is_stalled
-            && restraints.is_normal()
-            && self.units[slot].in_flight == 0
-        {
-            // The backend was silent but could not be quarantined: too many are out, ejections are
-            // suspended after a regret, or no other one is usable. Its ping ends the stall.
-            self.units[slot].restraints.come_back(now);
-            self.weigh(slot);
+        } else {
+            self.end_stall(now, slot);
+        }
+    }
+
+    fn on_wait(&mut self, now: Instant, backend: BackendId, facts: &Backend) {
+        let slot = backend.index();
+        self.fade(slot, facts);
+        if self.units[slot].restraints.watch.waited(now) {
+            self.count();
+        } else {
+            self.end_stall(now, slot);
         }
     }
 

@@ -202,12 +202,7 @@ fn lists_are_bounded() {
                 "backends" => {
                     let url = "http://localhost".to_owned();
                     config.backends = (0..length)
-                        .map(|index| BackendConfig {
-                            name: index.to_string(),
-                            url: url.clone(),
-                            limit: None,
-                            weight: None,
-                        })
+                        .map(|index| BackendConfig::new(&index.to_string(), &url))
                         .collect();
                 }
                 "stats.allow" => config.stats.allow = vec!["::1".to_owned(); length],

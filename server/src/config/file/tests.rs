@@ -128,7 +128,7 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\n\"a.b\":\n1}",
             "2:1: a.b: unknown key; known: listen, backends, routing, limits, timeouts, \
-             forwarding, pool, overflow, stats, admin, probePaths, log, accessLog, requestId, \
+             forwarding, pool, overflow, stats, admin, probePaths, health, log, accessLog, requestId, \
              recording, stateFile",
         ),
         (
@@ -175,7 +175,7 @@ fn faults_are_told_by_place_and_path() {
         ("{\"backends\": [\n{\"name\": \"A\"}]}", "2:1: backends[0]: needs url"),
         (
             "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\", \"colour\": 1}]}",
-            "2:34: backends[0].colour: unknown key; known: name, url, limit, weight",
+            "2:34: backends[0].colour: unknown key; known: name, url, limit, weight, health",
         ),
         (
             "{\"backends\": [\n[\"A\", \"http://a\"]]}",

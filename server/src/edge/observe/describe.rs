@@ -4,7 +4,7 @@ use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };
 
-use crate::config::Config;
+use crate::config::{Check, CheckKind, Config};
 use crate::proxy::{FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
 
 /// The line for a notice; `name` returns the name of a backend.
@@ -54,10 +54,17 @@ pub(super) fn describe<'a>(
         }
         Notice::HealthChanged { backend, is_up, cause } => {
             let state = if is_up { "up" } else { "down" };
-            let cause = cause
-                .map_or_else(String::new, |cause| format!(": {}", describe_failure(cause, config)));
-            format!("{} is {state}{cause}", name(backend))
+            let name = name(backend);
+            let cause = cause.map_or_else(String::new, |cause| {
+                format!(": {}", describe_failure(cause, &config.check_named(name)))
+            });
+            format!("{name} is {state}{cause}")
         }
+        Notice::PingsUnserved { status } => format!(
+            "no backend has the path of its health checks (status {status}): set health.path to one \
+             that returns 2xx or 3xx, or health.kind to \"tcp\"; until then such responses bring \
+             no backend down"
+        ),
     }
 }
 
@@ -83,23 +90,26 @@ fn describe_ejection(reason: EjectReason) -> String {
     }
 }
 
-/// Describes the failure of a ping, with its path and the limit that it broke.
-fn describe_failure(failure: ProbeFailure, config: &Config) -> String {
-    let path = &config.probe_paths.ping;
+/// Describes the failure of a ping, with its request and the limit that it broke.
+fn describe_failure(failure: ProbeFailure, check: &Check) -> String {
     match failure {
         ProbeFailure::Refused => "refused".to_owned(),
         ProbeFailure::Unreachable => "unreachable".to_owned(),
         ProbeFailure::TimedOut => {
-            let limit = config.routing.probes.ping_timeout.as_millis();
-            let key = "routing.probes.pingTimeoutMs";
-            format!("timed out: no response to GET {path} within {limit} ms ({key})")
+            let (limit, key) = (check.timeout.0.as_millis(), check.timeout.1);
+            let what = match check.kind {
+                CheckKind::Tcp => "no connection".to_owned(),
+                CheckKind::Http | CheckKind::None => format!("no response to {check}"),
+            };
+            format!("timed out: {what} within {limit} ms ({key})")
         }
-        ProbeFailure::Cut => format!("connection cut before the response to GET {path}"),
-        ProbeFailure::Malformed => format!("response to GET {path} is not HTTP"),
+        ProbeFailure::Cut => format!("connection cut before the response to {check}"),
+        ProbeFailure::Malformed => format!("response to {check} is not HTTP"),
         ProbeFailure::TooLarge => format!(
-            "head of the response to GET {path} exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
+            "head of the response to {check} exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
         ),
-        ProbeFailure::Status(status) => format!("status {status} to GET {path}"),
+        ProbeFailure::Status(status) => format!("status {status} to {check}"),
+        ProbeFailure::Body => format!("response to {check} lacks the text of health.body"),
         ProbeFailure::Abandoned => "not probed".to_owned(),
     }
 }
@@ -221,6 +231,16 @@ mod tests {
                 "B is down: status 503 to GET /health",
             ),
             (changed(false, Some(ProbeFailure::Abandoned)), "B is down: not probed"),
+            (
+                changed(false, Some(ProbeFailure::Body)),
+                "B is down: response to GET /health lacks the text of health.body",
+            ),
+            (
+                Notice::PingsUnserved { status: 404 },
+                "no backend has the path of its health checks (status 404): set health.path to one \
+                 that returns 2xx or 3xx, or health.kind to \"tcp\"; until then such responses \
+                 bring no backend down",
+            ),
         ];
         for (notice, expected) in rows {
             let config = Config::default();

@@ -6,6 +6,7 @@ mod limit;
 use std::fmt;
 use std::net::SocketAddr;
 
+use intelliproxy_core::Notice as RouterNotice;
 use intelliproxy_core::Notice::HealthChanged;
 use intelliproxy_core::{BackendId, Instant};
 use log::{Level, debug, error, info, log, log_enabled, warn};
@@ -31,6 +32,9 @@ pub(crate) fn log_notice<'a>(
         return;
     }
     match notice {
+        Notice::Router(notice @ RouterNotice::PingsUnserved { .. }) => {
+            warn!("{}", describe(notice, config, name));
+        }
         Notice::Router(notice) => info!("{}", describe(notice, config, name)),
         Notice::ClientError { peer, error, excerpt } => {
             let (client, status) = (Client(*peer), error.status());
@@ -115,6 +119,9 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
     Some(match notice {
         Notice::Router(HealthChanged { .. }) => {
             (Level::Info, Kind { about: "health", status: 0, lines: HEALTH_LINES })
+        }
+        Notice::Router(RouterNotice::PingsUnserved { .. }) => {
+            (Level::Warn, Kind { about: "health", status: 0, lines: HEALTH_LINES })
         }
         Notice::Router(_) => (Level::Info, kind("switch", 0)),
         Notice::ClientError { error, .. } => (Level::Warn, kind("client", error.status())),

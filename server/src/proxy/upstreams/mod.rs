@@ -9,12 +9,13 @@ mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter, RecordingCounts};
 use intelliproxy_core::{
-    Action, Asker, BackendId, BackendLimits, BackendSnapshot, ConfigError, Event, GuardView,
-    Instant, Lease, LeaseId, Mode, NoRoute, Outcome, PolicyState, PolicyStateError, RouteReason,
-    RouterConfig, RouterCounts, Rules, Snapshot,
+    Action, Asker, BackendId, BackendLimits, BackendSnapshot, CheckRules, ConfigError, Event,
+    GuardView, Instant, Lease, LeaseId, Mode, NoRoute, Outcome, PolicyState, PolicyStateError,
+    RouteReason, RouterConfig, RouterCounts, Rules, Snapshot,
 };
 
 pub(crate) use self::decisions::Decisions;
@@ -23,7 +24,7 @@ pub(crate) use self::places::Attempt;
 use self::places::Places;
 use super::id::ConnId;
 use super::notice::{ConfigChange, ReportFault};
-use crate::config::{BackendTarget, Config};
+use crate::config::{BackendTarget, Check, Config};
 
 /// A pool of backends.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Upstreams {
     decisions: Option<Box<Decisions>>,
     /// Backends in maintenance: no idle connection to them is kept.
     maintained: BTreeSet<BackendId>,
+    /// The health checks of the configured backends.
+    checks: BTreeMap<BackendId, Arc<Check>>,
 }
 
 impl Upstreams {
@@ -48,13 +51,16 @@ impl Upstreams {
         seed: u64,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        let names = targets.iter().map(|target| target.name.clone()).collect();
+        let names: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
         let wanted = router_config(config, names, &BTreeMap::new());
         let router = RecordedRouter::new(wanted, seed, now)?;
         let places = Places::new(targets);
         let (idle, displaced) = (Idle::default(), BTreeSet::new());
         let (leases, decisions, maintained) = (0, None, BTreeSet::new());
-        let mut upstreams = Self { router, places, idle, displaced, leases, decisions, maintained };
+        let checks = BTreeMap::new();
+        let mut upstreams =
+            Self { router, places, idle, displaced, leases, decisions, maintained, checks };
+        upstreams.set_checks(config);
         upstreams.keep_decisions(config.admin.listen.is_some());
         Ok(upstreams)
     }
@@ -269,6 +275,20 @@ impl Upstreams {
         self.places.set(&ids, targets);
     }
 
+    /// Sets the health checks of the configured backends.
+    pub(crate) fn set_checks(&mut self, config: &Config) {
+        let check = |id: &BackendId| {
+            let check = config.check_named(self.router.name(*id)?);
+            Some((*id, Arc::new(check)))
+        };
+        self.checks = self.configured().iter().filter_map(check).collect();
+    }
+
+    /// Returns the health check of a configured backend.
+    pub(crate) fn check(&self, backend: BackendId) -> Arc<Check> {
+        self.checks.get(&backend).cloned().unwrap_or_default()
+    }
+
     /// Notes which backends are in maintenance. `modes` has the backends that are not ready.
     pub(crate) fn set_modes(&mut self, modes: &BTreeMap<String, Mode>) {
         let maintained = modes.iter().filter(|(_, mode)| **mode == Mode::Maintain);
@@ -405,11 +425,13 @@ pub(crate) fn router_config(
 ) -> RouterConfig {
     let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
     let weights = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.weight?)));
+    let checks = config.backends.iter().map(|one| (one.name.clone(), config.check_of(one).rules));
     let limits = BackendLimits {
         per_backend: config.limits.per_backend,
         own: own.collect(),
         weights: weights.collect(),
         modes: modes.clone(),
+        checks: checks.filter(|(_, rules)| *rules != CheckRules::default()).collect(),
     };
     RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }
 }

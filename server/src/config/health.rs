@@ -1,0 +1,384 @@
+//! Health checks: what a ping asks for, and which response is a good one. Each key of a backend's own
+//! `health` replaces the one of the top-level `health`.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use intelliproxy_core::{CheckRules, ConfigError};
+use serde::{Deserialize, Serialize};
+
+use super::check::{PATH_ALLOWED, is_path, is_token, refuse};
+use super::host::HostPort;
+use super::{BackendConfig, Config, optional_millis};
+use crate::http::field::Name;
+
+/// The health checks of all backends.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct HealthChecks {
+    /// What a ping does (`http`).
+    pub kind: CheckKind,
+    /// The target of a ping's request (null: `probePaths.ping`).
+    pub path: Option<String>,
+    /// The port of a ping's connection (null: the backend's); 1 to 65 535.
+    pub port: Option<u16>,
+    /// The value of the Host field, `HOST[:PORT]` (null: the backend's own).
+    pub host: Option<String>,
+    /// The method (`GET`).
+    pub method: CheckMethod,
+    /// Good statuses, `200` or `200-399`, 1 to 16 entries (200 to 399).
+    pub status: Vec<String>,
+    /// Text that the first 64 KiB of the body must contain (null: any); 1 to 1024 bytes.
+    pub body: Option<String>,
+    /// Further fields of the request, at most 16 (null: none).
+    pub fields: Option<BTreeMap<String, String>>,
+    /// Time between two pings (null: `routing.probes.pingIntervalMs`, and with its range).
+    #[serde(rename = "intervalMs", with = "optional_millis")]
+    pub interval: Option<Duration>,
+    /// Time of a ping (null: `routing.probes.pingTimeoutMs`, and with its range).
+    #[serde(rename = "timeoutMs", with = "optional_millis")]
+    pub timeout: Option<Duration>,
+    /// The health of a backend before its first ping has ended (`unknown`).
+    pub initial: InitialHealth,
+}
+
+impl Default for HealthChecks {
+    fn default() -> Self {
+        Self {
+            kind: CheckKind::Http,
+            path: None,
+            port: None,
+            host: None,
+            method: CheckMethod::Get,
+            status: vec!["200-399".to_owned()],
+            body: None,
+            fields: None,
+            interval: None,
+            timeout: None,
+            initial: InitialHealth::Unknown,
+        }
+    }
+}
+
+/// The health checks of one backend; what is `None` is as for all backends.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct OwnHealthChecks {
+    /// What a ping does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<CheckKind>,
+    /// The target of a ping's request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The port of a ping's connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The value of the Host field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<CheckMethod>,
+    /// Good statuses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Vec<String>>,
+    /// Text that the body must contain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Further fields of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fields: Option<BTreeMap<String, String>>,
+    /// Time between two pings.
+    #[serde(
+        rename = "intervalMs",
+        with = "optional_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub interval: Option<Duration>,
+    /// Time of a ping.
+    #[serde(
+        rename = "timeoutMs",
+        with = "optional_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub timeout: Option<Duration>,
+    /// The health before the first ping has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<InitialHealth>,
+}
+
+/// What a ping does.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    /// It sends a request, and judges the response.
+    #[default]
+    Http,
+    /// It connects. A connection is a success.
+    Tcp,
+    /// There are no pings: requests alone decide about the backend.
+    None,
+}
+
+/// The method of a ping's request.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum CheckMethod {
+    /// GET.
+    #[default]
+    Get,
+    /// HEAD: the response has no body.
+    Head,
+    /// OPTIONS.
+    Options,
+    /// POST, without a body.
+    Post,
+}
+
+impl CheckMethod {
+    /// Returns the method as it is sent.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Post => "POST",
+        }
+    }
+}
+
+/// The health of a backend before its first ping has ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InitialHealth {
+    /// It gets requests.
+    #[default]
+    Unknown,
+    /// It gets none before its first good ping, unless all backends are down.
+    Down,
+}
+
+/// The check of one backend, as it is carried out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Check {
+    pub(crate) kind: CheckKind,
+    pub(crate) path: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) host: Option<String>,
+    pub(crate) method: CheckMethod,
+    /// Good statuses: the first and the last of each range.
+    pub(crate) status: Vec<(u16, u16)>,
+    pub(crate) body: Option<String>,
+    pub(crate) fields: BTreeMap<String, String>,
+    /// Time of a ping, and the key that sets it.
+    pub(crate) timeout: (Duration, &'static str),
+    /// The part that the router needs.
+    pub(crate) rules: CheckRules,
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Config::default().check_of(&BackendConfig::new("", ""))
+    }
+}
+
+impl Check {
+    /// Whether a response with this status is good.
+    pub(crate) fn is_good(&self, status: u16) -> bool {
+        self.status.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+
+    /// Whether a body has the text that the check looks for. The text is not in its first `before`
+    /// bytes.
+    pub(crate) fn is_in(&self, body: &[u8], before: usize) -> bool {
+        let Some(text) = &self.body else { return true };
+        let from = before.saturating_sub(text.len() - 1);
+        body[from..].windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+impl Config {
+    /// Returns the check of a backend.
+    pub(crate) fn check_of(&self, backend: &BackendConfig) -> Check {
+        let all = &self.health;
+        let usual = OwnHealthChecks::default();
+        let own = backend.health.as_ref().unwrap_or(&usual);
+        let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        let kind = own.kind.unwrap_or(all.kind);
+        let initial = own.initial.unwrap_or(all.initial);
+        let path = own.path.as_ref().or(all.path.as_ref()).unwrap_or(&self.probe_paths.ping);
+        let status = own.status.as_ref().unwrap_or(&all.status);
+        let timeout = match (own.timeout, all.timeout) {
+            (Some(timeout), _) | (None, Some(timeout)) => (timeout, "health.timeoutMs"),
+            (None, None) => (self.routing.probes.ping_timeout, "routing.probes.pingTimeoutMs"),
+        };
+        Check {
+            kind,
+            path: path.clone(),
+            port: own.port.or(all.port),
+            host: own.host.clone().or_else(|| all.host.clone()),
+            method: own.method.unwrap_or(all.method),
+            status: status.iter().filter_map(|text| statuses(text)).collect(),
+            body: own.body.clone().or_else(|| all.body.clone()),
+            fields: own.fields.clone().or_else(|| all.fields.clone()).unwrap_or_default(),
+            timeout,
+            rules: CheckRules {
+                is_off: kind == CheckKind::None,
+                starts_down: kind != CheckKind::None && initial == InitialHealth::Down,
+                interval_ms: own.interval.or(all.interval).map(millis),
+                timeout_ms: own.timeout.or(all.timeout).map(millis),
+            },
+        }
+    }
+
+    /// Returns the check of the backend with this name, or of any other one if it is unknown.
+    pub(crate) fn check_named(&self, name: &str) -> Check {
+        let known = self.backends.iter().find(|backend| backend.name == name);
+        known.map_or_else(
+            || self.check_of(&BackendConfig::new("", "")),
+            |backend| self.check_of(backend),
+        )
+    }
+
+    /// Checks the health checks of all backends, and those of each one.
+    pub(super) fn check_health(&self) -> Result<(), ConfigError> {
+        let HealthChecks { kind, path, port, host, method, status, .. } = self.health.clone();
+        let HealthChecks { body, fields, interval, timeout, initial, .. } = self.health.clone();
+        let all = OwnHealthChecks {
+            kind: Some(kind),
+            path,
+            port,
+            host,
+            method: Some(method),
+            status: Some(status),
+            body,
+            fields,
+            interval,
+            timeout,
+            initial: Some(initial),
+        };
+        all.validate("health")?;
+        self.check_method("health", &BackendConfig::new("", ""))?;
+        for (index, backend) in self.backends.iter().enumerate() {
+            if let Some(own) = &backend.health {
+                let path = format!("backends[{index}].health");
+                own.validate(&path)?;
+                self.check_method(&path, backend)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_method(&self, path: &str, backend: &BackendConfig) -> Result<(), ConfigError> {
+        let check = self.check_of(backend);
+        if check.method == CheckMethod::Head && check.body.is_some() {
+            let allowed = "another one than HEAD, whose responses have no body, or body null";
+            return Err(ConfigError::new(&format!("{path}.method"), allowed));
+        }
+        Ok(())
+    }
+}
+
+impl OwnHealthChecks {
+    /// Checks every value that is there. `at` is the path of the object.
+    fn validate(&self, at: &str) -> Result<(), ConfigError> {
+        let key = |key: &str| format!("{at}.{key}");
+        if self.path.as_ref().is_some_and(|path| !is_path(path)) {
+            return Err(ConfigError::new(&key("path"), PATH_ALLOWED));
+        }
+        if self.port == Some(0) {
+            return Err(ConfigError::new(&key("port"), "a whole number from 1 to 65535, or null"));
+        }
+        if let Some(host) = &self.host
+            && let Err(error) = HostPort::parse(host)
+        {
+            return Err(refuse(&key("host"), "HOST[:PORT] or null", host, error));
+        }
+        if let Some(status) = &self.status {
+            if !(1..=STATUSES_MAX).contains(&status.len()) {
+                let allowed = format!("a list of 1 to {STATUSES_MAX} entries");
+                return Err(ConfigError::new(&key("status"), &allowed));
+            }
+            for (index, text) in status.iter().enumerate() {
+                if statuses(text).is_none() {
+                    let allowed = "a status from 200 to 599, or two with '-' between them";
+                    let wrong = "is not";
+                    return Err(refuse(&format!("{at}.status[{index}]"), allowed, text, wrong));
+                }
+            }
+        }
+        if self.body.as_ref().is_some_and(|body| !(1..=BODY_BYTES_MAX).contains(&body.len())) {
+            let allowed = format!("a text of 1 to {BODY_BYTES_MAX} bytes, or null");
+            return Err(ConfigError::new(&key("body"), &allowed));
+        }
+        if let Some(fields) = &self.fields {
+            check_fields(&key("fields"), fields)?;
+        }
+        for (name, span) in [("intervalMs", self.interval), ("timeoutMs", self.timeout)] {
+            if span.is_some_and(|span| !(SPAN_MIN..=SPAN_MAX).contains(&span)) {
+                let (least, most) = (SPAN_MIN.as_millis(), SPAN_MAX.as_millis());
+                let allowed = format!("milliseconds from {least} to {most}");
+                return Err(ConfigError::new(&key(name), &allowed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks further fields of a ping's request.
+fn check_fields(path: &str, fields: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    if fields.len() > FIELDS_MAX {
+        return Err(ConfigError::new(path, &format!("an object of at most {FIELDS_MAX} fields")));
+    }
+    for (name, value) in fields {
+        let is_free = matches!(
+            Name::of(name.as_bytes()),
+            Name::Other | Name::Authorization | Name::Forwarded | Name::XForwardedProto
+        );
+        let is_own = !is_free || name.eq_ignore_ascii_case("trailer");
+        if !is_token(name) || is_own {
+            let allowed = "a field that the proxy does not set: not Host, Connection or the like";
+            return Err(ConfigError::new(&format!("{path}.{name}"), allowed));
+        }
+        let is_plain = |byte: u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t');
+        let is_trimmed = value.trim_matches([' ', '\t']).len() == value.len();
+        if value.len() > VALUE_BYTES_MAX || !value.bytes().all(is_plain) || !is_trimmed {
+            let allowed =
+                format!("at most {VALUE_BYTES_MAX} visible ASCII characters with spaces between");
+            return Err(ConfigError::new(&format!("{path}.{name}"), &allowed));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a status, or a range of them.
+fn statuses(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| -> Option<u16> {
+        let is_plain = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|status| is_plain && (200..=599).contains(status))
+    };
+    Some((status(first)?, status(last)?)).filter(|(first, last)| first <= last)
+}
+
+impl fmt::Display for Check {
+    /// Writes what a ping does, for log lines.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method.name(), self.path)
+    }
+}
+
+/// Most entries of `status`.
+const STATUSES_MAX: usize = 16;
+/// Most bytes of `body`.
+const BODY_BYTES_MAX: usize = 1024;
+/// Most fields of a check.
+const FIELDS_MAX: usize = 16;
+/// Most bytes of a field's value: long enough for a token.
+const VALUE_BYTES_MAX: usize = 4096;
+/// The least and the greatest time of pings, as in `routing.probes`.
+const SPAN_MIN: Duration = Duration::from_millis(1);
+const SPAN_MAX: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests;

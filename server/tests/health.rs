@@ -1,0 +1,143 @@
+//! Health checks of the program with real backends: paths that they do not have, connections alone,
+//! and backends that start down.
+mod process;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use process::{Folder, Program};
+
+/// A backend that knows only `/`, like a file server, and what it has counted.
+struct Site {
+    port: u16,
+    /// Requests for `/`.
+    served: Arc<AtomicUsize>,
+    /// Connections without a request.
+    silent: Arc<AtomicUsize>,
+    /// The status of `/ready`.
+    ready: Arc<AtomicUsize>,
+}
+
+impl Site {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let [served, silent, ready] = [0, 0, 503].map(|first| Arc::new(AtomicUsize::new(first)));
+        let site = Self { port, served, silent, ready };
+        let (served, silent) = (Arc::clone(&site.served), Arc::clone(&site.silent));
+        let ready = Arc::clone(&site.ready);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (served, silent) = (Arc::clone(&served), Arc::clone(&silent));
+                let ready = Arc::clone(&ready);
+                thread::spawn(move || {
+                    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    let Some(first) = lines.next() else {
+                        silent.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    };
+                    lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+                    let status = match first.split(' ').nth(1) {
+                        Some("/") => 200,
+                        Some("/ready") => ready.load(Ordering::SeqCst),
+                        _ => 404,
+                    };
+                    served.fetch_add(usize::from(first.starts_with("GET / ")), Ordering::SeqCst);
+                    let head = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+                    // The proxy has closed the connection if this fails.
+                    let _ = write!(&stream, "HTTP/1.1 {status} Text\r\n{head}");
+                });
+            }
+        });
+        site
+    }
+
+    fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
+    }
+}
+
+fn start(folder: &Folder, sites: &[&Site], keys: &str) -> Program {
+    let backend = |(site, name): (&&Site, char)| {
+        format!(r#"{{"name": "{name}", "url": "http://127.0.0.1:{}"}}"#, site.port)
+    };
+    let backends: Vec<String> = sites.iter().zip('A'..).map(backend).collect();
+    let text = format!(r#"{{"backends": [{}], {keys}}}"#, backends.join(","));
+    std::fs::write(folder.file("c.json"), text).expect("a file");
+    Program::start(&["--config", &folder.path("c.json"), "--policy", "least_request"])
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const QUICK: &str = r#""routing": {"probes": {"pingIntervalMs": 50, "pingRetryMs": 50}}"#;
+
+/// Two file servers without `/health` serve half of the requests each, under the default check. One
+/// line tells the remedy, and none tells that one of them is down.
+#[test]
+fn file_servers_serve_under_the_default() {
+    let folder = Folder::new("health-default");
+    let sites = [Site::start(), Site::start()];
+    let mut program = start(&folder, &[&sites[0], &sites[1]], QUICK);
+    let line = program.line_with("no backend has the path of its health checks (status 404)");
+    assert!(line.contains("WARN "), "{line}");
+    assert!(line.contains("set health.path") && line.contains("health.kind to \"tcp\""), "{line}");
+    // Ten pings of each: three would bring it down.
+    while program.stats().matches("\"health\":\"unknown\"").count() != 2
+        || program.stats().matches("\"failPings\":1").count() < 2
+    {
+        thread::yield_now();
+    }
+    for _ in 0..20 {
+        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
+    }
+    let served = [sites[0].served(), sites[1].served()];
+    assert!(
+        served.iter().all(|count| *count >= 5) && served.iter().sum::<usize>() == 20,
+        "{served:?}"
+    );
+    assert!(program.stats().matches("\"health\":\"unknown\"").count() == 2);
+}
+
+/// With checks of kind `tcp` both are up, by connections without a request.
+#[test]
+fn a_connection_is_a_good_check() {
+    let folder = Folder::new("health-tcp");
+    let sites = [Site::start(), Site::start()];
+    let keys = format!(r#""health": {{"kind": "tcp"}}, {QUICK}"#);
+    let mut program = start(&folder, &[&sites[0], &sites[1]], &keys);
+    program.line_with(" is up");
+    program.line_with(" is up");
+    for _ in 0..20 {
+        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
+    }
+    let served = [sites[0].served(), sites[1].served()];
+    assert!(
+        served.iter().all(|count| *count >= 5) && served.iter().sum::<usize>() == 20,
+        "{served:?}"
+    );
+    assert!(sites.iter().all(|site| site.silent.load(Ordering::SeqCst) > 0));
+}
+
+/// A backend that starts down gets no request, and the proxy is not ready, until its check is good.
+#[test]
+fn a_loading_backend_is_left_out() {
+    let folder = Folder::new("health-down");
+    let sites = [Site::start(), Site::start()];
+    let keys = r#""health": {"path": "/ready", "initial": "down", "intervalMs": 50},
+        "admin": {"listen": "127.0.0.1:0"}, "routing": {"probes": {"pingRetryMs": 50}}"#;
+    sites[0].ready.store(200, Ordering::SeqCst);
+    let mut program = start(&folder, &[&sites[0], &sites[1]], keys);
+    program.line_with("A is up");
+    for _ in 0..20 {
+        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
+    }
+    assert_eq!([sites[0].served(), sites[1].served()], [20, 0]);
+    sites[1].ready.store(200, Ordering::SeqCst);
+    program.line_with("B is up");
+    for _ in 0..20 {
+        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
+    }
+    assert!(sites[1].served() > 0, "it joins");
+}
