@@ -99,7 +99,7 @@ fn entries_of_lists_agree() {
         "status": ["200"], "body": "ok", "fields": { "X": "1" }, "intervalMs": 1, "timeoutMs": 1,
         "initial": "down" });
     let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000,
-        "health": health });
+        "backup": true, "health": health });
     let keys = |object: &Value| object.as_object().expect("an object").keys().cloned().collect();
     let known: Vec<String> = keys(&values);
     let listed: Vec<String> = keys(&backend["properties"]);
@@ -254,6 +254,7 @@ fn list_rule(row: &KeyRow) -> Value {
             let weight =
                 json!({ "type": "integer", "minimum": 0, "maximum": 1000, "default": 100 });
             put(&mut entry, "weight", weight);
+            put(&mut entry, "backup", json!({ "type": "boolean", "default": false }));
             entry["required"] = json!(["name", "url"]);
             entry
         }

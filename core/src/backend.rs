@@ -48,6 +48,7 @@ pub(crate) struct Backend {
     /// Relative capacity, percent.
     weight: u32,
     mode: Mode,
+    is_backup: bool,
     /// Outstanding leases that are not counted as work for the backend: streams, and requests that
     /// wait for their client.
     aside: u32,
@@ -144,6 +145,7 @@ impl Backend {
             most: u32::MAX,
             weight: BackendLimits::WEIGHT_USUAL,
             mode: Mode::Ready,
+            is_backup: false,
             aside: 0,
             marked: 0,
             turned_away: 0,
@@ -374,12 +376,6 @@ impl Backend {
         self.held_until = None;
     }
 
-    /// Whether requests may go to it at `now`: it is neither down, full, ejected nor held.
-    pub(crate) fn is_free_at(&self, now: Instant) -> bool {
-        self.access() <= Access::Slow
-            || self.access() == Access::Held && self.held_until.is_none_or(|until| until <= now)
-    }
-
     /// Outstanding leases.
     pub(crate) const fn in_flight(&self) -> u32 {
         self.in_flight
@@ -441,6 +437,12 @@ impl Backend {
 
     /// The access that requests have to the backend.
     pub(crate) const fn access(&self) -> Access {
+        let access = self.own_access();
+        if self.is_backup { access.of_backup() } else { access }
+    }
+
+    /// The access that requests have to it if it is needed.
+    const fn own_access(&self) -> Access {
         if self.is_retired {
             Access::Gone
         } else if !self.is_in_service() {

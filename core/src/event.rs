@@ -330,6 +330,8 @@ pub enum RouteReason {
     Control,
     /// A request that shows whether a target that failed at one backend fails at another.
     SecondOpinion,
+    /// A backup, as no other backend can take the request.
+    Backup,
     /// No backend is usable: the least bad one.
     LastResort,
 }
@@ -346,6 +348,7 @@ impl RouteReason {
             Self::Trial => "trial",
             Self::Control => "control",
             Self::SecondOpinion => "second_opinion",
+            Self::Backup => "backup",
             Self::LastResort => "last_resort",
         }
     }

@@ -52,6 +52,8 @@ use crate::time::Instant;
 ///   (failover, which starts a cooldown like any switch).
 /// - A backend that refused a request and named a time is held for that time: it gets requests only
 ///   if every other usable backend was tried or is held.
+/// - A backup gets requests only while no other backend can take them: each is down, full, ejected,
+///   held, out of service, or was tried.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
 /// - The requests in flight of all backends are the outstanding leases. Leases of a backend whose
 ///   slot was taken by another one do not count and end without effect.
@@ -69,6 +71,8 @@ pub struct Router {
     /// Outstanding leases that were set aside: streams, and requests that waited for their clients.
     asides: Asides,
     ejections: Ejections,
+    /// Whether a backup is configured.
+    has_backups: bool,
     blame: Blame,
     /// Recent responses with status 4xx by group, like the errors in `blame`.
     declines: Blame,
@@ -135,6 +139,7 @@ impl Router {
             policy_epoch: 0,
             asides: Asides::new(),
             ejections: Ejections::default(),
+            has_backups: false,
             blame: Blame::new(),
             declines: Blame::new(),
             gate: SwitchGate::new(&config.rules),
@@ -412,7 +417,7 @@ impl Router {
     }
 
     fn is_usable(&self, id: BackendId) -> bool {
-        self.table.row(id).is_some_and(|row| row.access <= Access::Held)
+        self.table.row(id).is_some_and(|row| row.access < Access::Ejected)
     }
 
     /// Whether a backend has the maximum number of requests in flight.

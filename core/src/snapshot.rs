@@ -66,6 +66,8 @@ pub struct BackendSnapshot {
     pub mode: Mode,
     /// Its relative capacity, percent.
     pub weight: u32,
+    /// Whether it gets requests only while no other can take them.
+    pub is_backup: bool,
     /// Whether it is the current backend.
     pub is_current: bool,
     /// The latency of the last successful ping.
@@ -151,6 +153,7 @@ impl BackendSnapshot {
             health: backend.health.health(),
             mode: backend.mode(),
             weight: backend.weight(),
+            is_backup: backend.is_backup(),
             is_current,
             latency: pings.last_latency.map(|(_, latency)| latency),
             latency_ewma_ms: pings.latency_ewma_ms.value(),

@@ -61,6 +61,9 @@ fn probe_result() -> impl Strategy<Value = ProbeResult> {
         Just(Err(ProbeFailure::TimedOut)),
         Just(Err(ProbeFailure::Cut)),
         Just(Err(ProbeFailure::Malformed)),
+        Just(Err(ProbeFailure::TooLarge)),
+        Just(Err(ProbeFailure::Body)),
+        Just(Err(ProbeFailure::Abandoned)),
         any::<u16>().prop_map(|status| Err(ProbeFailure::Status(status))),
     ]
 }

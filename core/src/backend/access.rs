@@ -9,6 +9,12 @@ pub(crate) enum Access {
     Slow,
     /// It requested a pause.
     Held,
+    /// A backup without a further restriction: it gets requests only while no other can take them.
+    Backup,
+    /// A backup in slow start.
+    BackupSlow,
+    /// A backup that asked for a pause.
+    BackupHeld,
     /// Its requests failed: it gets none, or one at a time.
     Ejected,
     /// Its pings or its connections failed.
@@ -20,4 +26,21 @@ pub(crate) enum Access {
     /// It is not configured.
     #[default]
     Gone,
+}
+
+impl Access {
+    /// The access to a backup that otherwise would have this one.
+    pub(super) const fn of_backup(self) -> Self {
+        match self {
+            Self::Free => Self::Backup,
+            Self::Slow => Self::BackupSlow,
+            Self::Held => Self::BackupHeld,
+            other => other,
+        }
+    }
+
+    /// Whether it is that of a backup, or worse.
+    pub(crate) fn is_behind_others(self) -> bool {
+        self >= Self::Backup
+    }
 }

@@ -1,6 +1,6 @@
 //! Whether a backend is in service, which an operator decides, its relative capacity, and whether it
 //! is pinged.
-use super::Backend;
+use super::{Access, Backend};
 use crate::config::{CheckRules, Mode, Rules};
 use crate::health::HealthTracker;
 use crate::time::Instant;
@@ -9,6 +9,16 @@ impl Backend {
     /// Sets the relative capacity, and whether the backend is in service.
     pub(crate) const fn set_service(&mut self, weight: u32, mode: Mode) {
         (self.weight, self.mode) = (weight, mode);
+    }
+
+    /// Sets whether it gets requests only while no other can take them.
+    pub(crate) const fn set_backup(&mut self, is_backup: bool) {
+        self.is_backup = is_backup;
+    }
+
+    /// Whether it gets requests only while no other can take them.
+    pub(crate) const fn is_backup(&self) -> bool {
+        self.is_backup
     }
 
     /// Sets its health checks. A backend without them is never down.
@@ -63,6 +73,14 @@ impl Backend {
     /// Whether the configuration lets it get new requests: it is ready and its weight is not 0.
     pub(crate) const fn is_in_service(&self) -> bool {
         matches!(self.mode, Mode::Ready) && self.weight > 0
+    }
+
+    /// Whether requests may go to it at `now`, if it is needed: it is neither down, full, ejected nor
+    /// held.
+    pub(crate) fn is_free_at(&self, now: Instant) -> bool {
+        let access = self.own_access();
+        access <= Access::Slow
+            || access == Access::Held && self.held_until.is_none_or(|until| until <= now)
     }
 
     /// Whether it is up and in service.

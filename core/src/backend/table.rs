@@ -263,8 +263,8 @@ impl BackendTable {
         let best = best.min_by(|a, b| {
             let order = a.1.access().cmp(&b.1.access());
             // The key of a backend that is not free keeps all bits of its score but the lowest
-            // two.
-            let lost = 2 * u32::from(a.1.access() != Access::Free);
+            // three.
+            let lost = 3 * u32::from(a.1.access() != Access::Free);
             let score = |backend: &Backend| backend.parts.total.to_bits() >> lost;
             order.then(score(a.1).cmp(&score(b.1)))
         });
@@ -296,17 +296,20 @@ impl BackendTable {
 
     /// A key that orders configured backends by (access, score). The bits of floats that are
     /// finite and not negative are ordered like the floats, and their highest bit is 0. Backends
-    /// that are not free lose the lowest two bits of the score to make room for the access.
+    /// that are not free lose the lowest three bits of the score to make room for the access.
     fn rank_key(backend: &Backend, access: Access) -> u64 {
         debug_assert!(backend.parts.total.is_finite(), "scores are finite");
         debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");
         let score = backend.parts.total.to_bits();
         match access {
             Access::Free => score,
-            Access::Slow => 0b100 << 61 | score >> 2,
-            Access::Held => 0b101 << 61 | score >> 2,
-            Access::Ejected => 0b110 << 61 | score >> 2,
-            Access::Down => 0b111 << 61 | score >> 2,
+            Access::Slow => 0b1000 << 60 | score >> 3,
+            Access::Held => 0b1001 << 60 | score >> 3,
+            Access::Backup => 0b1010 << 60 | score >> 3,
+            Access::BackupSlow => 0b1011 << 60 | score >> 3,
+            Access::BackupHeld => 0b1100 << 60 | score >> 3,
+            Access::Ejected => 0b1101 << 60 | score >> 3,
+            Access::Down => 0b1110 << 60 | score >> 3,
             Access::Full | Access::Drained | Access::Gone => ABSENT,
         }
     }

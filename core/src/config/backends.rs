@@ -1,5 +1,5 @@
 //! The rules of single backends.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::ProbeRules;
 use super::range::{self, ConfigError, HOUR, TICK};
 
 /// The rules of single backends: requests in flight at the same time, relative capacity, whether they
-/// are in service, and their health checks.
+/// are in service or backups, and their health checks.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendLimits {
@@ -22,6 +22,9 @@ pub struct BackendLimits {
     pub weights: BTreeMap<String, u32>,
     /// The backends that are not in service, by name.
     pub modes: BTreeMap<String, Mode>,
+    /// The backends that get requests only while no other can take them, by name.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub backups: BTreeSet<String>,
     /// The health checks of backends by name, where they differ from the rules of probes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub checks: BTreeMap<String, CheckRules>,
@@ -92,6 +95,11 @@ impl BackendLimits {
     /// The mode of a backend.
     pub(crate) fn mode_of(&self, name: &str) -> Mode {
         self.modes.get(name).copied().unwrap_or_default()
+    }
+
+    /// Whether a backend gets requests only while no other can take them.
+    pub(crate) fn is_backup(&self, name: &str) -> bool {
+        self.backups.contains(name)
     }
 
     /// The health checks of a backend.

@@ -4,8 +4,8 @@ use crate::id::BackendId;
 use crate::rng::Rng;
 
 /// The backends that may be chosen: free ones that were not tried. Without any, those in
-/// slow start are candidates too, then held ones, then ejected ones. If all are down, all of them
-/// are (fail open).
+/// slow start are candidates too, then held ones, then backups, then ejected ones. If all are down,
+/// all of them are (fail open).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
@@ -17,6 +17,16 @@ pub(crate) struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     pub(crate) fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
         Self { table, tried, access: table.best_access_except(tried).unwrap_or(Access::Down) }
+    }
+
+    /// The candidates if those of best access are out of use for the policy: backups join them.
+    #[cold]
+    pub(crate) fn with_backups(self) -> Self {
+        let best =
+            self.configured().iter().filter_map(|id| self.table.row(*id)).map(|row| row.access);
+        let best =
+            best.filter(|access| access.is_behind_others() && *access < Access::Ejected).min();
+        Self { access: best.map_or(self.access, |best| best.max(self.access)), ..self }
     }
 
     /// The candidate with the lowest score; the lowest id among equals.

@@ -90,6 +90,7 @@ impl Router {
             }
         }
         self.table.set_configured(&self.order);
+        self.has_backups = false;
         for (index, name) in names.iter().enumerate() {
             let id = self.order[index];
             let limit = self.rules.limits.of(name);
@@ -103,11 +104,14 @@ impl Router {
         let Some(backend) = self.table.get(id) else { return };
         let limits = &self.rules.limits;
         let (weight, mode) = (limits.weight_of(&backend.name), limits.mode_of(&backend.name));
-        let checks = limits.checks_of(&backend.name);
+        let (checks, is_backup) =
+            (limits.checks_of(&backend.name), limits.is_backup(&backend.name));
+        self.has_backups |= is_backup;
         let (was, was_in, is_up) = (backend.mode(), backend.is_in_service(), backend.is_up());
         self.table.update(id, |backend| {
             backend.set_service(weight, mode);
             backend.set_checks(checks);
+            backend.set_backup(is_backup);
         });
         self.policy.set_weight(id, factor(weight));
         match (was == Mode::Maintain, mode == Mode::Maintain) {

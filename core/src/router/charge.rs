@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Router;
-use crate::backend::{Backend, Comparison};
+use crate::backend::{Access, Backend, Comparison};
 use crate::blame::Asker;
 use crate::event::{Lease, Outcome, RequestFailure};
 use crate::id::BackendId;
@@ -24,6 +24,11 @@ impl Router {
         // The table does not know which backends a policy with its own ejection has ejected.
         let is_out = |id| guards_itself && self.watch_of(id).is_some_and(|watch| !watch.is_in());
         let is_free = |id| self.table.get(id).is_some_and(|b| b.is_free_at(now)) && !is_out(id);
+        // Backups take no part unless they serve.
+        let access = self.table.lowest().and_then(|id| self.table.row(id)).map(|row| row.access);
+        let backups_serve = access.is_some_and(Access::is_behind_others);
+        let is_spare = |id| self.table.get(id).is_some_and(|backend| backend.is_backup());
+        let is_free = |id| is_free(id) && (backups_serve || !is_spare(id));
         let is_other = |id: &BackendId| !tried.contains(id) && is_free(*id);
         self.table.lowest_except(tried).is_some_and(is_free)
             || guards_itself && self.order.iter().any(is_other)
@@ -63,7 +68,10 @@ impl Router {
             return;
         }
         let others = self.order.iter().filter(|other| **other != id && self.is_usable(**other));
-        let works = others.filter_map(|other| self.table.get(*other)).map(Backend::at_work);
+        // Backups that do not serve have no work.
+        let is_backup = self.table.get(id).is_some_and(|backend| backend.is_backup());
+        let others = others.filter_map(|other| self.table.get(*other));
+        let works = others.filter(|other| other.is_backup() == is_backup).map(Backend::at_work);
         let (sum, count) =
             works.fold((0.0, 0.0), |(sum, count), work| (sum + f64::from(work), count + 1.0));
         let others = if count > 0.0 { sum / count } else { 0.0 };

@@ -67,6 +67,10 @@ impl Router {
             debug_assert!(false, "the current and the best backend are in the table");
             return best;
         };
+        // A backup does not replace a backend that is only full: single requests go past it.
+        if to.is_backup() && !from.is_backup() && !self.is_left(current) {
+            return current;
+        }
         let is_full = self.policy.is_full(current, from.turned_away());
         match self.gate.judge(now, from, to, is_full) {
             Verdict::Keep => current,

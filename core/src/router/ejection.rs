@@ -196,7 +196,13 @@ impl Router {
         };
         // The last usable backend is never ejected, however much it fails.
         let is_needed = !self.order.iter().any(is_other);
-        let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len());
+        // Where a backup can serve, even all others may be out.
+        let is_spare = |other: &BackendId| {
+            let row = self.table.row(*other);
+            *other != id && row.is_some_and(|row| row.access == Access::Backup)
+        };
+        let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len())
+            && !self.order.iter().any(is_spare);
         if is_needed || is_capped || !self.ejections.regret.allows(now) {
             return;
         }

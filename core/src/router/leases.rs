@@ -5,6 +5,7 @@ use super::{Chosen, Router};
 use crate::blame::Asker;
 use crate::event::{Lease, NoRoute, Outcome, ProbeFailure, RequestFailure, RouteReason};
 use crate::id::{BackendId, LeaseId, Token};
+use crate::outlier::Watch;
 use crate::policy::{Candidates, Ended, Learner};
 use crate::time::Instant;
 
@@ -58,7 +59,10 @@ impl Router {
     /// Returns the backend that policy and gate choose, and the policy's token.
     #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
-        let candidates = Candidates::new(&self.table, tried);
+        let mut candidates = Candidates::new(&self.table, tried);
+        if self.has_backups && self.habits.guards_itself && self.are_out(tried) {
+            candidates = candidates.with_backups();
+        }
         let Some(choice) = self.policy.choose(now, &candidates, &mut self.rng) else {
             let is_full = |id: &&BackendId| self.is_full(**id) && !tried.contains(*id);
             let is_in = |id: &BackendId| self.table.get(*id).is_some_and(|b| b.is_in_service());
@@ -74,6 +78,19 @@ impl Router {
         }
         let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
         Ok((choice.backend, choice.token, reason))
+    }
+
+    /// Whether the policy, which ejects by itself, has ejected all backends that can take a request
+    /// and are no backups.
+    #[cold]
+    fn are_out(&self, tried: &[BackendId]) -> bool {
+        let is_in = |id: &BackendId| {
+            let row = self.table.row(*id);
+            row.is_some_and(|row| !row.access.is_behind_others())
+                && !tried.contains(id)
+                && self.watch_of(*id).is_none_or(Watch::is_in)
+        };
+        !self.order.iter().any(is_in)
     }
 
     pub(super) fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {

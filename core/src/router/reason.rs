@@ -11,12 +11,21 @@ impl Router {
     /// [`route`](Self::route): later the backends may be in another state.
     pub fn reason(&self, lease: &Lease) -> RouteReason {
         match lease.reason {
+            RouteReason::Policy if !self.is_usable(lease.backend) => self.without_any(lease),
+            RouteReason::Policy | RouteReason::Current | RouteReason::Spill
+                if self.has_backups && self.is_backup(lease.backend) =>
+            {
+                RouteReason::Backup
+            }
             RouteReason::Current if self.failed.is_some_and(|id| self.is_left(id)) => {
                 RouteReason::Failover
             }
-            RouteReason::Policy if !self.is_usable(lease.backend) => self.without_any(lease),
             reason => reason,
         }
+    }
+
+    fn is_backup(&self, id: BackendId) -> bool {
+        self.table.get(id).is_some_and(|backend| backend.is_backup())
     }
 
     /// The rules in force.

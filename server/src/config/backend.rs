@@ -18,6 +18,9 @@ pub struct BackendConfig {
     /// Capacity relative to the other backends, percent (100); 0 to 1000, 0 for no requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// Whether it gets requests only while no other backend can take them (false).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub backup: bool,
     /// Health checks that differ from those of all backends (`health`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<OwnHealthChecks>,
@@ -27,6 +30,11 @@ impl BackendConfig {
     /// Returns a backend with the defaults of the other values.
     pub fn new(name: &str, url: &str) -> Self {
         let (name, url) = (name.to_owned(), url.to_owned());
-        Self { name, url, limit: None, weight: None, health: None }
+        Self { name, url, limit: None, weight: None, backup: false, health: None }
     }
+}
+
+/// Whether a value is the default one, which is not written.
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -127,6 +127,9 @@ impl Decision {
             RouteReason::SecondOpinion => {
                 format!("{chosen} shows whether the error is the last backend's or the request's")
             }
+            RouteReason::Backup => {
+                format!("{chosen} is a backup, and no other backend can take the request")
+            }
             RouteReason::LastResort => format!("no backend is usable: {chosen} is the least bad"),
         }
     }

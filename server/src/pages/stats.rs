@@ -75,6 +75,8 @@ pub(super) struct BackendStats<'a> {
     mode: &'static str,
     /// Relative capacity, percent.
     weight: u32,
+    /// Whether it gets requests only while no other backend can take them.
+    backup: bool,
     current: bool,
     /// The sum of `score_parts` as shown, so that they add up to the last decimal.
     score: Decimal,
@@ -142,6 +144,7 @@ impl<'a> BackendStats<'a> {
             alive,
             mode: backend.mode.name(),
             weight: backend.weight,
+            backup: backend.is_backup,
             current: backend.is_current,
             score: score_parts.sum(),
             score_parts,
@@ -351,6 +354,7 @@ mod tests {
             "headTimes": {},
         }]);
         (expected[0]["mode"], expected[0]["weight"]) = ("ready".into(), 100.into());
+        expected[0]["backup"] = false.into();
         assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
     }
 

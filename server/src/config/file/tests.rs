@@ -175,7 +175,8 @@ fn faults_are_told_by_place_and_path() {
         ("{\"backends\": [\n{\"name\": \"A\"}]}", "2:1: backends[0]: needs url"),
         (
             "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\", \"colour\": 1}]}",
-            "2:34: backends[0].colour: unknown key; known: name, url, limit, weight, health",
+            "2:34: backends[0].colour: unknown key; known: name, url, limit, weight, \
+             backup, health",
         ),
         (
             "{\"backends\": [\n[\"A\", \"http://a\"]]}",

@@ -425,12 +425,14 @@ pub(crate) fn router_config(
 ) -> RouterConfig {
     let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
     let weights = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.weight?)));
+    let backups = config.backends.iter().filter(|one| one.backup).map(|one| one.name.clone());
     let checks = config.backends.iter().map(|one| (one.name.clone(), config.check_of(one).rules));
     let limits = BackendLimits {
         per_backend: config.limits.per_backend,
         own: own.collect(),
         weights: weights.collect(),
         modes: modes.clone(),
+        backups: backups.collect(),
         checks: checks.filter(|(_, rules)| *rules != CheckRules::default()).collect(),
     };
     RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }

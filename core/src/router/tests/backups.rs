@@ -1,0 +1,167 @@
+//! Backups: used only while no other backend can take a request, under every policy.
+use super::*;
+use crate::config::BackendLimits;
+
+/// A world whose pings have been answered well. The last backend is a backup.
+fn world(policy: PolicyKind, names: &[&str], per_backend: u32) -> World {
+    let mut world = World::with_rules(names, rules(policy, names, per_backend));
+    for slot in 0..names.len() as u32 {
+        world.answer(BackendId::from_index(slot), 10);
+    }
+    world
+}
+
+fn rules(policy: PolicyKind, names: &[&str], per_backend: u32) -> Rules {
+    let backups = names.last().map(|name| (*name).to_owned()).into_iter().collect();
+    let limits = BackendLimits { backups, per_backend, ..BackendLimits::default() };
+    Rules { policy, limits, ..Rules::default() }
+}
+
+/// Serves requests one after the other. Returns how many each of the backends got.
+fn serve<const N: usize>(world: &mut World, count: usize) -> [usize; N] {
+    let mut counts = [0; N];
+    for _ in 0..count {
+        counts[world.serve().index()] += 1;
+        world.advance(1);
+        keep_up(world);
+    }
+    counts
+}
+
+/// Answers the pings of all backends that are up.
+fn keep_up(world: &mut World) {
+    for backend in world.snapshot().backends {
+        let asked = (backend.id, ProbeKind::Ping);
+        if backend.health != Health::Down && world.asked.iter().any(|one| (one.1, one.2) == asked) {
+            world.answer(backend.id, 10);
+        }
+    }
+}
+
+/// A backup gets nothing while another backend is usable. When the others are down it gets all, and
+/// nothing again as soon as one of them is up.
+#[test]
+fn a_backup_waits_until_the_others_are_down() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"], 0);
+        assert_eq!(serve::<3>(&mut world, 100)[2], 0, "{policy:?}");
+        for down in [A, B] {
+            assert_eq!(serve::<3>(&mut world, 20)[2], 0, "{policy:?}");
+            world.await_ping(down);
+            world.fail(down, ProbeFailure::Refused);
+        }
+        assert!(world.router.has_usable());
+        assert_eq!(serve::<3>(&mut world, 50), [0, 0, 50], "{policy:?}");
+        // Of `learned` some are trials or controls.
+        let leases: Vec<Lease> = (0..10).map(|_| world.route()).collect();
+        let reasons = leases.iter().map(|lease| world.router.reason(lease));
+        let of_backups = reasons.filter(|reason| *reason == RouteReason::Backup);
+        assert!(of_backups.count() >= 8, "{policy:?}");
+        leases.into_iter().for_each(|lease| world.finish(lease, 200));
+        for _ in 0..2 {
+            world.await_ping(A);
+            world.answer(A, 10);
+            keep_up(&mut world);
+        }
+        assert_eq!(serve::<3>(&mut world, 50), [50, 0, 0], "{policy:?}");
+    }
+}
+
+/// A backup of a backend that is ejected for its failures serves until that one is back.
+#[test]
+fn a_backup_serves_for_an_ejected_backend() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b"], 0);
+        assert_eq!(serve::<2>(&mut world, 50), [50, 0], "{policy:?}");
+        let (mut failed, mut served) = (0, 0);
+        for _ in 0..200 {
+            let lease = world.route();
+            let is_primary = lease.backend() == A;
+            (failed, served) = (failed + u32::from(is_primary), served + u32::from(!is_primary));
+            world.finish(lease, if is_primary { 500 } else { 200 });
+            world.advance(1);
+            keep_up(&mut world);
+        }
+        assert!(failed <= 12 && served >= 188, "{policy:?}: {failed} failed, {served} served");
+        let mut last = 0;
+        for request in 0..20_000 {
+            let lease = world.route();
+            if lease.backend() == B {
+                last = request;
+            }
+            world.finish(lease, 200);
+            world.advance(2);
+            keep_up(&mut world);
+        }
+        assert!(last < 10_000, "{policy:?}: the backup still served request {last}");
+    }
+}
+
+/// While the others are full, single requests go to a backup, and the current backend stays.
+#[test]
+fn a_backup_takes_what_the_others_cannot() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b"], 3);
+        let mut leases: Vec<Lease> = (0..5).map(|_| world.route()).collect();
+        let to_backup = leases.iter().filter(|lease| lease.backend() == B).count();
+        assert_eq!(to_backup, 2, "{policy:?}");
+        leases.push(world.route());
+        assert_eq!(world.router.route(world.now, &[]), Err(NoRoute::Full), "{policy:?}");
+        if policy == PolicyKind::Score {
+            assert_eq!(world.router.current(), Some(A));
+        }
+        leases.into_iter().for_each(|lease| world.finish(lease, 200));
+        assert_eq!(serve::<2>(&mut world, 20), [20, 0], "{policy:?}");
+    }
+}
+
+/// A retry goes to a backup only if every other backend was tried. A refused request does not go
+/// there, and there is no second opinion from it.
+#[test]
+fn a_retry_reaches_a_backup_last() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"], 0);
+        let lease = world.router.route(world.now, &[A]).expect("b");
+        assert_eq!(lease.backend(), B, "{policy:?}");
+        world.end(lease, Outcome::Abandoned);
+        assert!(world.router.has_other(world.now, &[A]), "{policy:?}");
+        assert!(!world.router.has_other(world.now, &[A, B]), "{policy:?}");
+        let lease = world.router.route(world.now, &[A, B]).expect("the backup");
+        assert_eq!(lease.backend(), C, "{policy:?}");
+        world.end(lease, Outcome::Abandoned);
+    }
+}
+
+/// Two backups share the requests among themselves, and a refusal of one goes to the other.
+#[test]
+fn backups_are_a_pool_of_their_own() {
+    let names = ["a", "b", "c"];
+    let mut rules = rules(PolicyKind::LeastRequest, &names, 0);
+    rules.limits.backups.insert("b".to_owned());
+    let mut world = World::with_rules(&names, rules);
+    for backend in [B, C] {
+        world.answer(backend, 10);
+    }
+    world.fail(A, ProbeFailure::Refused);
+    let leases: Vec<Lease> = (0..20).map(|_| world.route()).collect();
+    assert_eq!(leases.iter().filter(|lease| lease.backend() == B).count(), 10);
+    assert!(world.router.has_other(world.now, &[B]));
+    leases.into_iter().for_each(|lease| world.finish(lease, 200));
+}
+
+/// A reload makes a backend a backup, and an ordinary one again.
+#[test]
+fn a_reload_makes_and_unmakes_a_backup() {
+    for policy in PolicyKind::ALL {
+        let names = ["a", "b"];
+        let mut world = world(policy, &names, 0);
+        world.reconfigure(&names, Rules { policy, ..Rules::default() });
+        let leases: Vec<Lease> = (0..40).map(|_| world.route()).collect();
+        let is_used = leases.iter().any(|lease| lease.backend() == B);
+        assert!(is_used || policy == PolicyKind::Score, "{policy:?}");
+        world.reconfigure(&names, rules(policy, &names, 0));
+        leases.into_iter().for_each(|lease| world.finish(lease, 200));
+        assert_eq!(serve::<2>(&mut world, 20), [20, 0], "{policy:?}");
+        assert!(world.snapshot().backends[1].is_backup);
+    }
+}
