@@ -12,6 +12,7 @@ pub(crate) fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
         health: Health::Unknown,
         mode: Mode::Ready,
         weight: 100,
+        is_backup: false,
         is_current: false,
         latency: None,
         latency_ewma_ms: None,
