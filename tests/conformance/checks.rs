@@ -30,7 +30,7 @@ fn respond(driver: &mut Driver, start: &str, response: &str) -> usize {
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// Where no backend has the path of the pings, one notice tells it, nobody is down, and requests are
+/// Where no backend has the path of the pings, one notice reports it, none is down, and requests are
 /// spread over all. When one of them has it, the others are down.
 #[test]
 fn a_path_that_nobody_has_takes_nobody_down() {

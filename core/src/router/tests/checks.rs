@@ -106,7 +106,7 @@ fn an_awaited_backend_gets_nothing() {
     }
 }
 
-/// If all start down, requests go to the least bad one, as always, and nobody counts as usable.
+/// If all start down, requests go to the least bad one, as always, and none counts as usable.
 #[test]
 fn all_may_be_awaited() {
     let checks = [("a", AWAITED), ("b", AWAITED)];
@@ -147,7 +147,7 @@ fn a_backend_has_its_own_times() {
     assert_eq!(world.snapshot().backends[1].pings_failed, before + 1, "it had 100 ms");
 }
 
-/// While no backend has the path of the pings, 404 and 405 bring nobody down, one notice tells it,
+/// While no backend has the path of the pings, 404 and 405 bring none down, one notice reports it,
 /// and requests are spread. From the first good ping of any backend on they count.
 #[test]
 fn a_path_that_nobody_has_is_told_once() {
@@ -183,7 +183,7 @@ fn a_path_that_nobody_has_is_told_once() {
     }
 }
 
-/// The notice waits until every backend has been pinged, and tells it also where others cannot be
+/// The notice waits until every backend has been pinged, and comes also where others cannot be
 /// reached. A backend that was down because no process listened is back with 404s.
 #[test]
 fn a_missing_path_is_told_when_all_were_pinged() {
