@@ -119,6 +119,8 @@ const look = (() => {
       const { ctx, bbox } = plot;
       ctx.save();
       ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+      ctx.textAlign = "left";
+      ctx.textBaseline = "alphabetic";
       let free = -Infinity;
       for (const mark of marks) {
         if (mark.at < plot.scales.x.min || mark.at > plot.scales.x.max) continue;

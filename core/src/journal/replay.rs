@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::header::Header;
 use super::record::{Admission, Entry, Record};
 use crate::config::ConfigError;
-use crate::event::{Action, Event, Lease, NoRoute, ProbeKind};
+use crate::event::{Action, Event, Lease, NoRoute, Notice, ProbeKind};
 use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::router::Router;
 
@@ -62,6 +62,11 @@ impl Replay {
     /// Applies one record. After a difference the router continues with its own decisions. Does
     /// nothing once [`is_exact`](Self::is_exact) is false.
     pub fn apply(&mut self, entry: &Entry) -> Step {
+        self.apply_with(entry, |_, _| {})
+    }
+
+    /// Does the same, and passes on what the router notifies its observers of, with the router.
+    pub fn apply_with(&mut self, entry: &Entry, mut observe: impl FnMut(&Router, &Notice)) -> Step {
         if !self.is_exact {
             return Step::Unknown;
         }
@@ -126,9 +131,12 @@ impl Replay {
             Record::Ended { .. } => Step::Fact,
         };
         while let Some(action) = self.router.poll_action() {
-            // Notices are effects for observers and are not recorded.
-            if let Action::StartProbe { probe, backend, kind, .. } = action {
-                self.started.push_back((probe, backend, kind));
+            match action {
+                Action::StartProbe { probe, backend, kind, .. } => {
+                    self.started.push_back((probe, backend, kind));
+                }
+                // Effects for observers, which are not recorded.
+                Action::Notify(notice) => observe(&self.router, &notice),
             }
         }
         step

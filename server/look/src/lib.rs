@@ -2,8 +2,9 @@
 //!
 //! [`STYLE`] is the style sheet, light and dark. [`CHARTS`] draws charts with uPlot ([`UPLOT`]),
 //! which is vendored. [`Document`] joins styles, scripts, a body and data to one self-contained
-//! document. Its Content-Security-Policy allows its own parts by their hashes, and no others. The
-//! sources are the files beside `src/`; nothing is generated.
+//! document. Its Content-Security-Policy allows its own parts by their hashes, and no others.
+//! [`Report`] makes such a document of tables and charts. The sources are the files beside `src/`;
+//! nothing is generated.
 //!
 //! ```
 //! use intelliproxy_look::{CHARTS, Document, STYLE, UPLOT, UPLOT_STYLE};
@@ -23,8 +24,10 @@
 mod colours;
 mod document;
 mod hash;
+mod report;
 
 pub use document::{Document, escape};
+pub use report::{Chart, ChartId, Mark, Report, Series, Tone};
 
 /// The style sheet: colours by meaning, tables, states, bars, panels.
 pub const STYLE: &str = include_str!("../style.css");

@@ -46,6 +46,10 @@ pub(super) struct Options {
     pub(super) json: bool,
     /// Add the requests per second and backend to the JSON.
     pub(super) timeline: bool,
+    /// The file of a report.
+    pub(super) html: Option<String>,
+    /// Show the progress also if stderr is not a terminal.
+    pub(super) progress: bool,
 }
 
 impl Default for Options {
@@ -63,6 +67,8 @@ impl Default for Options {
             jobs: 0,
             json: false,
             timeline: false,
+            html: None,
+            progress: false,
         }
     }
 }
@@ -88,6 +94,8 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
                 arguments.no_value()?;
                 (options.json, options.timeline) = (true, true);
             }
+            "--html" => options.html = Some(arguments.value()?),
+            "--progress" => arguments.no_value().map(|()| options.progress = true)?,
             "--scenario" => options.files.push(arguments.value()?),
             "--policies" => options.contenders = contenders(&flag, &arguments.value()?)?,
             "--random" => options.random = number(&flag, &arguments.value()?, 1..=100_000)?,
@@ -177,6 +185,8 @@ Options:
       --half HALF          only one half of them: `tune` for tuning, `report` for judging (both)
       --json               results as JSON, every run with its figures
       --timeline           as --json, with the requests sent to each backend in each second
+      --html FILE          also write a report with curves, as one HTML file
+      --progress           show the progress on stderr also if that is not a terminal
       --jobs N             runs at a time (one for each core)
       --list               list scenarios and policies
       --show SCENARIO      print a named scenario as JSON, as a start for your own
@@ -215,7 +225,9 @@ mod tests {
     #[test]
     fn flags_are_read() {
         type Change = fn(&mut Options);
-        let runs: [(&str, Change); 11] = [
+        let runs: [(&str, Change); 13] = [
+            ("--html r.html", |o| o.html = Some("r.html".to_owned())),
+            ("--progress", |o| o.progress = true),
             ("", |_| {}),
             ("llm burst120", |o| o.scenarios = vec!["llm".to_owned(), "burst120".to_owned()]),
             ("--seeds 3", |o| o.seeds = 3),

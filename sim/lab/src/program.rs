@@ -3,7 +3,7 @@
 //! Runs are independent of each other and of their threads, so the output does not depend on the
 //! number of threads.
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZero;
 use std::path::Path;
@@ -12,15 +12,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::catalogue::{catalogue, wide_catalogue};
 use super::contender::Contender;
+use super::detail::OverTime;
 use super::options::{self, Command, HELP, Options};
 use super::random::{random_named, random_scenarios};
+use super::report;
 use super::scenario::Scenario;
 use super::summary::{Overall, ScenarioResult, SeedRun};
 use super::table::{scenario_line, scenario_table, summary_table};
-use super::world::{Run, run};
+use super::world::{Run, run, run_over_time};
 
 /// Runs the program with its arguments, without its name.
 ///
@@ -71,6 +74,17 @@ fn run_options(options: &Options) -> ExitCode {
         }
     };
     let tasks = Tasks { scenarios: &scenarios, options };
+    // Before the runs, which may take minutes.
+    let html = options.html.as_ref().map(|file| (file, File::create(file)));
+    let mut html = match html {
+        None => None,
+        Some((file, Ok(open))) => Some((file, open)),
+        Some((file, Err(error))) => {
+            eprintln!("lab: {file}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let bins = options.html.is_some().then(|| report::bins(&scenarios, options.contenders.len()));
     let next = AtomicUsize::new(0);
     let refusal = Mutex::new(None);
     let (sender, results) = channel();
@@ -86,11 +100,17 @@ fn run_options(options: &Options) -> ExitCode {
                         return;
                     }
                     let (scenario, contender, seed) = tasks.get(number);
-                    let result = run(scenario, contender, seed).map(|mut run| {
+                    let bins = bins.filter(|_| seed == tasks.options.first_seed);
+                    let result = match bins {
+                        Some(bins) => run_over_time(scenario, contender, seed, bins)
+                            .map(|(run, over_time)| (run, Some(over_time))),
+                        None => run(scenario, contender, seed).map(|run| (run, None)),
+                    };
+                    let result = result.map(|(mut run, over_time)| {
                         if !tasks.options.timeline {
                             run.routed_by_second = Vec::new();
                         }
-                        run
+                        Done { run, over_time }
                     });
                     let result = result.map_err(|error| {
                         *refusal.lock().unwrap_or_else(|e| e.into_inner()) =
@@ -105,13 +125,20 @@ fn run_options(options: &Options) -> ExitCode {
             });
         }
         drop(sender);
-        let code = report(&tasks, &results);
+        let code =
+            report(&tasks, &results, html.as_mut().map(|(file, open)| (file.as_str(), open)));
         next.store(tasks.count(), Ordering::Relaxed);
         match refusal.lock().unwrap_or_else(|e| e.into_inner()).take() {
             Some(error) => refuse(&error),
             None => code,
         }
     })
+}
+
+/// A finished run, and the same over time where a report shows it.
+struct Done {
+    run: Run,
+    over_time: Option<OverTime>,
 }
 
 /// The runs in order: scenario by scenario, in each contender by contender, in each seed by seed.
@@ -137,7 +164,7 @@ impl Tasks<'_> {
         (&self.scenarios[scenario], self.options.contenders[contender], seed)
     }
 
-    fn result(&self, scenario: usize, runs: &[Option<Run>]) -> ScenarioResult {
+    fn result(&self, scenario: usize, runs: &[Option<Done>]) -> ScenarioResult {
         let first = scenario * self.per_scenario();
         let mut by_contender = Vec::with_capacity(self.options.contenders.len());
         for (index, contender) in self.options.contenders.iter().enumerate() {
@@ -145,25 +172,53 @@ impl Tasks<'_> {
             let numbers = start..start + self.options.seeds as usize;
             let runs = numbers.filter_map(|number| {
                 let seed = self.get(number).2;
-                runs[number].clone().map(|run| SeedRun { seed, run })
+                runs[number].as_ref().map(|done| SeedRun { seed, run: done.run.clone() })
             });
             by_contender.push((contender.to_string(), runs.collect()));
         }
         ScenarioResult::new(&self.scenarios[scenario], by_contender)
     }
+
+    fn html(
+        &self,
+        results: &[ScenarioResult],
+        runs: &[Option<Done>],
+        overall: &[Overall],
+    ) -> String {
+        let parts = results.iter().enumerate().map(|(number, result)| {
+            let runs = &runs[number * self.per_scenario()..][..self.per_scenario()];
+            let first = runs.iter().step_by(self.options.seeds as usize);
+            let over_time = first.filter_map(|done| done.as_ref()?.over_time.as_ref());
+            report::Part {
+                scenario: &self.scenarios[number],
+                result,
+                over_time: over_time.collect(),
+            }
+        });
+        let parts: Vec<_> = parts.collect();
+        report::report(&parts, overall, self.options.seeds, self.options.first_seed)
+    }
 }
 
-/// Prints each scenario's table as soon as it and all before it are complete.
-fn report(tasks: &Tasks<'_>, results: &Receiver<(usize, Option<Run>)>) -> ExitCode {
-    let mut runs: Vec<Option<Run>> = vec![None; tasks.count()];
+/// Prints each scenario's table as soon as it and all before it are complete, and writes the report
+/// at the end.
+fn report(
+    tasks: &Tasks<'_>,
+    results: &Receiver<(usize, Option<Done>)>,
+    html: Option<(&str, &mut File)>,
+) -> ExitCode {
+    let mut runs: Vec<Option<Done>> = (0..tasks.count()).map(|_| None).collect();
     let mut complete = Vec::new();
-    let shows_progress = io::stderr().is_terminal();
+    let shows_progress = io::stderr().is_terminal() || tasks.options.progress;
+    let begun = Instant::now();
     for (done, (number, run)) in results.iter().enumerate() {
         runs[number] = run;
         if shows_progress {
             let (scenario, contender, seed) = tasks.get(number);
-            let count = tasks.count();
-            eprint!("\r\x1b[K{}/{count}: {} {contender} seed {seed}", done + 1, scenario.name);
+            let (done, count) = (done + 1, tasks.count());
+            let left = time_left(begun.elapsed(), done, count);
+            let name = scenario.name.escape_debug();
+            eprint!("\r\x1b[K{done}/{count}: {name} {contender} seed {seed}{left}");
         }
         while complete.len() < tasks.scenarios.len() {
             let first = complete.len() * tasks.per_scenario();
@@ -190,11 +245,31 @@ fn report(tasks: &Tasks<'_>, results: &Receiver<(usize, Option<Run>)>) -> ExitCo
         }
     }
     let overall = Overall::of(&complete);
+    if let Some((file, open)) = html {
+        let text = tasks.html(&complete, &runs, &overall);
+        if let Err(error) = open.write_all(text.as_bytes()) {
+            eprintln!("lab: {file}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     if tasks.options.json {
         let json = serde_json::json!({ "scenarios": complete, "summary": overall });
         return print(&format!("{json:#}\n"));
     }
     print(&summary_table(complete.len(), tasks.options.seeds, &overall))
+}
+
+/// Returns the time left, once some has passed.
+fn time_left(elapsed: Duration, done: usize, count: usize) -> String {
+    if elapsed < Duration::from_secs(2) || done == 0 {
+        return String::new();
+    }
+    let left = elapsed.as_secs_f64() * (count - done) as f64 / done as f64;
+    if left < 90.0 {
+        format!(", {left:.0} s left")
+    } else {
+        format!(", {:.0} min left", left / 60.0)
+    }
 }
 
 enum Unready {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, BackendId, ConfigError, Event, Instant, Lease, Outcome, PolicyKind, ProbeId, ProbeKind,
-    ProbeResult, Router, RouterConfig, Rules,
+    Action, BackendId, ConfigError, Event, Instant, Lease, Notice, Outcome, PolicyKind, ProbeId,
+    ProbeKind, ProbeResult, Router, RouterConfig, Rules,
 };
 
 use super::earliest::NEVER;
@@ -131,6 +131,15 @@ impl Proxy {
         }
     }
 
+    /// Returns the number of changes of the current backend since the last call, up to the last
+    /// [`poll_probe`](Self::poll_probe).
+    pub(super) fn take_switched(&mut self) -> u32 {
+        match self {
+            Self::Routed(proxy) => std::mem::take(&mut proxy.switched),
+            Self::Peer(_) => 0,
+        }
+    }
+
     /// Returns the number of changes of the current backend so far.
     pub(super) fn switches(&self, now: u64) -> u64 {
         match self {
@@ -149,6 +158,8 @@ pub(super) struct Routed {
     /// The router id by lab backend.
     ids: Vec<Option<BackendId>>,
     rules: Rules,
+    /// Changes of the current backend that were not taken yet.
+    switched: u32,
 }
 
 impl Routed {
@@ -163,7 +174,8 @@ impl Routed {
         let rules = Rules { policy: policy.unwrap_or(PolicyKind::Learned), ..rules.clone() };
         let build = if policy.is_some() { Router::new } else { Router::with_broken_learner };
         let router = build(config(&rules, backends), seed, Instant::ZERO)?;
-        let mut proxy = Self { router, backends: Vec::new(), ids: Vec::new(), rules };
+        let (backends_of, ids) = (Vec::new(), Vec::new());
+        let mut proxy = Self { router, backends: backends_of, ids, rules, switched: 0 };
         proxy.learn_ids(backends);
         Ok(proxy)
     }
@@ -212,12 +224,16 @@ impl Routed {
         self.router.handle_timeout(Instant::from_nanos(now));
     }
 
-    /// Returns the router's next probe: its id, the lab's backend, and its kind. Notices to
-    /// observers are skipped.
+    /// Returns the router's next probe: its id, the lab's backend, and its kind. Of the
+    /// notices to observers, switches are counted.
     fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
         loop {
-            if let Action::StartProbe { probe, backend, kind, .. } = self.router.poll_action()? {
-                return Some((probe, self.backends[backend.index()], kind));
+            match self.router.poll_action()? {
+                Action::StartProbe { probe, backend, kind, .. } => {
+                    return Some((probe, self.backends[backend.index()], kind));
+                }
+                Action::Notify(Notice::Switched { from: Some(_), .. }) => self.switched += 1,
+                Action::Notify(_) => {}
             }
         }
     }

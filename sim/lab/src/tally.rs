@@ -1,6 +1,8 @@
 //! The results of a run: latencies as seen by clients, with a charge for failures.
 use serde::Serialize;
 
+use super::detail::Details;
+
 /// Collects the requests of a run.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -14,6 +16,17 @@ pub(super) struct Tally {
     charge: u64,
     recovery_s: Option<f64>,
     unfairness: Option<f64>,
+    /// Every request, for a report.
+    pub(super) details: Option<Box<Details>>,
+}
+
+/// A counted request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    /// Its arrival, ns.
+    pub(super) at: u64,
+    /// Its last backend; `None` if none was found.
+    pub(super) backend: Option<usize>,
 }
 
 /// The figures of one run. Times in ms.
@@ -64,6 +77,7 @@ impl Tally {
             charge,
             recovery_s: None,
             unfairness: None,
+            details: None,
         }
     }
 
@@ -71,21 +85,31 @@ impl Tally {
         self.routed[backend] += 1;
     }
 
-    pub(super) fn succeeded(&mut self, latency: u64) {
+    pub(super) fn succeeded(&mut self, request: Counted, latency: u64) {
+        self.note(request, latency, false);
         self.charged.push(latency);
         self.succeeded_sum += latency as f64;
     }
 
-    pub(super) fn failed(&mut self) {
+    pub(super) fn failed(&mut self, request: Counted) {
+        self.note(request, self.charge, true);
         self.charged.push(self.charge);
         self.failed += 1;
     }
 
     /// Counts a client that left after `waited` ns.
-    pub(super) fn gave_up(&mut self, waited: u64) {
+    pub(super) fn gave_up(&mut self, request: Counted, waited: u64) {
+        self.note(request, waited, false);
         self.charged.push(waited);
         self.succeeded_sum += waited as f64;
         self.gave_up += 1;
+    }
+
+    #[inline(always)]
+    fn note(&mut self, Counted { at, backend }: Counted, time: u64, has_failed: bool) {
+        if let Some(details) = &mut self.details {
+            details.add(at, time, backend, has_failed);
+        }
     }
 
     /// Sets the results about shares of backends.
@@ -135,6 +159,8 @@ fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
 mod tests {
     use super::*;
 
+    const NOTED: Counted = Counted { at: 0, backend: None };
+
     /// A hundred requests by hand: 98 of 1 to 98 ms and two failures at 5 s. The 99th in order is a
     /// failure. The mean excludes failures, the cost includes them.
     #[test]
@@ -142,10 +168,10 @@ mod tests {
         let mut tally = Tally::new(100, 2, 5_000_000_000);
         for ms in 1..=98 {
             tally.routed(usize::from(ms > 49));
-            tally.succeeded(ms * 1_000_000);
+            tally.succeeded(NOTED, ms * 1_000_000);
         }
-        tally.failed();
-        tally.failed();
+        tally.failed(NOTED);
+        tally.failed(NOTED);
         let figures = tally.figures(0.5);
         assert_eq!((figures.requests, figures.failed), (100, 2));
         assert_eq!((figures.p50_ms, figures.p99_ms, figures.p999_ms), (50.0, 5000.0, 5000.0));

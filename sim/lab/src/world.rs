@@ -19,6 +19,7 @@ use super::arrivals::{Arrival, Arrivals};
 use super::backend::{Backend, MS, Response, seconds};
 use super::class::RequestClass;
 use super::contender::Contender;
+use super::detail::OverTime;
 use super::draw::{Draw, derive};
 use super::earliest::{Earliest, NEVER};
 use super::later::{Later, LaterEvents};
@@ -59,6 +60,22 @@ pub fn run(scenario: &Scenario, contender: Contender, seed: u64) -> Result<Run, 
     let mut world = World::new(scenario, contender, seed)?;
     world.run();
     Ok(world.into_run(scenario))
+}
+
+/// Does the same, and returns the run over time in so many parts.
+pub(super) fn run_over_time(
+    scenario: &Scenario,
+    contender: Contender,
+    seed: u64,
+    bins: usize,
+) -> Result<(Run, OverTime), ConfigError> {
+    let mut world = World::new(scenario, contender, seed)?;
+    world.tally.details = Some(Box::default());
+    world.run();
+    let details = world.tally.details.take().unwrap_or_default();
+    let groups: Vec<u32> = scenario.backends.iter().map(|group| group.count).collect();
+    let over_time = details.over_time(scenario.duration_s, bins, &groups);
+    Ok((world.into_run(scenario), over_time))
 }
 
 #[derive(Debug)]
@@ -357,6 +374,9 @@ impl World {
                 let ends = Later::ProbeEnds { proxy: number, probe, result };
                 self.later.push(self.now + span, ends);
             }
+        }
+        if let Some(details) = &mut self.tally.details {
+            (0..proxy.take_switched()).for_each(|_| details.switched(self.now));
         }
         self.deadlines.set(number, proxy.deadline());
     }

@@ -12,6 +12,7 @@ use crate::backend::{Arriving, Reception, Response};
 use crate::class::Stream;
 use crate::later::Later;
 use crate::proxy::Proxy;
+use crate::tally::Counted;
 
 /// The end of a request at its proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,7 +42,7 @@ impl World {
         }
         let Some((backend, lease)) = self.choose(proxy, &[]) else {
             if at >= self.warm_at {
-                self.tally.failed();
+                self.tally.failed(Counted { at, backend: None });
             }
             return;
         };
@@ -219,10 +220,11 @@ impl World {
         self.trace_hash.add(number);
         self.trace_hash.add(self.now);
         if request.is_counted {
+            let counted = Counted { at: request.from, backend: Some(usize::from(request.backend)) };
             match end {
-                End::Responded(Response::Good) => self.tally.succeeded(waited),
-                End::Responded(_) | End::TimedOut => self.tally.failed(),
-                End::GivenUp => self.tally.gave_up(waited),
+                End::Responded(Response::Good) => self.tally.succeeded(counted, waited),
+                End::Responded(_) | End::TimedOut => self.tally.failed(counted),
+                End::GivenUp => self.tally.gave_up(counted, waited),
             }
         }
         self.release(index, end);
@@ -331,11 +333,12 @@ impl World {
             // already.
             let request = &mut self.requests[index];
             request.is_open = false;
-            let is_counted = request.is_counted;
+            let (is_counted, at) = (request.is_counted, request.from);
+            let backend = Some(usize::from(request.backend));
             self.trace_hash.add(number);
             self.trace_hash.add(self.now);
             if is_counted {
-                self.tally.failed();
+                self.tally.failed(Counted { at, backend });
             }
             self.forget_ended();
             return true;

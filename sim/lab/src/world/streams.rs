@@ -11,6 +11,7 @@ use crate::class::{RequestClass, Stream};
 use crate::draw::Draw;
 use crate::later::Later;
 use crate::service::Service;
+use crate::tally::Counted;
 
 /// A response that continues after its head.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Open {
     /// The latency of a response that is counted at its end, ns; `None` if it was counted before or
     /// is not counted.
     unsettled: Option<u64>,
+    /// The arrival of its request, ns.
+    from: u64,
 }
 
 impl World {
@@ -135,7 +138,8 @@ impl World {
         let (latency, waited) =
             (self.now - self.sent_at(index), self.now.saturating_sub(request.from));
         if request.is_counted {
-            self.tally.succeeded(waited);
+            let backend = Some(usize::from(request.backend));
+            self.tally.succeeded(Counted { at: request.from, backend }, waited);
         }
         self.open(number, index, latency, None);
         let ends_after = spans.unwrap_or(0);
@@ -169,6 +173,7 @@ impl World {
             luck: request.draw.attempt(request.attempt),
             class: usize::from(request.class),
             unsettled: unsettled.filter(|_| request.is_counted),
+            from: request.from,
         };
         let backend = open.backend;
         if unsettled.is_some() {
@@ -242,7 +247,12 @@ impl World {
         }
         let is_good = end == End::Responded(Response::Good);
         if let Some(latency) = open.unsettled {
-            if is_good { self.tally.succeeded(latency) } else { self.tally.failed() }
+            let counted = Counted { at: open.from, backend: Some(open.backend) };
+            if is_good {
+                self.tally.succeeded(counted, latency);
+            } else {
+                self.tally.failed(counted);
+            }
         }
         let outcome = if is_good {
             Outcome::Answered { status: open.status, latency: open.latency }
