@@ -2,23 +2,51 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use intelliproxy_core::journal::{Record, Replay, Step};
-use intelliproxy_core::{BackendId, Outcome};
+use intelliproxy_core::{BackendId, LeaseId, Notice, Outcome};
+use intelliproxy_look::Tone;
 
+use super::course::Course;
 use super::recording::Recording;
 use super::text::{percent, quantile};
 use super::words::difference;
 use crate::Answer;
 
 /// Runs the recording through the router and compares.
-pub(crate) fn check(recording: &Recording<'_>) -> Result<Answer, String> {
+pub(crate) fn check(recording: &Recording<'_>) -> Result<(Answer, Course), String> {
     let header = recording.header();
     let mut replay = Replay::new(header).map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
     let mut end = header.started;
+    let mut course = Course::default();
+    let mut open: BTreeMap<LeaseId, (Duration, BackendId)> = BTreeMap::new();
     let damage = recording.each(|entry| {
-        let step = replay.apply(entry);
+        let at = entry.at.since(header.started);
+        let step = replay.apply_with(entry, |router, notice| {
+            let name = |id| router.name(id).unwrap_or("(unknown)");
+            let (label, tone) = match notice {
+                Notice::Switched { from: Some(_), to, .. } => {
+                    (format!("to {}", name(*to)), Tone::Neutral)
+                }
+                Notice::HealthChanged { backend, is_up: false, .. } => {
+                    (format!("{} down", name(*backend)), Tone::Bad)
+                }
+                // The first pings of a start are no event.
+                Notice::HealthChanged { backend, .. } if at > START => {
+                    (format!("{} up", name(*backend)), Tone::Good)
+                }
+                Notice::Ejected { backend, .. } => {
+                    (format!("{} ejected", name(*backend)), Tone::Bad)
+                }
+                Notice::Returned { backend, .. } => {
+                    (format!("{} back", name(*backend)), Tone::Good)
+                }
+                _ => return,
+            };
+            course.mark(at, label, tone);
+        });
         tally.records += 1;
         end = end.max(entry.at);
         let is_probe = matches!(entry.record, Record::ProbeStarted { .. });
@@ -47,18 +75,42 @@ pub(crate) fn check(recording: &Recording<'_>) -> Result<Answer, String> {
                     (known.unwrap_or("(unknown)").to_owned(), 0)
                 });
                 share.1 += 1;
+                course.name(backend, &share.0);
+                course.decided(at, Some(backend), None);
+                open.insert(admission.lease, (at, backend));
             }
             Record::Routed { result: Err(_), .. } => tally.unrouted += 1,
-            Record::RequestFinished { outcome, .. } => tally.finish(outcome),
-            Record::Lost { records } => tally.lost += records,
+            Record::RequestFinished { lease, outcome } => {
+                tally.finish(outcome);
+                if let (Some((at, backend)), Some(is_error)) =
+                    (open.remove(lease), outcome.is_error())
+                {
+                    course.ended(at, backend, time_ms(outcome).filter(|_| !is_error));
+                }
+            }
+            Record::Lost { records } => {
+                tally.lost += records;
+                open.clear();
+            }
             _ => {}
         }
         ControlFlow::Continue(())
     });
     let mut answer = tally.report(recording, end.since(header.started).as_secs_f64());
     answer.wrong.extend(damage);
-    Ok(answer)
+    Ok((answer, course))
 }
+
+/// Returns the time to the head of a response, ms.
+pub(crate) fn time_ms(outcome: &Outcome) -> Option<f64> {
+    match outcome {
+        Outcome::Answered { latency, .. } => Some(latency.as_secs_f64() * 1e3),
+        _ => None,
+    }
+}
+
+/// Time in which the first pings end.
+const START: Duration = Duration::from_secs(2);
 
 /// The counts of a check.
 #[derive(Debug, Default)]

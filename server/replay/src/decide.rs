@@ -6,13 +6,15 @@ use std::ops::ControlFlow;
 use intelliproxy_core::journal::{Record, Shadow};
 use intelliproxy_core::{BackendId, LeaseId, Outcome, RouterConfig, Rules};
 
+use super::check::time_ms;
+use super::course::Course;
 use super::estimate::{Estimate, Sample, estimate};
 use super::recording::Recording;
 use super::text::percent;
 use crate::Answer;
 
 /// Decides every recorded request again by `rules`.
-pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, String> {
+pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer, Course), String> {
     let header = recording.header();
     let charge_ms = rules.errors.charge.as_secs_f64() * 1e3;
     let policy = rules.policy;
@@ -20,6 +22,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
     let mut shadow =
         Shadow::new(config, header.seed, header.started).map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
+    let mut course = Course::default();
     let mut open: BTreeMap<LeaseId, Sample> = BTreeMap::new();
     let wrong = recording.each(|entry| {
         let choice = shadow.apply(entry);
@@ -30,6 +33,9 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
                 {
                     sample.cost_ms = cost_ms;
                     tally.samples.push(sample);
+                    let is_error = outcome.is_error() == Some(true);
+                    let ms = time_ms(outcome).filter(|_| !is_error);
+                    course.ended(sample.at, sample.recorded, ms);
                 }
             }
             Record::Lost { records } => {
@@ -42,6 +48,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
             tally.decisions += 1;
             let recorded = choice.recorded.ok().map(|to| to.backend);
             let chosen = choice.chosen.ok();
+            course.decided(entry.at.since(header.started), recorded, chosen);
             tally.agree += u64::from(recorded == chosen);
             for (id, is_chosen) in [(recorded, false), (chosen, true)] {
                 let Some(id) = id else { continue };
@@ -49,6 +56,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
                     let known = shadow.router().name(id);
                     Counts { name: known.unwrap_or("(unknown)").to_owned(), ..Counts::default() }
                 });
+                course.name(id, &counts.name);
                 *if is_chosen { &mut counts.chosen } else { &mut counts.recorded } += 1;
             }
             if let Ok(to) = choice.recorded {
@@ -92,7 +100,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<Answer, 
         );
     }
     text.push_str(UNKNOWN);
-    Ok(Answer { text, wrong })
+    Ok((Answer { text, wrong }, course))
 }
 
 fn describe(text: &mut String, estimate: &Estimate, charge_ms: f64) {

@@ -6,19 +6,23 @@
 //! | `--at`, `--request` | one decision: candidates, points, ages, rule, changes that would alter it |
 //! | `--policy`, `--rules` | other decisions: agreement, shares, an estimate of their cost |
 //! | `--fit` | a scenario for the lab with backends as recorded |
+//! | `--html` | a report of a check, or of other decisions, with curves over time |
 //!
 //! The crate does no I/O: the calling program passes files and dates in as a [`Host`].
 mod check;
+mod course;
 mod decide;
 mod estimate;
 mod explain;
 mod fit;
 mod question;
 mod recording;
+mod report;
 mod text;
 mod words;
 
 use intelliproxy_core::Rules;
+use intelliproxy_look::Chart;
 
 pub use self::question::{Options, Question, Which};
 use self::recording::Recording;
@@ -45,6 +49,10 @@ pub trait Host {
 
     /// Returns a time in seconds since 1970 as `2000-02-29 00:00:00 UTC`.
     fn date(&self, seconds: u64) -> String;
+
+    /// Takes the number of bytes that were read, of all bytes. A recording may be read several times
+    /// for one answer.
+    fn progress(&self, _read: u64, _of: u64) {}
 }
 
 /// The answer to a question.
@@ -63,7 +71,10 @@ pub struct Answer {
 pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
     let recording = Recording::load(&options.files, host)?;
     match &options.question {
-        Question::Check => check::check(&recording),
+        Question::Check => {
+            let (answer, course) = check::check(&recording)?;
+            write_report("a recording", options, &recording, answer, &course.recorded())
+        }
         Question::Explain(which) => explain::explain(&recording, *which),
         Question::Decide { policy, rules } => {
             let mut wanted = match rules {
@@ -73,7 +84,9 @@ pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
             if let Some(policy) = policy {
                 wanted.policy = *policy;
             }
-            decide::decide(&recording, wanted)
+            let title = format!("a recording, again by {}", wanted.policy.name());
+            let (answer, course) = decide::decide(&recording, wanted)?;
+            write_report(&title, options, &recording, answer, &course.decided_again())
         }
         Question::Fit { file } => {
             let (json, answer) = fit::fit(&recording)?;
@@ -81,6 +94,21 @@ pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
             Ok(answer)
         }
     }
+}
+
+/// Writes the report of an answer if one is wanted.
+fn write_report(
+    title: &str,
+    options: &Options,
+    recording: &Recording<'_>,
+    answer: Answer,
+    charts: &[Chart],
+) -> Result<Answer, String> {
+    if let Some(file) = &options.html {
+        let html = report::report(title, recording, &answer, charts);
+        recording.host().write(file, &html).map_err(|error| format!("{file}: {error}"))?;
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]

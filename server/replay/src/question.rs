@@ -10,6 +10,8 @@ pub struct Options {
     pub files: Vec<String>,
     /// The question about it.
     pub question: Question,
+    /// The file of a report, for [`Question::Check`] and [`Question::Decide`].
+    pub html: Option<String>,
 }
 
 /// The kinds of questions.

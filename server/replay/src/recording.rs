@@ -46,6 +46,10 @@ impl<'h> Recording<'h> {
         &self.parts[0].header
     }
 
+    pub(crate) const fn host(&self) -> &dyn Host {
+        self.host
+    }
+
     /// Returns the time of its beginning as a date.
     pub(crate) fn date(&self) -> String {
         self.host.date(self.header().wall_clock_nanos / NANOS)
@@ -79,6 +83,8 @@ impl<'h> Recording<'h> {
     pub(crate) fn each(&self, mut take: impl FnMut(&Entry) -> ControlFlow<()>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut next = self.header().part;
+        let (bytes, mut before) = (self.bytes(), 0);
+        let mut entries = 0_u64;
         for part in &self.parts {
             let Ok((header, reader)) = Reader::new(&part.bytes) else {
                 continue;
@@ -92,9 +98,15 @@ impl<'h> Recording<'h> {
                 wrong.push(format!("part {next} is missing before {}", part.file));
             }
             next = header.part + 1;
+            let start = before;
+            before += part.bytes.len() as u64;
             for entry in reader {
                 match entry {
                     Ok(entry) => {
+                        entries += 1;
+                        if entries.is_multiple_of(PROGRESS_EVERY) {
+                            self.host.progress(start + entry.offset, bytes);
+                        }
                         if std::mem::take(&mut is_behind_gap) {
                             let record = Record::Lost { records: 0 };
                             let gap = Entry { record, ..entry.clone() };
@@ -117,5 +129,7 @@ impl<'h> Recording<'h> {
     }
 }
 
+/// Records between two reports of the progress: a few milliseconds.
+const PROGRESS_EVERY: u64 = 4096;
 /// Nanoseconds in a second.
 const NANOS: u64 = 1_000_000_000;

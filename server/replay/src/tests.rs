@@ -6,22 +6,33 @@ use intelliproxy_core::journal::RecordedRouter;
 use intelliproxy_core::{
     Event, Instant, LeaseId, Outcome, PolicyKind, ProbeAnswer, RouterConfig, Rules,
 };
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use self::memory::MemorySink;
 use super::*;
 
-/// A host with one file.
-struct OneFile(Vec<u8>);
+/// A host with one file, and the last report.
+struct OneFile(Vec<u8>, RefCell<String>);
+
+impl OneFile {
+    const fn new(file: Vec<u8>) -> Self {
+        Self(file, RefCell::new(String::new()))
+    }
+}
 
 impl Host for OneFile {
     fn read(&self, file: &str) -> Result<Vec<u8>, String> {
         if file == "f" { Ok(self.0.clone()) } else { Err("not found".to_owned()) }
     }
 
-    fn write(&self, _file: &str, _text: &str) -> Result<(), String> {
-        Err("read-only".to_owned())
+    fn write(&self, file: &str, text: &str) -> Result<(), String> {
+        if file != "r.html" {
+            return Err("read-only".to_owned());
+        }
+        self.1.replace(text.to_owned());
+        Ok(())
     }
 
     fn rules(&self, _file: &str) -> Result<Rules, String> {
@@ -73,13 +84,13 @@ fn recorded(policy: PolicyKind) -> Vec<u8> {
 }
 
 fn ask(file: &OneFile, question: Question) -> Answer {
-    answer(&Options { files: vec!["f".to_owned()], question }, file).expect("an answer")
+    answer(&Options { files: vec!["f".to_owned()], question, html: None }, file).expect("an answer")
 }
 
 /// Every decision is the same. The text has the counts, the date and the policy.
 #[test]
 fn recordings_check() {
-    let file = OneFile(recorded(PolicyKind::Random));
+    let file = OneFile::new(recorded(PolicyKind::Random));
     let Answer { text, wrong } = ask(&file, Question::Check);
     assert_eq!(wrong, [""; 0], "{text}");
     assert!(text.contains("decisions  6000 the same, 0 differ, 0 could not be checked"), "{text}");
@@ -90,7 +101,7 @@ fn recordings_check() {
 /// pings and the threshold, and would get this request if A had more in flight.
 #[test]
 fn decisions_are_explained() {
-    let file = OneFile(recorded(PolicyKind::Score));
+    let file = OneFile::new(recorded(PolicyKind::Score));
     let Answer { text, .. } = ask(&file, Question::Explain(Which::At(Duration::from_secs(30))));
     for part in [
         "request 3001, at 30.000000000 s",
@@ -112,7 +123,7 @@ fn decisions_are_explained() {
 /// agrees with itself.
 #[test]
 fn other_rules_are_estimated() {
-    let file = OneFile(recorded(PolicyKind::Random));
+    let file = OneFile::new(recorded(PolicyKind::Random));
     let decide = |policy| ask(&file, Question::Decide { policy: Some(policy), rules: None }).text;
     let text = decide(PolicyKind::Score);
     assert!(text.contains("A: recorded") && text.contains("again 100.00 %"), "{text}");
@@ -127,7 +138,7 @@ fn other_rules_are_estimated() {
 /// arrival rate, but no policy.
 #[test]
 fn scenarios_are_written() {
-    let file = OneFile(recorded(PolicyKind::Random));
+    let file = OneFile::new(recorded(PolicyKind::Random));
     let recording = Recording::load(&["f".to_owned()], &file).expect("a recording");
     let (json, answer) = fit::fit(&recording).expect("a scenario");
     assert_eq!(answer.wrong, [""; 0]);
@@ -143,7 +154,7 @@ fn scenarios_are_written() {
 #[test]
 fn no_rust_is_printed() {
     for policy in PolicyKind::ALL {
-        let file = OneFile(recorded(policy));
+        let file = OneFile::new(recorded(policy));
         for question in [Question::Check, Question::Explain(Which::Request(3001))] {
             let Answer { text, wrong } = ask(&file, question);
             for part in ["{", "}", "Some(", "None", "Ok(", "Err(", "::", "_ms:", "View"] {
@@ -152,4 +163,34 @@ fn no_rust_is_printed() {
             }
         }
     }
+}
+
+/// A report has every line of the text as a row of its table, with the same numbers, and curves of
+/// each backend; also of decisions by another policy.
+#[test]
+fn reports_have_the_numbers_of_the_text() {
+    let file = OneFile::new(recorded(PolicyKind::Random));
+    let again = Question::Decide { policy: Some(PolicyKind::Score), rules: None };
+    for (question, charts) in [(Question::Check, 6), (again, 4)] {
+        let html = Some("r.html".to_owned());
+        let options = Options { files: vec!["f".to_owned()], question, html };
+        let Answer { text, .. } = answer(&options, &file).expect("an answer");
+        let page = file.1.borrow();
+        assert!(text.lines().count() >= 6, "{text}");
+        for line in text.lines() {
+            let (label, figures) = line.split_at(11);
+            let before = match label.trim_end() {
+                // It goes on with the line before it.
+                "" => " ".to_owned(),
+                label => format!("<th scope=\"row\">{label}</th><td>"),
+            };
+            assert!(page.contains(&format!("{before}{figures}")), "{line}");
+        }
+        assert_eq!(page.matches("<figure data-chart=").count(), charts);
+        assert!(page.contains(r#""labels":["A","B"]"#));
+        assert!(page.len() < 200_000, "{} bytes", page.len());
+    }
+    let html = Some("other".to_owned());
+    let options = Options { files: vec!["f".to_owned()], question: Question::Check, html };
+    assert_eq!(answer(&options, &file).expect_err("it cannot be written"), "other: read-only");
 }

@@ -1,6 +1,9 @@
 //! Spans and numbers in readable form.
 use std::time::Duration;
 
+/// Columns of the labels before the lines of an answer.
+pub(crate) const LABEL: usize = 11;
+
 /// Formats a time in a suitable unit.
 pub(crate) fn span(span: Duration) -> String {
     let ms = span.as_secs_f64() * 1e3;

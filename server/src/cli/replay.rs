@@ -20,18 +20,24 @@ use crate::plain::os_error_text;
 use crate::utc::Utc;
 
 mod options;
+mod progress;
+
+use self::progress::Progress;
 
 /// Answers the question in the arguments after `replay`.
 pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let options = match options::parse(args) {
-        Ok(Some(options)) => options,
+    let (options, has_progress) = match options::parse(args) {
+        Ok(Some(parsed)) => parsed,
         Ok(None) => return print(options::HELP),
         Err(error) => {
             complain(&error.to_string());
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match answer(&options, &Machine) {
+    let machine = Machine { progress: Progress::new(has_progress) };
+    let result = answer(&options, &machine);
+    machine.progress.end();
+    match result {
         Ok(Answer { text, wrong }) => {
             let printed = print(text.trim_end());
             for line in &wrong {
@@ -47,7 +53,9 @@ pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// The files and dates of this machine.
-struct Machine;
+struct Machine {
+    progress: Progress,
+}
 
 impl Host for Machine {
     fn read(&self, file: &str) -> Result<Vec<u8>, String> {
@@ -66,6 +74,10 @@ impl Host for Machine {
         rules_from_json(&text).map_err(|error| format!("{file}:{error}"))
     }
 
+    fn progress(&self, read: u64, of: u64) {
+        self.progress.show(read, of);
+    }
+
     fn date(&self, seconds: u64) -> String {
         let Utc { year, month, day, hour, minute, second } = Utc::from_seconds(seconds);
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
@@ -80,13 +92,17 @@ const RECORDING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 mod tests {
     use super::*;
 
+    fn machine() -> Machine {
+        Machine { progress: Progress::new(false) }
+    }
+
     /// A device, a folder or a file that is too large is not read.
     #[test]
     fn only_regular_files_of_a_bearable_size_are_read() {
         let irregular = "is not a regular file";
         for file in ["/dev/zero", "/"] {
-            assert_eq!(Machine.read(file), Err(irregular.to_owned()));
-            let wrong = Machine.rules(file).expect_err("no file");
+            assert_eq!(machine().read(file), Err(irregular.to_owned()));
+            let wrong = machine().rules(file).expect_err("no file");
             assert_eq!(wrong, format!("{file}: {irregular}"));
         }
         let name = format!("intelliproxy-large-{}", std::process::id());
@@ -94,14 +110,14 @@ mod tests {
         // Sparse: it takes no room.
         let large = fs::File::create(&file).expect("a file");
         large.set_len(RECORDING_BYTES_MAX + 1).expect("a sparse file");
-        assert_eq!(Machine.read(&file), Err("larger than 4294967296 bytes".to_owned()));
+        assert_eq!(machine().read(&file), Err("larger than 4294967296 bytes".to_owned()));
         fs::remove_file(&file).expect("the file is there");
     }
 
     /// A date is written as reports show it.
     #[test]
     fn dates_are_written_out() {
-        assert_eq!(Machine.date(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(machine().date(951_782_400), "2000-02-29 00:00:00 UTC");
     }
 
     /// Rules are read from a file that contains them or a complete configuration; invalid ones are
@@ -124,7 +140,7 @@ mod tests {
         let file = std::env::temp_dir().join(name).to_string_lossy().into_owned();
         for (json, expected) in rows {
             fs::write(&file, json).expect("a file");
-            let read = Machine.rules(&file).map(|rules| rules.switch.threshold);
+            let read = machine().rules(&file).map(|rules| rules.switch.threshold);
             match expected {
                 Ok(threshold) => assert_eq!(read, Ok(threshold)),
                 Err(part) => assert!(read.is_err_and(|wrong| wrong.contains(part)), "{json}"),

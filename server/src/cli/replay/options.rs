@@ -12,8 +12,9 @@ use crate::cli::flags::known_policies;
 pub(super) const HELP: &str = "\
 intelliproxy replay: run a recording through the router again
 
-usage: intelliproxy replay FILE... [--at TIME | --request N]
-       intelliproxy replay FILE... [--policy NAME] [--rules FILE]
+usage: intelliproxy replay FILE... [--html FILE]
+       intelliproxy replay FILE... --at TIME | --request N
+       intelliproxy replay FILE... [--policy NAME] [--rules FILE] [--html FILE]
        intelliproxy replay FILE... --fit FILE
 
 Files are what --record wrote; those of a ring belong together. Without a flag every decision is
@@ -24,16 +25,20 @@ checked against the recorded one, bit for bit.
   --policy NAME  decide again by another policy
   --rules FILE   decide again by other rules: JSON, the routing object of a configuration file
   --fit FILE     write a scenario for the lab with backends as they were in the recording
+  --html FILE    also write a report with curves, as one HTML file
+  --progress     show the progress on stderr also if that is not a terminal
 
 exit codes: 0 if all decisions are the same, or the question was answered; 1 if a decision differs
 or cannot be checked, or a file is damaged; 2 for an invalid argument";
 
-/// Parses the arguments; `None` for `--help`.
+/// Parses the arguments; `None` for `--help`. Returns the question, and whether the progress is shown
+/// wherever stderr goes.
 pub(super) fn parse(
     args: impl Iterator<Item = OsString>,
-) -> Result<Option<Options>, ArgumentError> {
+) -> Result<Option<(Options, bool)>, ArgumentError> {
     let mut files = Vec::new();
     let (mut which, mut policy, mut rules, mut fit) = (None, None, None, None);
+    let (mut html, mut has_progress) = (None, false);
     let mut args = Arguments::new(args, []);
     while let Some(argument) = args.next()? {
         let name = match argument {
@@ -65,6 +70,8 @@ pub(super) fn parse(
                 policy = Some(kind.ok_or_else(unknown)?);
             }
             "--rules" => rules = Some(args.value()?),
+            "--html" => html = Some(args.value()?),
+            "--progress" => args.no_value().map(|()| has_progress = true)?,
             "--fit" => fit = Some(args.value()?),
             _ => return Err(ArgumentError::new(&name, "no such argument; see replay --help")),
         }
@@ -82,7 +89,11 @@ pub(super) fn parse(
             return Err(ArgumentError::new("replay", wrong));
         }
     };
-    Ok(Some(Options { files, question }))
+    if html.is_some() && matches!(question, Question::Explain(_) | Question::Fit { .. }) {
+        let wrong = "not together with --at, --request or --fit";
+        return Err(ArgumentError::new("--html", wrong));
+    }
+    Ok(Some((Options { files, question, html }, has_progress)))
 }
 
 fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentError> {
@@ -105,7 +116,8 @@ mod tests {
     use super::*;
 
     fn parse(args: &str) -> Result<Option<Options>, ArgumentError> {
-        super::parse(args.split(' ').map(OsString::from))
+        let parsed = super::parse(args.split(' ').map(OsString::from))?;
+        Ok(parsed.map(|(options, _)| options))
     }
 
     /// Each question is parsed. Two at a time are an error, as are other invalid arguments.
@@ -129,6 +141,9 @@ mod tests {
         assert_eq!(question("f --rules r"), Question::Decide { policy: None, rules });
         assert_eq!(question("f --fit o"), Question::Fit { file: "o".to_owned() });
         assert_eq!(parse("--help"), Ok(None));
+        let html = |args: &str| parse(args).expect(args).expect(args).html;
+        assert_eq!(html("f --html r"), Some("r".to_owned()));
+        assert_eq!(html("f --policy p2c --html=r"), Some("r".to_owned()));
         for args in [
             "--at 1",
             "f --at",
@@ -140,6 +155,8 @@ mod tests {
             "f --what",
             "f --request one",
             "f --fit a --policy random",
+            "f --fit a --html r",
+            "f --at 1 --html r",
         ] {
             assert!(parse(args).is_err(), "{args}");
         }

@@ -1,4 +1,5 @@
 //! The lab through its public interface.
 mod lab;
+mod report;
 mod returns;
 mod wide;
