@@ -181,14 +181,16 @@ fn kind(fault: &FaultKind) -> String {
     }
 }
 
-/// Returns the changes of the current backend. Of very many, the first ones.
-fn switches(run: &OverTime) -> impl Iterator<Item = Mark> {
-    let label = if run.switches.len() > NAMED_MAX { "" } else { "switch" };
-    run.switches.iter().take(SWITCHES_MAX).map(move |at| Mark {
-        at: *at,
-        label: label.to_owned(),
-        tone: Tone::Neutral,
-    })
+/// Returns the changes of the current backend, one for each part of time that has any.
+fn switches(run: &OverTime) -> Vec<Mark> {
+    // The first value is the middle of the first part.
+    let width = run.at.first().map_or(1.0, |middle| 2.0 * middle);
+    let part = |at: &f64| (at / width) as u64;
+    let mut at = run.switches.clone();
+    at.dedup_by_key(|at| part(at));
+    let label = if at.len() > NAMED_MAX { "" } else { "switch" };
+    let mark = |at| Mark { at, label: label.to_owned(), tone: Tone::Neutral };
+    at.into_iter().map(mark).collect()
 }
 
 /// Returns the parts of time for so many runs, so that a report keeps below a megabyte.
@@ -200,7 +202,6 @@ pub(super) fn bins(scenarios: &[Scenario], contenders: usize) -> usize {
 
 /// Groups with a line of their own: as many as there are colours.
 const GROUPS_MAX: usize = 8;
-const SWITCHES_MAX: usize = 60;
 /// More switches than this have no name in a chart.
 const NAMED_MAX: usize = 6;
 /// Numbers in all curves, at about six bytes each.
@@ -232,6 +233,26 @@ mod tests {
         let expected =
             [(1.0, "<b> joins"), (3.0, "<b>: slow"), (5.0, "<b>: crash"), (7.0, "<b>: well")];
         assert_eq!(marks, expected);
+    }
+
+    /// Switches of several proxies in one part of time are one mark; many have no names.
+    #[test]
+    fn switches_are_marked() {
+        let of = |switches: Vec<f64>| {
+            let run = OverTime {
+                at: vec![0.5, 1.5],
+                all: Line::default(),
+                groups: Vec::new(),
+                exceeded: Vec::new(),
+                switches,
+            };
+            let marks = super::switches(&run);
+            marks.into_iter().map(|mark| (mark.at, mark.label)).collect::<Vec<_>>()
+        };
+        let named = |at: f64| (at, "switch".to_owned());
+        assert_eq!(of(vec![0.1, 0.2, 1.1, 1.9, 4.0]), [named(0.1), named(1.1), named(4.0)]);
+        let many = of((0..20).map(f64::from).collect());
+        assert!(many.len() == 20 && many.iter().all(|(_, label)| label.is_empty()));
     }
 
     /// The usual runs get enough parts of time, and all of them together a bounded number.
