@@ -193,6 +193,27 @@ fn record(policy: &str, file: &str, further: &[&str]) {
     good.kill();
 }
 
+/// Writes a report of a check and one of other decisions. Both have the numbers of the text; the
+/// first marks the end of the faulty backend.
+fn reports(folder: &Folder, file: &str) {
+    let html = folder.file("report.html");
+    for question in [&["--html", &html][..], &["--html", &html, "--policy", "random"]] {
+        let (is_written, text) = replay(&[&[file], question].concat());
+        assert!(is_written, "{text}");
+        let page = fs::read_to_string(&html).expect("a report");
+        let traffic = text.lines().filter_map(|line| line.strip_prefix("traffic    "));
+        let rows = traffic.map(|figures| {
+            let row = format!("<tr><th scope=\"row\">traffic</th><td>{figures}</td></tr>");
+            assert!(page.contains(&row), "{row}");
+        });
+        assert_eq!(rows.count(), 2, "{text}");
+        let is_check = question.len() == 2;
+        assert_eq!(page.contains(" down\",\"tone\":\"--bad\""), is_check, "{text}");
+    }
+    let (is_written, text) = replay(&[file, "--html", &folder.file("none/report.html")]);
+    assert!(!is_written && text.contains("no such file or directory"), "{text}");
+}
+
 /// Live traffic replays bit for bit under a policy with a memory and a policy with randomness, and
 /// `replay` also answers `--request`, `--at`, `--policy` and `--fit`.
 #[test]
@@ -208,6 +229,7 @@ fn live_traffic_replays() {
         let decisions: u32 = decisions.expect("a count").0.parse().expect("a number");
         assert!(decisions >= 450, "{text}");
 
+        reports(&folder, &file);
         let (is_found, text) = replay(&[&file, "--request", "100"]);
         assert!(is_found && text.contains("the replay decides the same"), "{text}");
         for word in ["points", "known", "rule ", "changes"] {

@@ -17,6 +17,8 @@ pub(crate) enum State {
     /// It is new or back, and gets fewer requests for now.
     Warming,
     Current,
+    /// It gets requests only while no other backend can take them.
+    Backup,
     Unknown,
     Up,
 }
@@ -40,6 +42,7 @@ impl State {
             _ if is_full => Self::Full,
             _ if has("slowStart") => Self::Warming,
             _ if row["current"] == true => Self::Current,
+            _ if row["backup"] == true => Self::Backup,
             (_, Some("up")) => Self::Up,
             _ => Self::Unknown,
         }
@@ -56,6 +59,7 @@ impl State {
             Self::Full => "full",
             Self::Warming => "warming",
             Self::Current => "current",
+            Self::Backup => "backup",
             Self::Unknown => "unknown",
             Self::Up => "up",
         }
@@ -67,7 +71,7 @@ impl State {
             Self::Held | Self::Probation | Self::Full | Self::Warming => Style::Warning,
             Self::Current => Style::Accent,
             Self::Up => Style::Good,
-            Self::Maintained | Self::Drained | Self::Unknown => Style::Dim,
+            Self::Maintained | Self::Drained | Self::Backup | Self::Unknown => Style::Dim,
         }
     }
 
@@ -98,6 +102,9 @@ mod tests {
             (json!({"health": "up", "standing": {"slowStart": 3}}), "warming"),
             (json!({"health": "up", "current": true, "heldForMs": null}), "current"),
             (json!({"health": "up", "standing": "in", "policy": {"fullAt": null}}), "up"),
+            (json!({"health": "up", "backup": true}), "backup"),
+            (json!({"health": "up", "backup": true, "current": true}), "current"),
+            (json!({"health": "up", "backup": false}), "up"),
             (json!({"health": "unknown"}), "unknown"),
             (json!({}), "unknown"),
         ];
