@@ -8,6 +8,7 @@
 //! ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`] on,
 //! [`BackendTable::release`] is due.
 mod access;
+mod declines;
 mod figure;
 mod refusals;
 mod service;
@@ -16,10 +17,12 @@ mod table;
 use std::time::Duration;
 
 pub(crate) use self::access::Access;
+pub(crate) use self::declines::Comparison;
+use self::declines::Declines;
 use self::figure::{Figure, weight_of};
 pub(crate) use self::table::{Added, BackendTable};
 use crate::config::{BackendLimits, CheckRules, Mode, Rules, Weights};
-use crate::errors::{Errors, Rare};
+use crate::errors::Errors;
 use crate::estimate::{ErrorRate, Ewma, Fading, SeededEwma};
 use crate::event::{LoadReport, Outcome, ProbeResult};
 use crate::health::HealthTracker;
@@ -107,29 +110,12 @@ pub(crate) struct Requests {
     pub(crate) turned_away: Fading,
     /// The time of the last refusal without Retry-After.
     pub(crate) turned_away_at: Instant,
-    /// Recent responses with status 4xx, without those that only one client provokes.
-    pub(crate) declined: Fading,
-    pub(crate) declined_of_late: Rare,
-    pub(crate) declined_before: Rare,
-    /// Responses with status 4xx in a row, and the requests that had ended at the latest one.
-    pub(crate) declined_in_row: (u32, u64),
-    pub(crate) comparison: Comparison,
+    declines: Declines,
     pub(crate) last_ended_at: Option<Instant>,
     /// Whether no other request had ended for [`SELDOM`] before the last failure.
     pub(crate) was_quiet: bool,
     pub(crate) error_rate: ErrorRate,
     pub(crate) response_ewma_ms: Ewma,
-}
-
-/// A comparison of a backend's 4xx with those of the others.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Comparison {
-    /// The time of the comparison.
-    pub(crate) at: Instant,
-    /// Whether it sent far more 4xx than the others.
-    pub(crate) stands_out: bool,
-    /// Whether it has begun to send 4xx for most requests, and another backend has not.
-    pub(crate) has_turned: bool,
 }
 
 impl Backend {
@@ -274,58 +260,6 @@ impl Backend {
     pub(crate) const fn excused(&mut self) {
         self.requests.ended += 1;
         self.requests.errors += 1;
-    }
-
-    /// Counts a response with status 4xx.
-    pub(crate) fn declined(&mut self, now: Instant, half_life: Duration) {
-        self.requests.declined.add(now, 1.0, half_life);
-        let ended = self.requests.ended;
-        self.requests.declined_of_late.observe(ended, DECLINES_MEMORY);
-        self.requests.declined_before.observe(ended, DECLINES_BEFORE);
-        let (row, last) = self.requests.declined_in_row;
-        let row = if ended == last + 1 { row.saturating_add(1) } else { 1 };
-        self.requests.declined_in_row = (row, ended);
-    }
-
-    /// The number of 4xx in a row, if its latest response was one.
-    pub(crate) const fn declines_in_row(&self) -> u32 {
-        let (row, last) = self.requests.declined_in_row;
-        if self.requests.ended <= last + 1 { row } else { 0 }
-    }
-
-    /// Whether 4xx were rare among about its last [`DECLINES_BEFORE`] requests.
-    pub(crate) fn seldom_declined(&self) -> bool {
-        let Errors { requests, errors } =
-            self.requests.declined_before.at(self.requests.ended, DECLINES_BEFORE);
-        errors < DECLINES_FEW * requests
-    }
-
-    /// The share of 4xx among its latest requests, with one 4xx and one other response added, and
-    /// the number of these requests.
-    pub(crate) fn decline_share_of_late(&self) -> (f64, f64) {
-        let Errors { requests, errors } =
-            self.requests.declined_of_late.at(self.requests.ended, DECLINES_MEMORY);
-        ((errors + 1.0) / (requests + 2.0), requests)
-    }
-
-    /// The last comparison of its 4xx with those of the others.
-    pub(crate) const fn comparison(&self) -> Comparison {
-        self.requests.comparison
-    }
-
-    /// Records a comparison with the others.
-    pub(crate) const fn set_comparison(&mut self, comparison: Comparison) {
-        self.requests.comparison = comparison;
-    }
-
-    /// The share of 4xx among its recent requests, with one 4xx and one other response added
-    /// (Agresti and Caffo 2000), and the number of these requests.
-    pub(crate) fn decline_share(&self, now: Instant, half_life: Duration) -> (f64, f64) {
-        let declined = self.requests.declined.at(now, half_life);
-        let answered = self.requests.error_rate.requests_at(now, half_life);
-        let refused = self.requests.turned_away.at(now, half_life);
-        let requests = (answered + refused).max(declined);
-        ((declined + 1.0) / (requests + 2.0), requests)
     }
 
     /// Sets the maximum number of outstanding leases. Leases beyond it remain until they end.
@@ -584,12 +518,6 @@ pub(crate) struct ScanRow {
 
 /// Time without the end of a request, twice the first back-off of an ejection.
 const SELDOM: Duration = Duration::from_millis(500);
-/// The number of latest requests that show a sudden rise of 4xx.
-const DECLINES_MEMORY: f64 = 32.0;
-/// The number of requests that define a backend's usual share of 4xx.
-const DECLINES_BEFORE: f64 = 512.0;
-/// The share up to which its 4xx are rare.
-const DECLINES_FEW: f64 = 0.1;
 /// After this number of pings, a failed one is followed by the next at the regular interval, even
 /// if the average still lacks samples. It is the number of samples in the first median of
 /// [`SeededEwma`].

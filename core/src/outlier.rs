@@ -35,10 +35,13 @@
 //! partial_errors crash cuts low_sinkhole low_silence low_crash big_one --policies
 //! learned,least_request --seeds 1 --duration-scale 0.5`. Other seeds change the same figure by up
 //! to 1.2 %. "Without effect" means that the figure stays the same. In these scenarios a backend is
-//! back within 30 s, so they say nothing about longer faults. The runs were made before the rule of
+//! back within 30 s, so they do not cover longer faults. The runs were made before the rule of
 //! [`GOOD_REQUESTS`] was added.
+mod regret;
+
 use std::time::Duration;
 
+pub(crate) use self::regret::{REGRET_MEMORY, Regret, Saving};
 use crate::errors::Errors;
 use crate::time::Instant;
 
@@ -399,107 +402,6 @@ pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
     2 * ejected <= of
 }
 
-/// Decides whether ejections are worth their cost: compares the results of the others since the
-/// ejection with the failures that it avoids.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Regret {
-    /// The share of refused requests before the first of the current ejections.
-    refused_before: f64,
-    /// The share of failed or refused requests that would be expected without the ejection: the
-    /// failures of the other backends, the failures that it avoids, and the refusals before it.
-    bad_before: f64,
-    /// Ejections are regretted if the latency of the others exceeds this, ms: [`LATENCY_SLACK`]
-    /// times their latency at the ejection, plus the charge for the avoided failures.
-    latency_max_ms: f64,
-    /// Requests since the last ejection, and those that failed or were refused.
-    since: Errors,
-    /// The latency average of the good requests since then, ms.
-    latency_ms: f64,
-    /// Requests at other backends that failed or were refused since the last ejection, or since
-    /// the ejected backends were last called back.
-    missed: u32,
-    /// The time until which no backend is ejected.
-    until: Instant,
-    /// The number of consecutive regrets.
-    times: u32,
-}
-
-/// The expected saving of one ejection, by the figures before it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Saving {
-    /// The backend's share of the requests.
-    pub(crate) share: f64,
-    /// The share of its requests that failed.
-    pub(crate) failed: f64,
-    /// The share of failures at the other backends.
-    pub(crate) others: f64,
-    /// The share of all requests that were refused, without those that `failed` counts. `None` while
-    /// another backend is out: the refusals may be due to that ejection.
-    pub(crate) refused: Option<f64>,
-    /// The average latency of the other backends, ms.
-    pub(crate) latency_ms: f64,
-    /// The time charged for a failure, ms.
-    pub(crate) charge_ms: f64,
-}
-
-impl Regret {
-    /// Whether a backend may be ejected now.
-    pub(crate) fn allows(&self, now: Instant) -> bool {
-        now >= self.until
-    }
-
-    /// Records an ejection.
-    pub(crate) fn ejected(&mut self, saving: &Saving) {
-        let saved = (saving.share * saving.failed).max(SAVED_MIN);
-        self.refused_before = saving.refused.unwrap_or(self.refused_before);
-        self.bad_before = saving.others + saved + self.refused_before;
-        // A backend that fails only some of its requests still carries load. If the others become
-        // that much slower without it, their queues are filling.
-        let most = if saving.failed < 0.5 { LATENCY_RISE * saving.latency_ms } else { f64::MAX };
-        let added = (saved * saving.charge_ms).min(most);
-        self.latency_max_ms = LATENCY_SLACK * saving.latency_ms + added;
-        self.since = Errors::NONE;
-        self.latency_ms = saving.latency_ms;
-        self.missed = 0;
-    }
-
-    /// Whether the others have failed or refused enough requests to justify an early trial of an
-    /// ejected backend. If so, the count starts again.
-    pub(crate) const fn calls_back(&mut self) -> bool {
-        let is_time = self.missed >= MISSED;
-        if is_time {
-            self.missed = 0;
-        }
-        is_time
-    }
-
-    /// Records the end of a request at another backend while one is out: its time in ms if it
-    /// succeeded, `None` if it failed or was refused. Returns whether the ejections are to be
-    /// reversed.
-    pub(crate) fn observe(&mut self, now: Instant, good_ms: Option<f64>) -> bool {
-        self.since.observe(good_ms.is_none(), REGRET_MEMORY);
-        self.missed = self.missed.saturating_add(good_ms.is_none() as u32);
-        if let Some(ms) = good_ms {
-            self.latency_ms += LATENCY_ALPHA * (ms - self.latency_ms);
-        }
-        if self.since.requests < REGRET_REQUESTS {
-            return false;
-        }
-        // The variance of a share of failures: few requests must not look like regret.
-        let noise = (self.bad_before * (1.0 - self.bad_before) / self.since.requests).max(0.0);
-        let is_regretted = self.since.share() > self.bad_before + 3.0 * noise.sqrt()
-            || self.latency_ms > self.latency_max_ms;
-        if is_regretted {
-            // Soon after the last regret: the next pause is twice as long.
-            let is_again = self.times > 0 && now.since(self.until) < REGRET_CALM;
-            self.times = if is_again { (self.times + 1).min(REGRETS_MAX) } else { 1 };
-            self.until = now + REGRET_TIME * (1 << (self.times - 1));
-            self.since = Errors::NONE;
-        }
-        is_regretted
-    }
-}
-
 /// The window at which slow start ends. Chosen; insensitive from half to twice.
 pub(crate) const WINDOW_OPEN: u32 = 64;
 /// The window at which slow start begins. Chosen; insensitive from half to twice.
@@ -543,10 +445,11 @@ const FAILING_TIME: Duration = Duration::from_secs(1);
 const BACK_OFF: Duration = Duration::from_millis(250);
 /// The longest back-off that grows by the factor of eight. Chosen; insensitive from half to twice.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
-/// The longest back-off of a backend that has failed for a long time (Envoy's
-/// `max_ejection_time` is 300 s), and the part of that time that a back-off lasts: a backend that
-/// recovers within a minute is tried within 15 s.
+/// The longest back-off of a backend that has failed for a long time. (Envoy's `max_ejection_time`
+/// is 300 s.)
 const BACK_OFF_LONG: Duration = Duration::from_secs(120);
+/// The divisor of that time that gives its back-off: a backend that recovers within a minute is
+/// tried within 15 s.
 const BACK_OFF_SHARE: u32 = 4;
 /// Relapses that are counted. Chosen; without effect from half to twice.
 const RELAPSES_MAX: u32 = 3;
@@ -565,34 +468,5 @@ const COMMON_SHARE: f64 = 0.01;
 /// A probation without a failure ends after this time at the latest. Chosen; without effect from
 /// half to twice.
 const PROBATION_TIME: Duration = Duration::from_secs(8);
-/// The minimum saving of an ejection, as a share of all requests: a backend that stopped responding
-/// has not failed many yet. Chosen; without effect from half to twice.
-const SAVED_MIN: f64 = 0.01;
-/// Requests over which refusals before an ejection, and failures and refusals after it, are
-/// remembered. Chosen; insensitive from half to twice.
-pub(crate) const REGRET_MEMORY: f64 = 400.0;
-/// Failures and refusals elsewhere after which a trial, which may cost one more request, is
-/// tolerable. Chosen; without effect from half to twice.
-const MISSED: u32 = 20;
-/// Requests to wait for before an ejection is judged. Chosen; without effect from half to twice.
-const REGRET_REQUESTS: f64 = 50.0;
-/// A rise of the latency by up to this factor does not count against the ejection. Chosen;
-/// insensitive from half to twice.
-const LATENCY_SLACK: f64 = 1.5;
-/// Bound of the charge for failures, as a multiple of the latency, if the ejected backend failed less
-/// than half of its requests. Chosen; insensitive from half to twice.
-const LATENCY_RISE: f64 = 5.0;
-/// The share of a new latency in the average: about the last 50 requests. Chosen; insensitive from
-/// half to twice.
-const LATENCY_ALPHA: f64 = 0.02;
-/// The pause of ejections after the first regret; doubled by each further one. Chosen; insensitive
-/// from half to twice.
-const REGRET_TIME: Duration = Duration::from_secs(8);
-/// Regrets that are counted: the longest pause is 64 s. Chosen; without effect from half to twice.
-const REGRETS_MAX: u32 = 4;
-/// Time after a pause without a regret after which the next pause is the shortest again. Chosen;
-/// without effect from half to twice.
-const REGRET_CALM: Duration = Duration::from_secs(60);
-
 #[cfg(test)]
 mod tests;

@@ -91,9 +91,9 @@ impl Full {
     }
 }
 
-/// Silent clients go first, with half a head or without, then idle ones: each after its time, and
-/// the longest waiting first. A client with an exchange never goes, nor one whose bytes wait to be
-/// read.
+/// Silent clients are closed first, with half a head or without, then idle ones: each after its
+/// time, and the longest waiting first. A client with an exchange is never closed, nor one whose
+/// bytes wait to be read.
 #[test]
 fn the_longest_idle_gives_way() {
     let mut full = Full::new(6);

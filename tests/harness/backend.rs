@@ -11,7 +11,7 @@ use crate::reader::{Head, Item, Reader, Way};
 /// A backend's handling of one request.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Whether it begins after the head, without waiting for the body.
+    /// Whether the response begins after the head of the request, without waiting for the body.
     pub at_head: bool,
     /// The steps of its response.
     pub steps: Vec<Step>,

@@ -1,4 +1,4 @@
-//! `least_request`: the fewest requests in flight over all candidates; equals are drawn at random.
+//! `least_request`: the fewest requests in flight over all candidates; ties are broken at random.
 //!
 //! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
 //! proxy's own leases; reports of backends are not used. With weights the requests in flight plus
@@ -61,7 +61,7 @@ mod tests {
         assert_ne!(bench.send(&[1, 0]), 1);
     }
 
-    /// Equals are equally likely: of 3000 single requests to three backends each gets 1000, within
+    /// Ties are broken evenly: of 3000 single requests to three backends each gets 1000, within
     /// four standard deviations (26 each).
     #[test]
     fn equals_are_drawn() {

@@ -122,7 +122,8 @@ impl Latencies {
         if level < LEVELS { level } else { LEVELS - 1 }
     }
 
-    /// The average at the nearest level that has one; the lower level of two equally near ones.
+    /// The average at the nearest level that has one. If two are equally near, the lower level
+    /// counts.
     fn at(&self, now: Instant, in_flight: u32) -> f64 {
         if now.since(self.seen_at) > FORGOTTEN_AFTER {
             return 0.0;

@@ -27,9 +27,9 @@ pub(super) struct Ejections {
 }
 
 impl Router {
-    /// The watch of a backend that joins the configuration, or when another policy takes over. Slow
-    /// start applies to backends that join later than others. It does not apply under the gate,
-    /// where a backend gets all requests or none.
+    /// Returns the watch for a backend that joins the configuration, or for each backend when the
+    /// policy changes. Slow start applies to backends that join later than others. It does not
+    /// apply under the gate, where a backend gets all requests or none.
     pub(super) fn new_watch(&self, is_late: bool) -> Watch {
         let slow = if self.habits.is_gated { u32::MAX } else { WINDOW_START };
         let is_slow = is_late && self.ejects();
@@ -85,7 +85,7 @@ impl Router {
                     None => {}
                 }
             }
-            // Requests sent before the probation say nothing about the backend now.
+            // Requests sent before the probation do not show the backend's current state.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
                 let others = self.others(now, id);

@@ -80,7 +80,7 @@ impl Proxy {
         self.finish_probe(now, conn, Err(ProbeFailure::TimedOut));
     }
 
-    /// Handles a pause of the driver, such as a stopped process: pending probes say nothing about
+    /// Handles a pause of the driver, such as a stopped process: pending probes show nothing about
     /// their backends. Must be called before the events that arrived during the pause are handled.
     pub fn handle_pause(&mut self, now: Instant) {
         let probes = self.table.iter().filter(|(_, conn)| matches!(conn, Conn::Probe(_)));

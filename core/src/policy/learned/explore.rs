@@ -41,7 +41,7 @@ pub(super) struct Explorer {
 pub(super) struct Trials {
     /// Fast trials that start no series, after the last series that ended in a slow response.
     wait: u8,
-    /// Those of them that have not happened yet.
+    /// The part of `wait` that is left.
     left: u8,
 }
 

@@ -204,10 +204,10 @@ mod tests {
         assert_eq!(restraints.risk(98), 0.7);
     }
 
-    /// Refused with 100 again and again, after as many good responses: the cap grows half as fast
-    /// each time, down to a sixteenth. A refusal with far fewer is another limit. A cap of a few
-    /// grows faster, and a refusal without good responses before it confirms nothing. After a
-    /// return there is no cap.
+    /// A backend refuses with 100 in flight, repeatedly, after a hundred good responses each time:
+    /// the cap grows half as fast each time, down to a sixteenth. A refusal with far fewer is
+    /// another limit. A cap of a few grows faster, and a refusal without good responses before it
+    /// confirms nothing. After a return there is no cap.
     #[test]
     fn a_limit_that_stays_is_tried_seldom() {
         let mut restraints = Restraints::new();
@@ -228,10 +228,9 @@ mod tests {
         assert_eq!(restraints.cap, None);
     }
 
-    /// An error in a pool with rare errors: the backend gets no more requests while it has any, and
-    /// one when idle. A good response clears this. If errors are usual, one is not a reason. Two
-    /// errors are in a row if the good responses between them belong to requests sent before the
-    /// first.
+    /// After an error in a pool with rare errors the backend gets one request at a time. A good
+    /// response ends this. If errors are usual, one error has no such effect. Two errors are in a
+    /// row if the good responses between them belong to requests sent before the first.
     #[test]
     fn an_error_makes_suspect() {
         let mut restraints = Restraints::new();
