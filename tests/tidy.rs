@@ -440,7 +440,8 @@ fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
         for entry in entries {
             let path = entry.expect("a readable folder").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_built = ["target", ".git", "corpus", "artifacts", "coverage"].contains(&&*name);
+            let is_built = ["target", ".git", "corpus", "artifacts", "coverage", "node_modules"]
+                .contains(&&*name);
             if path.is_dir() && !is_built {
                 folders.push(path);
             } else if path.is_file() {

@@ -309,6 +309,12 @@ impl Router {
         self.policy.learner()?.guard(now)
     }
 
+    /// The latencies that a learning policy predicts for a backend: requests in flight, rising, and
+    /// ms. Empty for a policy without a model.
+    pub fn predictions(&self, backend: BackendId) -> Vec<(u32, f64)> {
+        self.policy.learner().map_or_else(Vec::new, |learner| learner.predictions(backend))
+    }
+
     /// The policy's learned state, to be kept across restarts; `None` if it does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);

@@ -113,6 +113,7 @@ const look = (() => {
       font: "11px system-ui, sans-serif",
       grid: { stroke: () => colour("--line"), width: 1 },
       ticks: { show: false },
+      filter: (plot, splits) => splits,
       ...extra,
     });
     const drawMarks = (plot) => {
@@ -149,10 +150,24 @@ const look = (() => {
         item.textContent = show(values[index]);
       });
     };
-    const tidyLog = (plot, splits) => splits.map((value) => (/^[125]/.test(value.toExponential()) ? value : null));
+    const floorOf = (low) => 10 ** Math.floor(Math.log10(low));
+    /** Returns the marks 1, 2 and 5 of each decade, or only 1 if there are many. */
+    const splitLog = (plot, axisNumber, low, high) => {
+      const parts = Math.log10(high / low) > 2.5 ? [1] : [1, 2, 5];
+      const found = [];
+      for (let decade = floorOf(low); decade <= high; decade *= 10) found.push(...parts.map((part) => part * decade));
+      return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+    };
+    /** Returns the marks of a clock: whole minutes and the like, about 90 px apart. */
+    const splitClock = (plot, axisNumber, low, high) => {
+      const most = Math.max(2, plot.bbox.width / devicePixelRatio / 90);
+      const step = steps.find((one) => (high - low) / one <= most) ?? 86400;
+      const found = [];
+      for (let at = Math.ceil(low / step) * step; at <= high; at += step) found.push(at);
+      return found;
+    };
     const labels = (plot, splits) => splits.map((value) => (value === null ? "" : show(value)));
     const labelsX = (plot, splits) => splits.map((value) => (value === null ? "" : showX(value)));
-    const floorOf = (low) => 10 ** Math.floor(Math.log10(low));
     const settings = {
       width: Math.max(120, place.clientWidth || figure.clientWidth),
       height: options.height ?? 150,
@@ -170,8 +185,8 @@ const look = (() => {
         },
       },
       axes: [
-        axis({ values: labelsX, space: 80, size: 28, ...(x === "clock" ? { incs: steps } : {}), ...(options.logX ? { filter: tidyLog } : {}) }),
-        axis({ values: labels, size: 58, space: 26, ...(options.logY ? { filter: tidyLog } : {}) }),
+        axis({ values: labelsX, space: 80, size: 28, splits: x === "clock" ? splitClock : options.logX ? splitLog : undefined }),
+        axis({ values: labels, size: 58, space: 26, splits: options.logY ? splitLog : undefined }),
       ],
       series: [
         {},

@@ -113,6 +113,7 @@ fn pages_have_their_statuses() {
         ("/readyz", "text/plain; charset=utf-8"),
         ("/config", "application/json"),
         ("/explain", "application/json"),
+        ("/", "application/json"),
         ("/stats", "application/json"),
         ("/stats?x", "application/json"),
         ("http://other/metrics", "text/plain; version=0.0.4; charset=utf-8"),
@@ -126,7 +127,7 @@ fn pages_have_their_statuses() {
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {response}");
         assert!(response.ends_with("\r\n\r\n"), "{path}: {response}");
     }
-    for path in ["/", "/metrics/", "/stat", "/explains", "*"] {
+    for path in ["/metric", "/metrics/", "/stat", "/explains", "*"] {
         let response = get(port, path);
         assert!(response.starts_with("HTTP/1.1 404 Not Found\r\n"), "{path}: {response}");
     }

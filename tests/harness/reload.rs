@@ -71,6 +71,8 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
         6..=7 => Box::new(move |wanted| {
             wanted.config.routing.policy = PolicyKind::ALL[first % PolicyKind::ALL.len()];
             wanted.config.routing.probes.ping_interval = millis([300, 2000, 5000][second % 3]);
+            // With several clients connected, all but one are in excess.
+            wanted.config.limits.clients = [10_000, 1][second % 2];
         }),
         8 => Box::new(move |wanted| {
             wanted.config.pool.idle_per_backend = [0, 1, 100][first % 3];
@@ -85,7 +87,7 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
             wanted.config.limits.client_requests_per_second = [0, 1_000_000][second % 2];
         }),
         9 => Box::new(move |wanted| {
-            wanted.config.limits.clients = [1, 2, 4, 10_000][first % 4];
+            wanted.config.limits.clients = [1, 1, 2, 10_000][first % 4];
             if weather != Weather::Storm {
                 return;
             }

@@ -139,6 +139,11 @@ pub(crate) trait Learner {
         None
     }
 
+    /// The predicted latencies of a backend: requests in flight, rising, and ms.
+    fn predictions(&self, _backend: BackendId) -> Vec<(u32, f64)> {
+        Vec::new()
+    }
+
     /// Whether the policy's own traffic shows that the backend works. A lost ping is then no
     /// evidence against it; a refused one or an error response still is.
     fn vouches_for(&self, _now: Instant, _backend: BackendId) -> bool {

@@ -2,6 +2,8 @@
 //!
 //! | path | response |
 //! |---|---|
+//! | `/` | the live page for browsers; for others the same as `/stats` |
+//! | `/events` | the events of the live page (server-sent events) |
 //! | `/stats` | the JSON array of the traffic port's /stats |
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200: the proxy is alive |
@@ -17,19 +19,28 @@ mod session;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
 pub(crate) use self::pages::{Page, Pages};
 use self::session::{Asked, Session};
-use crate::pages::ProcessFigures;
 use crate::pages::explain::{decision_text, list_text};
+use crate::pages::live::{Cursor, END, Next};
 use crate::pages::metrics::MEDIA_TYPE;
+use crate::pages::{ProcessFigures, page};
 use crate::proxy::Proxy;
 
 /// Connections at the same time. When all are used, the one that has been idle longest is closed
 /// for a new one.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
+
+/// Event streams at the same time. The other connections are left for scrapes and health checks.
+const STREAMS_MAX: usize = 12;
+/// Time between two parts of an event stream to one reader.
+const PART_EVERY: Duration = Duration::from_millis(5);
+/// Time between two looks at a reader that has not taken the last part.
+const SLOW_EVERY: Duration = Duration::from_millis(100);
 
 /// An action that the admin pages request from their driver.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,6 +57,8 @@ pub(crate) struct Admin {
     /// By the connection's number.
     sessions: [Option<Session>; CONNECTIONS_MAX],
     pages: Pages,
+    /// The time of the next look at the event streams.
+    streams_at: Option<Instant>,
     actions: VecDeque<Action>,
     /// The Date line of responses.
     date: String,
@@ -56,6 +69,7 @@ impl Admin {
         Self {
             sessions: [const { None }; CONNECTIONS_MAX],
             pages: Pages::default(),
+            streams_at: None,
             actions: VecDeque::new(),
             date: String::new(),
         }
@@ -76,7 +90,7 @@ impl Admin {
         for id in 0..CONNECTIONS_MAX {
             let Some(session) = self.session_mut(id) else { continue };
             session.handle_leaving();
-            if session.idle_since().is_some() {
+            if session.idle_since().is_some() || session.is_streaming() {
                 self.close(id);
             }
         }
@@ -157,6 +171,9 @@ impl Admin {
                 }
             }
         }
+        if self.streams_at.is_some_and(|at| at <= now) {
+            self.feed_streams(now, proxy);
+        }
         for id in 0..CONNECTIONS_MAX {
             if self.session_mut(id).is_some_and(|session| session.is_overdue(now)) {
                 self.close(id);
@@ -172,7 +189,58 @@ impl Admin {
     /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.iter().flatten().filter_map(Session::poll_timeout);
-        sessions.chain(self.pages.poll_timeout()).min()
+        sessions.chain(self.pages.poll_timeout()).chain(self.streams_at).min()
+    }
+
+    /// Returns the number of event streams.
+    pub(crate) fn streams(&self) -> usize {
+        self.sessions.iter().flatten().filter(|session| session.is_streaming()).count()
+    }
+
+    /// Gives each event stream its next part, or ends it.
+    fn feed_streams(&mut self, now: Instant, proxy: &Proxy) {
+        // A sample is due then, or in progress.
+        let mut next = proxy.live().poll_timeout().unwrap_or(now + SLOW_EVERY);
+        for id in 0..CONNECTIONS_MAX {
+            let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) else {
+                continue;
+            };
+            let Some(cursor) = session.free_cursor() else {
+                if session.is_streaming() {
+                    next = next.min(now + SLOW_EVERY);
+                }
+                continue;
+            };
+            if proxy.is_leaving() || proxy.live().poll_timeout().is_none() {
+                session.pass_part(now, END.into(), true);
+                continue;
+            }
+            match proxy.live().next(now, cursor) {
+                Next::Text(text) => {
+                    session.pass_part(now, text, false);
+                    next = next.min(now + PART_EVERY);
+                }
+                Next::Nothing => {}
+                Next::Lost => self.close(id),
+            }
+        }
+        self.streams_at = (self.streams() > 0).then_some(next.max(now + STEP));
+    }
+
+    fn begin_stream(&mut self, now: Instant, id: usize, proxy: &Proxy) {
+        let is_full = self.streams() >= STREAMS_MAX;
+        if is_full || proxy.is_leaving() || proxy.live().poll_timeout().is_none() {
+            let text = if is_full { TOO_MANY } else { NO_STREAM };
+            return self.respond(now, id, (503, TEXT), "", text.into());
+        }
+        let mut cursor = Cursor::default();
+        let date = &self.date;
+        if let Next::Text(first) = proxy.live().next(now, &mut cursor)
+            && let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut)
+        {
+            session.begin_stream(now, date, &first, cursor);
+            self.streams_at = Some(now + PART_EVERY);
+        }
     }
 
     /// Serves the request of a connection if it is complete.
@@ -182,6 +250,12 @@ impl Admin {
         let Some(asked) = session.take_request(now, date) else { return };
         match asked {
             Asked::Page(page) => self.show(now, id, page, proxy),
+            Asked::Live { takes_gzip: true } => {
+                let kind = (200, page::MEDIA_TYPE);
+                self.respond(now, id, kind, &page::fields(), page::PAGE.to_vec());
+            }
+            Asked::Live { .. } => self.respond(now, id, (406, TEXT), "", page::ONLY_GZIP.into()),
+            Asked::Events => self.begin_stream(now, id, proxy),
             Asked::Health => self.respond(now, id, (200, TEXT), "", b"ok\n".to_vec()),
             Asked::Readiness => {
                 let (status, text) = match (proxy.is_ready(), proxy.is_leaving()) {
@@ -265,6 +339,11 @@ fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static
     }
 }
 
+/// Shortest time between two looks at the streams while a sample is in progress.
+const STEP: Duration = Duration::from_millis(1);
+const TOO_MANY: &str = "503 Service Unavailable: too many event streams\n";
+const NO_STREAM: &str =
+    "503 Service Unavailable: there are no backends, or the proxy is stopping\n";
 const NOT_KEPT: &str = "404 Not Found: not among the last decisions\n";
 /// The field of /stats that names the page of decisions, which only this listener has.
 const DECISIONS: &str = "X-IntelliProxy-Decisions: /explain\r\n";

@@ -5,6 +5,7 @@
 //! | `Asking` | a whole head | [`IDLE_MAX`], [`HEAD_MAX`] from its first byte |
 //! | `Waiting` | a page in the making | as long as that takes |
 //! | `Sending` | the client to take the response | [`WRITE_MAX`] without a byte taken |
+//! | `Streaming` | the next part of the events, or the client to take the last one | [`WRITE_MAX`] without a byte taken |
 //! | `Closing` | the client's end; what it still sends is dropped | [`LINGER_MAX`] |
 //!
 //! A response is the last one of its connection if the request is invalid, has a body or
@@ -16,11 +17,13 @@ use intelliproxy_core::Instant;
 
 use super::TEXT;
 use super::pages::Page;
-use crate::http::answer::{encode_error, encode_head};
+use crate::http::accept::accepts;
+use crate::http::answer::{encode_error, encode_head, encode_stream_head};
 use crate::http::field::Slots;
 use crate::http::framing::{Framing, request_framing};
-use crate::http::head::{HeadLimits, Parsed, Version, parse_request};
+use crate::http::head::{HeadLimits, Parsed, RequestHead, Version, parse_request};
 use crate::http::persistence::is_persistent;
+use crate::pages::live::Cursor;
 
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -40,6 +43,12 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Asked {
     Page(Page),
+    /// The live page; `takes_gzip` is whether the client accepts it compressed.
+    Live {
+        takes_gzip: bool,
+    },
+    /// The events of the live page.
+    Events,
     Health,
     Readiness,
     Config,
@@ -62,6 +71,7 @@ enum State {
     Asking { since: Instant, has_begun: bool },
     Waiting { page: Page },
     Sending { head: Vec<u8>, body: Arc<Vec<u8>>, written: usize, since: Instant },
+    Streaming { part: Arc<[u8]>, written: usize, since: Instant, cursor: Cursor, is_last: bool },
     Closing { since: Instant },
 }
 
@@ -80,7 +90,7 @@ impl Session {
     pub(super) fn read_space(&mut self) -> &mut [u8] {
         match self.state {
             State::Asking { .. } => &mut self.input[self.filled..],
-            State::Closing { .. } => &mut self.input[..],
+            State::Closing { .. } | State::Streaming { .. } => &mut self.input[..],
             State::Waiting { .. } | State::Sending { .. } => &mut [],
         }
     }
@@ -103,10 +113,13 @@ impl Session {
     pub(super) fn handle_eof(&mut self) -> bool {
         self.is_eof = true;
         self.is_persistent = false;
-        matches!(self.state, State::Asking { .. } | State::Closing { .. })
+        matches!(self.state, State::Asking { .. } | State::Closing { .. } | State::Streaming { .. })
     }
 
     pub(super) fn write_ready(&self) -> &[u8] {
+        if let State::Streaming { part, written, .. } = &self.state {
+            return part.get(*written..).unwrap_or_default();
+        }
         let State::Sending { head, body, written, .. } = &self.state else { return &[] };
         match written.checked_sub(head.len()) {
             None => &head[*written..],
@@ -117,6 +130,15 @@ impl Session {
 
     /// Handles that the client took `count` bytes. Returns whether the response is all written.
     pub(super) fn handle_written(&mut self, now: Instant, count: usize) -> bool {
+        if let State::Streaming { part, written, since, is_last, .. } = &mut self.state {
+            *written += count;
+            *since = now;
+            let is_over = *is_last && *written >= part.len();
+            if is_over {
+                self.state = State::Closing { since: now };
+            }
+            return is_over;
+        }
         let State::Sending { written, since, .. } = &mut self.state else { return false };
         *written += count;
         *since = now;
@@ -148,7 +170,7 @@ impl Session {
             Ok(framing) => framing,
             Err(error) => return self.refuse(now, error.status(), date),
         };
-        let asked = resource(head.target);
+        let asked = resource(&head);
         let is_known_method = matches!(head.method, "GET" | "HEAD");
         self.is_head_request = head.method == "HEAD";
         self.is_persistent = is_persistent(head.version, &head.fields)
@@ -191,6 +213,43 @@ impl Session {
         self.state = State::Sending { head, body, written: 0, since: now };
     }
 
+    /// Begins an event stream with its first part. It ends its connection.
+    pub(super) fn begin_stream(&mut self, now: Instant, date: &str, part: &[u8], cursor: Cursor) {
+        let mut first = encode_stream_head(date);
+        if self.is_head_request {
+            self.is_persistent = false;
+            self.state =
+                State::Sending { head: first, body: Arc::default(), written: 0, since: now };
+            return;
+        }
+        first.extend_from_slice(part);
+        let part = first.into();
+        self.state = State::Streaming { part, written: 0, since: now, cursor, is_last: false };
+    }
+
+    /// Returns the cursor of an event stream whose last part is all written.
+    pub(super) fn free_cursor(&mut self) -> Option<&mut Cursor> {
+        match &mut self.state {
+            State::Streaming { part, written, cursor, is_last: false, .. }
+                if *written == part.len() =>
+            {
+                Some(cursor)
+            }
+            _ => None,
+        }
+    }
+
+    /// Continues an event stream; the last part ends the connection.
+    pub(super) fn pass_part(&mut self, now: Instant, next: Arc<[u8]>, ends: bool) {
+        if let State::Streaming { part, written, since, is_last, .. } = &mut self.state {
+            (*part, *written, *since, *is_last) = (next, 0, now, ends);
+        }
+    }
+
+    pub(super) const fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Streaming { .. })
+    }
+
     pub(super) fn wait_for(&mut self, page: Page) {
         self.state = State::Waiting { page };
     }
@@ -211,7 +270,7 @@ impl Session {
     pub(super) const fn idle_since(&self) -> Option<Instant> {
         match self.state {
             State::Asking { since, .. } | State::Closing { since } => Some(since),
-            State::Waiting { .. } | State::Sending { .. } => None,
+            State::Waiting { .. } | State::Sending { .. } | State::Streaming { .. } => None,
         }
     }
 
@@ -225,7 +284,8 @@ impl Session {
             State::Asking { since, has_begun: false } => since + IDLE_MAX,
             State::Asking { since, has_begun: true } => since + HEAD_MAX,
             State::Waiting { .. } => return None,
-            State::Sending { since, .. } => since + WRITE_MAX,
+            State::Streaming { written, ref part, .. } if written == part.len() => return None,
+            State::Sending { since, .. } | State::Streaming { since, .. } => since + WRITE_MAX,
             State::Closing { since } => since + LINGER_MAX,
         })
     }
@@ -253,15 +313,26 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Whether a field of this name, in lower case, lists this media type or coding.
+fn is_accepted(head: &RequestHead<'_, '_>, field: &str, wanted: &[u8]) -> bool {
+    let fields = head.fields.iter().filter(|(name, ..)| name.eq_ignore_ascii_case(field));
+    fields.into_iter().any(|(.., value)| accepts(value, wanted))
+}
+
 /// Returns the resource of a target in origin form or absolute form. Only /explain uses the query.
-fn resource(target: &[u8]) -> Option<Asked> {
-    let target = std::str::from_utf8(target).ok()?;
+fn resource(head: &RequestHead<'_, '_>) -> Option<Asked> {
+    let target = std::str::from_utf8(head.target).ok()?;
     let path = match target.strip_prefix("http://") {
         Some(rest) => rest.find('/').map(|at| &rest[at..])?,
         None => target,
     };
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     Some(match path {
+        "/" if is_accepted(head, "accept", b"text/html") => {
+            Asked::Live { takes_gzip: is_accepted(head, "accept-encoding", b"gzip") }
+        }
+        "/" => Asked::Page(Page::Stats),
+        "/events" => Asked::Events,
         "/stats" => Asked::Page(Page::Stats),
         "/metrics" => Asked::Page(Page::Metrics),
         "/healthz" => Asked::Health,

@@ -41,6 +41,16 @@ pub(crate) fn encode_head(
     answer
 }
 
+/// Returns the head of an event stream, which is sent in chunks and ends its connection. `date` is
+/// its Date line.
+pub(crate) fn encode_stream_head(date: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\n{date}Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    .into_bytes()
+}
+
 /// Returns a 200 without content, for an OPTIONS request that the proxy must not forward. `date` is
 /// its Date line.
 pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<u8> {
@@ -85,6 +95,7 @@ const fn reason(status: u16) -> &'static str {
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
         408 => "Request Timeout",
         413 => "Content Too Large",
         414 => "URI Too Long",

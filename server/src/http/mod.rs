@@ -8,6 +8,7 @@
 //!
 //! The `inline` attributes here were measured together (`.ci/instructions`): without them an
 //! exchange costs 1.6 % (`chunked-4k`) to 2.6 % (`browser`) more instructions.
+pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod authentication;
 pub(crate) mod body;

@@ -486,6 +486,7 @@ mod tests {
                 in_flight: 0,
                 speed: 1.0,
                 memory: 1,
+                width: 1,
                 latency_ms: cost_ms,
                 error_share: 0.0,
                 error_excess: 0.0,

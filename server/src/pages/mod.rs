@@ -1,13 +1,17 @@
 //! The pages that the proxy serves itself: plain data in, text out, without any access to the
 //! proxy. `admin/` serves them on its own listener, `proxy/` serves /stats to clients.
 mod counts;
+mod describe;
 pub(crate) mod explain;
+pub(crate) mod live;
 pub(crate) mod metrics;
+pub(crate) mod page;
 mod stats;
 #[cfg(test)]
 mod testing;
 
 pub use counts::{AccessCounts, LogCounts};
 pub(crate) use counts::{QueueCounts, ReloadCounts, RetryCounts, recording_field};
+pub(crate) use describe::{describe, describe_change, describe_fault};
 pub use metrics::ProcessFigures;
 pub use stats::StatsText;

@@ -14,6 +14,7 @@ use intelliproxy_core::{BackendId, Instant, Mode, PolicyKind};
 use super::Proxy;
 use super::upstreams::router_config;
 use crate::config::Config;
+use crate::pages::live::Kind;
 
 /// The changes by commands, each kept until the time in the table above.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +66,11 @@ impl Proxy {
             self.overrides.modes.insert(backend.to_owned(), mode);
         }
         self.command(now);
+        self.show_event(
+            now,
+            Kind::Command,
+            format!("command: mode of {backend} is {}", mode.name()),
+        );
         if mode == Mode::Maintain {
             for conn in self.upstreams.trim_idle(id, 0) {
                 self.close(conn, false);
@@ -90,6 +96,11 @@ impl Proxy {
         let change = self.overrides.weights.entry(backend.to_owned()).or_insert((replaced, weight));
         change.1 = weight;
         self.command(now);
+        let text = format!(
+            "command: weight of {backend} is {weight} % instead of {}",
+            replaced.unwrap_or(100)
+        );
+        self.show_event(now, Kind::Command, text);
         Ok(())
     }
 
@@ -101,6 +112,8 @@ impl Proxy {
         self.overrides.policy = (replaced != policy).then_some((replaced, policy));
         self.shared.config.routing.policy = policy;
         self.command(now);
+        let text = format!("command: policy is {} instead of {}", policy.name(), used.name());
+        self.show_event(now, Kind::Command, text);
     }
 
     /// Returns the changes by commands.

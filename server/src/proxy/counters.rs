@@ -23,7 +23,7 @@ pub(super) struct Counters {
 impl Counters {
     /// Returns the counts of a backend.
     #[inline(always)]
-    fn of(&mut self, backend: BackendId) -> &mut BackendCounts {
+    pub(super) fn of(&mut self, backend: BackendId) -> &mut BackendCounts {
         let index = backend.index();
         if self.backends.get(index).is_none_or(|(id, _)| *id != backend) {
             return self.begin(backend);
@@ -67,6 +67,7 @@ impl Counters {
             Outcome::Answered { status, latency } => {
                 counts.responses.add(status);
                 counts.first_byte.add(latency);
+                counts.recent.add_nanos(latency.as_nanos() as u64);
                 let begun = lease.routed_at().as_nanos();
                 counts.duration.add_nanos(now.as_nanos().saturating_sub(begun));
             }

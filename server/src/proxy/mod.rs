@@ -32,6 +32,7 @@ mod excerpt;
 mod give_way;
 mod id;
 mod invariants;
+mod live;
 mod notice;
 mod per_client;
 mod probe;
@@ -67,6 +68,7 @@ use self::conn::{Conn, ConnTable};
 use self::counters::Counters;
 use self::give_way::GiveWay;
 pub use self::id::ConnId;
+use self::live::LiveFeed;
 pub use self::notice::{ConfigChange, Excess, Full, Notice, RemedyTaken, ReportFault};
 pub(crate) use self::probe::{HEAD_BYTES_MAX as PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use self::queue::Queue;
@@ -106,6 +108,7 @@ pub struct Proxy {
     queue: Queue,
     log_counts: LogCounts,
     counters: Counters,
+    live: LiveFeed,
 }
 
 impl Proxy {
@@ -122,7 +125,7 @@ impl Proxy {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let upstreams = Upstreams::new(&config, targets, seed, now)?;
-        Ok(Self {
+        let mut proxy = Self {
             table: ConnTable::default(),
             upstreams,
             timers: Timers::default(),
@@ -140,7 +143,10 @@ impl Proxy {
             queue: Queue::default(),
             log_counts: LogCounts::default(),
             counters: Counters::default(),
-        })
+            live: LiveFeed::new(),
+        };
+        proxy.adopt_live(now);
+        Ok(proxy)
     }
 
     /// Restores the state that the router's policy learned, from the text of
@@ -241,6 +247,7 @@ impl Proxy {
             }
         }
         self.step_stats(now);
+        self.step_live(now);
         self.expire_queue(now);
         debug_assert!(
             self.poll_timeout().is_none_or(|next| next > now),
@@ -290,6 +297,7 @@ impl Proxy {
             self.shared.trim_timeout(),
             self.stop_deadline,
             self.stats.poll_timeout(),
+            self.live.poll_timeout(),
             self.queue.poll_timeout(),
             self.excess_timeout(),
         ])
@@ -345,7 +353,10 @@ impl Proxy {
                 RouterAction::StartProbe { probe, backend, kind, deadline } => {
                     self.start_probe(now, probe, backend, kind, deadline);
                 }
-                RouterAction::Notify(notice) => self.notify(Notice::Router(notice)),
+                RouterAction::Notify(notice) => {
+                    self.show_notice(now, &notice);
+                    self.notify(Notice::Router(notice));
+                }
             }
         }
     }

@@ -10,7 +10,8 @@ use super::id::ConnId;
 use super::notice::{ConfigChange, Notice};
 use super::upstreams::router_config;
 use crate::config::{BackendTarget, Config};
-use crate::pages::{LogCounts, ReloadCounts};
+use crate::pages::live::Kind;
+use crate::pages::{LogCounts, ReloadCounts, describe_change};
 
 impl Proxy {
     /// Applies a new configuration; `targets` are its backends in their order, with their
@@ -60,6 +61,8 @@ impl Proxy {
         self.serve_queue(now);
         self.reload_counts.done += 1;
         self.reload_counts.last_error = None;
+        self.adopt_live(now);
+        self.show_event(now, Kind::Reload, format!("configuration: {}", describe_change(&change)));
         self.notify(Notice::Reconfigured(Box::new(change)));
         Ok(())
     }
@@ -68,6 +71,7 @@ impl Proxy {
     pub fn handle_config_refused(&mut self, wrong: String) {
         self.reload_counts.refused += 1;
         self.reload_counts.last_error = Some(wrong.clone());
+        self.show_refused_config(&wrong);
         self.notify(Notice::ConfigRefused { wrong });
     }
 

@@ -18,6 +18,7 @@ use intelliproxy_core::{BackendId, GuardView, Instant};
 
 use super::Proxy;
 use super::id::ConnId;
+use super::session::{OwnPage, OwnText};
 use super::upstreams::Decisions;
 use crate::pages::explain::Decision;
 use crate::pages::{StatsText, recording_field};
@@ -69,6 +70,12 @@ impl Stats {
 impl Proxy {
     /// Handles a request for /stats.
     pub(super) fn ask_stats(&mut self, now: Instant, id: ConnId) {
+        let wanted = self.table.session_mut(id).and_then(|session| session.awaited_page());
+        match wanted {
+            None => return,
+            Some(OwnPage::Figures) => {}
+            Some(page) => return self.answer_own_page(now, id, page),
+        }
         let configured = self.upstreams.configured();
         if configured.len() <= AT_ONCE {
             let left = configured.iter().rev().copied().collect();
@@ -135,7 +142,8 @@ impl Proxy {
     fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
         let fields = self.stats_fields();
         if let Some(session) = self.table.session_mut(id) {
-            session.handle_stats(now, &fields, text, &mut self.shared);
+            let page = OwnText { status: 200, kind: "application/json", fields: &fields, text };
+            session.handle_own_text(now, &page, &mut self.shared);
         }
     }
     /// Returns the header fields specific to /stats.

@@ -35,6 +35,7 @@ pub(super) struct AdminPort {
     streams: [Option<Stream>; CONNECTIONS_MAX],
     /// Whether work is left that does not wait for a deadline.
     is_due: bool,
+    watchers: usize,
     /// The time from which accepting continues after a failure.
     accepts_at: Option<Instant>,
 }
@@ -54,6 +55,7 @@ impl AdminPort {
             listeners: Listeners::new(ADMIN_LISTENERS_MAX, Source::AdminListener),
             streams: [const { None }; CONNECTIONS_MAX],
             is_due: false,
+            watchers: 0,
             accepts_at: None,
         }
     }
@@ -99,6 +101,11 @@ impl AdminPort {
         }
     }
 
+    /// Returns the number of event streams, as of the last turn with work.
+    pub(super) const fn streams(&self) -> usize {
+        self.watchers
+    }
+
     /// The time at which a turn is due even if nothing happens.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         if self.is_due {
@@ -119,6 +126,7 @@ impl AdminPort {
             self.write(now, id, proxy);
         }
         self.act();
+        self.watchers = self.admin.streams();
     }
 
     fn accept(&mut self, now: Instant, registry: &Registry) {

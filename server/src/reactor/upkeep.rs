@@ -120,6 +120,7 @@ impl Reactor {
         self.flush();
         if let Some(admin) = &mut self.admin {
             admin.handle_turn(self.now, &self.proxy, self.poll.registry());
+            self.proxy.handle_watchers(admin.streams());
         }
         self.note_upkeep(losses);
         Ok(())

@@ -219,6 +219,11 @@ pub(super) const BINS: usize = 14;
 /// The last level of each bin but the last one, which has no end. From 3 on each end is about 1.4
 /// times the one before, so that all bins get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
+/// The numbers of requests in flight at which a curve is shown: the last level of each bin.
+pub(super) fn shown() -> impl Iterator<Item = u32> {
+    BIN_ENDS.into_iter()
+}
+
 /// A latency above this many times that of a single request shows waiting for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;
 /// The weight of the prior, in completions. Chosen; insensitive from half to twice.

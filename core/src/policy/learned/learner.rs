@@ -1,7 +1,8 @@
 //! The services of the learner to the router besides its choices: state, guard, pings, ejections.
 use std::time::Duration;
 
-use super::{GuardView, Learned};
+use super::unit::Unit;
+use super::{GuardView, Learned, curve};
 use crate::id::BackendId;
 use crate::outlier::{PING_EVERY, Watch};
 use crate::policy::contract::{Learner, Reasons};
@@ -26,6 +27,12 @@ impl Learner for Learned {
 
     fn guard(&self, now: Instant) -> Option<GuardView> {
         Some(self.guard.view(now))
+    }
+
+    fn predictions(&self, backend: BackendId) -> Vec<(u32, f64)> {
+        let unit = self.units.get(backend.index()).filter(|unit| unit.is_present);
+        let of_level = |unit: &Unit, level: u32| (level, unit.latency_at(&self.pool, level));
+        unit.map_or_else(Vec::new, |unit| curve::shown().map(|n| of_level(unit, n)).collect())
     }
 
     fn vouches_for(&self, now: Instant, backend: BackendId) -> bool {

@@ -17,6 +17,8 @@ pub struct LearnedView {
     pub speed: f64,
     /// The number of completions that the speed averages, approximately.
     pub memory: u32,
+    /// Requests that it works on at once, by the model, 1 to 96.
+    pub width: u32,
     /// Predicted latency of one more request, ms.
     pub latency_ms: f64,
     /// Share of errors among about its last 200 requests, 0 to 1.
@@ -75,6 +77,7 @@ impl Learned {
             in_flight: unit.in_flight,
             speed: unit.shrunk_speed,
             memory: speed::length(unit.estimate.memory.into()) as u32,
+            width: unit.shape.width(),
             latency_ms: unit.latency_at(&self.pool, unit.in_flight.saturating_add(1)),
             error_share: unit.errors.share(),
             error_excess: unit.error_excess(&self.pool),

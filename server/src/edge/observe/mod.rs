@@ -1,6 +1,5 @@
-//! The log lines of the proxy's notices. `describe.rs` has those of the router's notices, and
-//! `limit.rs` limits their number.
-mod describe;
+//! The log lines of the proxy's notices. `pages/describe.rs` has the words of the router's notices,
+//! and `limit.rs` limits their number.
 mod limit;
 
 use std::fmt;
@@ -11,11 +10,11 @@ use intelliproxy_core::Notice::HealthChanged;
 use intelliproxy_core::{BackendId, Instant};
 use log::{Level, debug, error, info, log, log_enabled, warn};
 
-use self::describe::{describe, describe_fault};
 use self::limit::Kind;
 pub(crate) use self::limit::LineLimits;
 use crate::config::{Config, Limits};
-use crate::proxy::{ConfigChange, Excess, Full, Notice, RemedyTaken, ReportFault};
+use crate::pages::{describe, describe_change, describe_fault};
+use crate::proxy::{Excess, Full, Notice, RemedyTaken, ReportFault};
 
 /// Logs a notice, unless `limits` has admitted too many of its kind. `name` returns the name of a
 /// backend. Lines of a disabled level are not formatted.
@@ -187,46 +186,5 @@ impl fmt::Display for Client {
             0 => write!(f, "client {}", self.0.ip()),
             _ => write!(f, "client {}", self.0),
         }
-    }
-}
-
-/// Describes the changes of a new configuration: backends by name, other settings by key.
-fn describe_change(change: &ConfigChange) -> String {
-    let ConfigChange { added, removed, moved, changed, settings } = change;
-    let settings: Vec<String> = settings.iter().map(|&key| key.to_owned()).collect();
-    let parts = [
-        ("added", added),
-        ("removed", removed),
-        ("moved", moved),
-        ("changed", changed),
-        ("other", &settings),
-    ];
-    let parts: Vec<String> = parts
-        .iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| format!("{what} {}", names.join(", ")))
-        .collect();
-    if parts.is_empty() { "nothing changed".to_owned() } else { parts.join("; ") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each kind of change has its words.
-    #[test]
-    fn changes_are_told_in_one_line() {
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let nothing = ConfigChange::default();
-        assert_eq!(describe_change(&nothing), "nothing changed");
-        let all = ConfigChange {
-            added: names(&["C", "D"]),
-            removed: names(&["A"]),
-            moved: names(&["B"]),
-            changed: names(&["E"]),
-            settings: vec!["limits", "timeouts"],
-        };
-        let line = "added C, D; removed A; moved B; changed E; other limits, timeouts";
-        assert_eq!(describe_change(&all), line);
     }
 }

@@ -5,6 +5,7 @@ use intelliproxy_core::{BackendSnapshot, GuardView, RouterCounts};
 use super::histogram::Histogram;
 use crate::http::UpstreamError;
 use crate::pages::counts::{AccessCounts, LimitedCounts, LogCounts, QueueCounts, RetryCounts};
+use crate::pages::live::Sketch;
 
 /// Responses by the first digit of their status: index 2 counts 200 to 299.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -40,6 +41,8 @@ pub(crate) struct BackendCounts {
     /// Times from the dispatch to the head of the response, without refusals and without waiting for
     /// the client.
     pub(crate) first_byte: Histogram,
+    /// The same times as `first_byte` since the live page's last sample.
+    pub(crate) recent: Sketch,
     /// Times of successful connection attempts.
     pub(crate) connect: Histogram,
     /// Failed connection attempts.

@@ -7,6 +7,7 @@ use super::account::Account;
 use super::exchange::{Asking, Exchange};
 use super::hop::Hop;
 use super::look::Look;
+use super::own_page::OwnPage;
 use crate::access::Visit;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
@@ -18,7 +19,7 @@ use crate::http::head::{Parsed, RequestHead, Version, empty_lines_len, parse_req
 use crate::http::method::is_idempotent;
 use crate::http::persistence::is_persistent;
 use crate::http::progress::HeadProgress;
-use crate::http::target::{Destination, destination, max_forwards};
+use crate::http::target::{destination, max_forwards};
 use crate::http::upgrade;
 use crate::http::{ChunkError, ClientError, refuse};
 use crate::proxy::shared::Shared;
@@ -136,7 +137,7 @@ pub(crate) struct NewRequest {
 pub(crate) enum Aim {
     Backend,
     /// The proxy: the request is for /stats and permitted.
-    Stats,
+    Own(OwnPage),
     /// The proxy: Max-Forwards makes it the last recipient.
     LastHop,
 }
@@ -429,10 +430,10 @@ impl ClientHalf {
             Aim::LastHop
         } else if self.hop.may_ask_for_stats()
             && framing == Framing::None
-            && is_stats(head, destination)
+            && let Some(page) = OwnPage::of(head, destination.path)
             && shared.trust.shows_stats(&head.fields, self.hop.peer.ip(), self.hop.is_trusted)
         {
-            Aim::Stats
+            Aim::Own(page)
         } else {
             Aim::Backend
         };
@@ -446,12 +447,6 @@ impl ClientHalf {
 fn expects_the_unknown(head: &RequestHead<'_, '_>) -> bool {
     let is_unknown = |value: &[u8]| !value.eq_ignore_ascii_case(b"100-continue");
     head.version == Version::Http11 && head.fields.values(Name::Expect).any(is_unknown)
-}
-
-fn is_stats(head: &RequestHead<'_, '_>, destination: Destination<'_>) -> bool {
-    let rest = destination.path.strip_prefix(b"/stats");
-    rest.is_some_and(|rest| matches!(rest, [] | [b'?', ..]))
-        && matches!(head.method, "GET" | "HEAD")
 }
 
 /// Returns the values of Upgrade as one list.

@@ -24,7 +24,7 @@ pub(crate) enum Need {
     AskElsewhere,
     /// Make a new connection to the same backend.
     Redial { backend: BackendId },
-    /// Get the text of /stats.
+    /// Get a page of the proxy.
     Stats,
     /// Give up a connection attempt that takes too long: try another address, or call
     /// [`handle_unlinked`](super::Session::handle_unlinked).

@@ -49,8 +49,10 @@ impl Session {
             upstream_half::Receive::Body { .. } => self.relay_answer(now, shared),
             upstream_half::Receive::Ended => self.end_exchange(now, shared),
             upstream_half::Receive::Idle | upstream_half::Receive::Tunnel => false,
-            upstream_half::Receive::AwaitsStats => false,
-            upstream_half::Receive::OwnText { .. } => self.pass_own_text(now, shared),
+            upstream_half::Receive::AwaitsOwn(_) => false,
+            upstream_half::Receive::OwnText { .. } | upstream_half::Receive::OwnStream { .. } => {
+                self.pass_own_text(now, shared)
+            }
         }
     }
 
@@ -127,10 +129,8 @@ impl Session {
         }
         if aim != Aim::Backend {
             shared.buffers.give(forwarded);
-            if aim == Aim::LastHop {
-                return self.answer_last_hop(now, framing, shared);
-            }
-            self.upstream.await_stats();
+            let Aim::Own(page) = aim else { return self.answer_last_hop(now, framing, shared) };
+            self.upstream.await_own(page);
             return self.needs.stats();
         }
         shared.retries.earn();

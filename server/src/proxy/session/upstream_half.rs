@@ -6,6 +6,7 @@ use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
 use super::look::Look;
+use super::own_page::OwnPage;
 use crate::access::Visit;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
@@ -79,10 +80,13 @@ pub(super) enum Receive {
     Body { reader: BodyReader, writer: BodyWriter },
     /// Nothing more: the response is complete.
     Ended,
-    /// Nothing: the response is the text of /stats, which is being built.
-    AwaitsStats,
+    /// Nothing: the response is a page of the proxy, which is being built.
+    AwaitsOwn(OwnPage),
     /// Nothing: the response's body is a text of the proxy, of which `passed` bytes were written.
     OwnText { text: Arc<[u8]>, passed: usize },
+    /// Nothing: the response's body is a stream of the proxy. `text` is its last part, of which
+    /// `passed` bytes were written.
+    OwnStream { text: Arc<[u8]>, passed: usize },
     /// Bytes of a tunnel.
     Tunnel,
 }
@@ -176,9 +180,20 @@ impl UpstreamHalf {
         matches!(self.receive, Receive::Tunnel)
     }
 
-    /// Whether the text of /stats is awaited.
-    pub(super) const fn awaits_stats(&self) -> bool {
-        matches!(self.receive, Receive::AwaitsStats)
+    /// Returns the page of the proxy that is awaited.
+    pub(super) const fn awaited_page(&self) -> Option<OwnPage> {
+        match self.receive {
+            Receive::AwaitsOwn(page) => Some(page),
+            _ => None,
+        }
+    }
+
+    /// Whether the response is a stream of the proxy, and whether its last part is all written.
+    pub(super) fn own_stream(&self) -> Option<bool> {
+        match &self.receive {
+            Receive::OwnStream { text, passed } => Some(*passed == text.len()),
+            _ => None,
+        }
     }
 
     /// Whether the response's body ends with the backend's connection.
@@ -217,7 +232,11 @@ impl UpstreamHalf {
     /// Writes as much of a text of the proxy to `output` as there is room for. Returns false
     /// without room.
     pub(super) fn pass_own_text(&mut self, output: &mut Outbox, shared: &mut Shared) -> bool {
-        let Receive::OwnText { text, passed } = &mut self.receive else { return false };
+        let (text, passed, is_stream) = match &mut self.receive {
+            Receive::OwnText { text, passed } => (text, passed, false),
+            Receive::OwnStream { text, passed } if *passed < text.len() => (text, passed, true),
+            _ => return false,
+        };
         let left = &text[*passed..];
         if !output.reserve(left.len().min(1), left.len(), &mut shared.buffers) {
             return false;
@@ -225,7 +244,7 @@ impl UpstreamHalf {
         let count = left.len().min(output.room());
         output.append(&left[..count]);
         *passed += count;
-        if *passed == text.len() {
+        if *passed == text.len() && !is_stream {
             self.receive = Receive::Ended;
         }
         true
@@ -241,7 +260,7 @@ impl UpstreamHalf {
             }
             Receive::Tunnel => true,
             Receive::Idle | Receive::Head | Receive::Ended => false,
-            Receive::AwaitsStats | Receive::OwnText { .. } => false,
+            Receive::AwaitsOwn(_) | Receive::OwnText { .. } | Receive::OwnStream { .. } => false,
         }
     }
 
@@ -278,9 +297,14 @@ impl UpstreamHalf {
         self.receive = Receive::Tunnel;
     }
 
-    /// Waits for the text of /stats.
-    pub(super) fn await_stats(&mut self) {
-        self.receive = Receive::AwaitsStats;
+    /// Waits for a page of the proxy.
+    pub(super) fn await_own(&mut self, page: OwnPage) {
+        self.receive = Receive::AwaitsOwn(page);
+    }
+
+    /// Continues a stream of the proxy, or begins one.
+    pub(super) fn pass_part(&mut self, text: Arc<[u8]>) {
+        self.receive = Receive::OwnStream { text, passed: 0 };
     }
 
     /// Begins a response whose body is a text of the proxy.

@@ -391,6 +391,11 @@ impl Upstreams {
         self.router.guard(now)
     }
 
+    /// Returns the latencies that a learning policy predicts for a backend, by requests in flight.
+    pub(crate) fn predictions(&self, backend: BackendId) -> Vec<(u32, f64)> {
+        self.router.predictions(backend)
+    }
+
     /// Returns the counts of the router's decisions.
     pub(crate) fn counts(&self) -> RouterCounts {
         self.router.counts()

@@ -1,14 +1,14 @@
-//! One log line for each notice of the router, and for each fault of a load report. Lines for the
-//! proxy's own notices (failed requests, refused clients) are in `mod.rs`.
+//! One line for each notice of the router, for each fault of a load report, and for a new
+//! configuration: for the log and for the time line of the live page.
 use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };
 
 use crate::config::{Check, CheckKind, Config};
-use crate::proxy::{FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
+use crate::proxy::{ConfigChange, FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
 
 /// The line for a notice; `name` returns the name of a backend.
-pub(super) fn describe<'a>(
+pub(crate) fn describe<'a>(
     notice: &Notice,
     config: &Config,
     name: impl Fn(BackendId) -> &'a str,
@@ -115,7 +115,7 @@ fn describe_failure(failure: ProbeFailure, check: &Check) -> String {
 }
 
 /// Describes the fault of a report, with its path and the limit that it broke.
-pub(super) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
+pub(crate) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
     let path = &config.probe_paths.report;
     match fault {
         ReportFault::NoObject { excerpt } => {
@@ -142,6 +142,25 @@ pub(super) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
         ReportFault::Malformed => format!("report from {path}: the response is not HTTP"),
         ReportFault::Status(status) => format!("report from {path}: status {status}"),
     }
+}
+
+/// Describes the changes of a new configuration: backends by name, other settings by key.
+pub(crate) fn describe_change(change: &ConfigChange) -> String {
+    let ConfigChange { added, removed, moved, changed, settings } = change;
+    let settings: Vec<String> = settings.iter().map(|&key| key.to_owned()).collect();
+    let parts = [
+        ("added", added),
+        ("removed", removed),
+        ("moved", moved),
+        ("changed", changed),
+        ("other", &settings),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what} {}", names.join(", ")))
+        .collect();
+    if parts.is_empty() { "nothing changed".to_owned() } else { parts.join("; ") }
 }
 
 #[cfg(test)]
@@ -247,5 +266,22 @@ mod tests {
             let line = describe(&notice, &config, |backend| if backend == a { "A" } else { "B" });
             assert_eq!(line, expected);
         }
+    }
+
+    /// Each kind of change has its words.
+    #[test]
+    fn changes_are_told_in_one_line() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let nothing = ConfigChange::default();
+        assert_eq!(describe_change(&nothing), "nothing changed");
+        let all = ConfigChange {
+            added: names(&["C", "D"]),
+            removed: names(&["A"]),
+            moved: names(&["B"]),
+            changed: names(&["E"]),
+            settings: vec!["limits", "timeouts"],
+        };
+        let line = "added C, D; removed A; moved B; changed E; other limits, timeouts";
+        assert_eq!(describe_change(&all), line);
     }
 }

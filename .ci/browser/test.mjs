@@ -1,0 +1,265 @@
+// The live page in Chromium, against the real proxy: `npm test`. Each test says what it shows. A wait
+// has a generous limit that guards against hanging; times are printed, not tested.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import test, { after, before } from "node:test";
+import { Backend, Load, Proxy, openBrowser, openPage, pause, until } from "./stage.mjs";
+
+const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+let browser;
+before(async () => (browser = await openBrowser()));
+after(() => browser?.close());
+
+/** Runs a test with backends, a proxy and a page, and ends all of them. The console must stay empty, but
+ * for the errors that `excused` matches. */
+async function onStage({ names, settings, load: perSecond = 0, address = "admin", options }, play, excused = /$^/) {
+  const backends = await Promise.all(names.map((name) => new Backend(name).start()));
+  const proxy = await new Proxy(backends, settings).start();
+  const load = perSecond > 0 ? new Load(proxy.port, perSecond) : null;
+  const errors = [];
+  try {
+    const page = await openPage(browser, proxy[address], errors, options);
+    await play({ page, proxy, backends, load });
+    await page.context().close();
+  } finally {
+    load?.end();
+    await proxy.end();
+    await Promise.all(backends.map((backend) => backend.stop()));
+  }
+  assert.deepEqual(errors.filter((error) => !excused.test(error)), []);
+}
+
+const quick = { probes: { pingIntervalMs: 500, reportIntervalMs: 1000 } };
+const state = (page, name) => page.locator("tr", { hasText: name }).locator(".state");
+
+test("the page shows every backend, its traffic and its explanation, on both ports", async () => {
+  for (const address of ["admin", "stats"]) {
+    await onStage({ names: ["A", "B", "C"], load: 60, address }, async ({ page }) => {
+      assert.equal(await page.locator("#rows tr").count(), 3);
+      await until("requests per second", async () => {
+        const facts = await page.locator('[data-name="requests/s"] dd').textContent();
+        return Number(facts) > 20;
+      });
+      assert.equal(await page.locator("canvas").count() >= 6, true);
+      await until("a p99", async () => /\d ms/.test(await page.locator('td[data-label="p99"]').first().textContent()));
+      const current = page.locator("tr", { has: page.locator('.state[data-state="current"], .state[data-state="full"]') });
+      await current.first().locator(".name button").click();
+      await page.waitForSelector("dialog .why");
+      await page.waitForSelector("dialog .stack");
+      await page.keyboard.press("Escape");
+      assert.equal(await page.locator("dialog").isVisible(), false);
+    });
+  }
+});
+
+test("a backend that becomes slow: the switch is on the time line and in the table", async () => {
+  const settings = { routing: { ...quick, policy: "score", switch: { cooldownMs: 1000 } } };
+  await onStage({ names: ["A", "B"], settings, load: 40 }, async ({ page, backends }) => {
+    await until("a current backend", () => page.locator('.state[data-state="current"]').count());
+    await pause(3000);
+    const row = page.locator("tr", { has: page.locator('.state[data-state="current"]') });
+    const name = (await row.locator(".name button").textContent()).trim();
+    const slow = backends.find((backend) => backend.name === name);
+    const switches = () => page.locator('.events [data-kind="switch"]').count();
+    const before = await switches();
+    const begun = performance.now();
+    slow.delayMs = 400;
+    await until("a switch on the time line", async () => (await switches()) > before);
+    const seen = performance.now();
+    // When the proxy itself switched is in its event, in its own time.
+    const at = await page.evaluate(() => {
+      const last = store.events.filter(([, , kind]) => kind === "switch").at(-1);
+      return Date.now() - (last[1] + store.offset);
+    });
+    console.log(`# slowed to shown: ${Math.round(seen - begun)} ms; switched to shown: ${Math.round(at)} ms`);
+    const text = await page.locator(".events li", { has: page.locator('[data-kind="switch"]') }).first().textContent();
+    assert.match(text, /switch . -> .: better by [\d.]+ points|failover/);
+    const other = backends.find((backend) => backend.name !== name);
+    await until("the other one is current", async () => /current|full/.test(await state(page, other.name).textContent()));
+    assert.match(await page.locator("#spoken").textContent(), /switch/);
+  });
+});
+
+test("a backend that fails is shown as ejected, and returns", async () => {
+  const settings = { routing: { ...quick, policy: "learned" } };
+  await onStage({ names: ["A", "B", "C"], settings, load: 80 }, async ({ page, backends }) => {
+    await pause(3000);
+    backends[1].errors = 1;
+    await page.waitForSelector('.events [data-kind="ejection"]');
+    const text = await page.locator(".events li", { has: page.locator('[data-kind="ejection"]') }).first().textContent();
+    assert.match(text, /B is ejected: .*failures in a row/);
+    backends[1].errors = 0;
+    await page.waitForSelector('.events [data-kind="return"]');
+    await page.waitForSelector(".model path");
+  });
+});
+
+test("a backend that is gone is shown as down", async () => {
+  await onStage({ names: ["A", "B"], settings: { routing: quick } }, async ({ page, backends }) => {
+    await until("B is up", async () => /up|current/.test(await state(page, "B").textContent()));
+    await backends[1].stop();
+    await until("B is down", async () => (await state(page, "B").getAttribute("data-state")) === "down");
+    assert.equal(await page.locator('[data-name="usable"] dd').textContent(), "1 of 2");
+  });
+});
+
+test("a restart of the proxy is shown, and the page recovers by itself", async () => {
+  await onStage(
+    { names: ["A", "B"], load: 40 },
+    async ({ page, proxy }) => {
+      await proxy.stop();
+      await page.waitForSelector('#connection[data-state="lost"]');
+      await proxy.start();
+      await page.waitForSelector('#connection[data-state="live"]');
+      await until("rows with traffic", async () => Number(await page.locator('[data-name="requests/s"] dd').textContent()) > 5);
+      assert.equal(await page.locator("#rows tr").count(), 2);
+    },
+    /Failed to load resource|ERR_(CONNECTION|INCOMPLETE|EMPTY)/,
+  );
+});
+
+test("a reload adds a backend while the page is open", async () => {
+  await onStage({ names: ["A", "B"] }, async ({ page, proxy, backends }) => {
+    backends.push(await new Backend("C").start());
+    proxy.reload(backends);
+    await until("three rows", async () => (await page.locator("#rows tr").count()) === 3);
+    await page.waitForSelector('.events [data-kind="reload"]');
+    assert.match(await page.locator(".events").textContent(), /configuration: added C/);
+  });
+});
+
+test("200 backends: all rows, a filter, sorting, and frames that are not late", async () => {
+  const shared = await new Backend("shared").start();
+  const names = Array.from({ length: 200 }, (_, at) => ({ name: `node-${String(at).padStart(3, "0")}`, port: shared.port }));
+  const proxy = await new Proxy(names, { routing: { policy: "least_request" } }).start();
+  const load = new Load(proxy.port, 200);
+  const errors = [];
+  try {
+    const begun = performance.now();
+    const page = await openPage(browser, proxy.admin, errors);
+    await until("200 rows", async () => (await page.locator("#rows tr").count()) === 200);
+    console.log(`# 200 rows after ${Math.round(performance.now() - begun)} ms`);
+    await pause(4000);
+    const figures = await page.evaluate(async () => {
+      const long = [];
+      const observer = new PerformanceObserver((list) => list.getEntries().forEach((entry) => long.push(entry.duration)));
+      observer.observe({ entryTypes: ["longtask"] });
+      let frames = 0;
+      const end = performance.now() + 6000;
+      while (performance.now() < end) {
+        await new Promise((next) => requestAnimationFrame(next));
+        frames += 1;
+        scrollBy(0, frames % 120 < 60 ? 12 : -12);
+      }
+      return { frames, long: long.length, longest: Math.max(0, ...long) };
+    });
+    console.log(`# 200 backends, 6 s of scrolling: ${figures.frames} frames, ${figures.long} tasks over 50 ms, longest ${Math.round(figures.longest)} ms`);
+    await page.locator("#filter-text").fill("node-19");
+    await until("ten rows", async () => (await page.locator("#rows tr").count()) === 10);
+    await page.locator("#filter-text").fill("");
+    await page.getByRole("button", { name: "Req/s" }).click();
+    assert.equal(await page.locator('th[aria-sort="descending"]').textContent(), "Req/s");
+    await page.context().close();
+    assert.deepEqual(errors, []);
+  } finally {
+    load.end();
+    await proxy.end();
+    await shared.stop();
+  }
+});
+
+test("hostile names, URLs and texts are shown as text", async () => {
+  const backend = await new Backend("b").start();
+  // The proxy refuses such names; what a future version or another program sends must still be text.
+  const hostile = '<img src=x onerror="document.title=1">"\'&</script>';
+  const proxy = await new Proxy([backend]).start();
+  const errors = [];
+  try {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+    await page.addInitScript((text) => {
+      const parse = JSON.parse;
+      JSON.parse = (json) => {
+        const value = parse(json);
+        for (const backend of value.backends ?? []) Object.assign(backend, { name: text + backend.name, url: text });
+        if (value.decisions) for (const one of value.decisions) Object.assign(one, { why: text, backend: text + "b" });
+        value.events?.push([99999, value.at, "switch", text]);
+        if (value.pool) value.pool.policy = text;
+        return value;
+      };
+    }, hostile);
+    await page.goto(proxy.admin);
+    await page.waitForSelector("#rows tr");
+    await pause(2500);
+    const text = await page.locator("body").innerText();
+    assert.equal(text.split(hostile).length > 4, true, text);
+    assert.equal(await page.locator("main img, dialog img").count(), 0);
+    assert.equal(await page.title(), "IntelliProxy");
+    await context.close();
+    // A target, a Host and an Accept field of a client, with the same bytes.
+    const answer = await fetch(`${proxy.stats}?${encodeURI(hostile)}`, { headers: { Accept: `text/html, ${hostile.replace(/[^ -~]/g, "")}` } });
+    assert.equal((await answer.text()).includes("onerror"), false);
+    assert.deepEqual(errors, []);
+  } finally {
+    await proxy.end();
+    await backend.stop();
+  }
+});
+
+test("axe finds no serious fault: light, dark, narrow, and with the explanation open", async () => {
+  const cases = [{ colorScheme: "light" }, { colorScheme: "dark" }, { viewport: { width: 360, height: 780 } }];
+  for (const options of cases) {
+    const settings = { routing: { ...quick, policy: "learned" } };
+    // The page allows no script of others, so axe is put in past its policy.
+    await onStage({ names: ["A", "B"], settings, load: 40, options: { ...options, bypassCSP: true } }, async ({ page, backends }) => {
+      backends[1].errors = 1;
+      await page.waitForSelector('.events [data-kind="ejection"]');
+      const check = async (what) => {
+        await page.evaluate(axeSource);
+        const { violations } = await page.evaluate(() => axe.run());
+        const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+        const texts = serious.map(({ id, nodes }) => `${what}: ${id}: ${nodes[0].html} ${nodes[0].failureSummary}`);
+        assert.deepEqual(texts, []);
+        console.log(`# axe, ${what}: ${violations.map(({ id, impact }) => `${id} (${impact})`).join(", ") || "no fault"}`);
+      };
+      await check(JSON.stringify(options));
+      await page.locator(".name button").first().click();
+      await page.waitForSelector("dialog .decisions");
+      await check("explanation");
+    });
+  }
+});
+
+test("the keyboard reaches the table, the time line and the explanation", async () => {
+  await onStage({ names: ["A", "B"], load: 20 }, async ({ page }) => {
+    await page.keyboard.press("Tab");
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "To the table of backends");
+    await page.keyboard.press("Enter");
+    assert.equal(await page.evaluate(() => document.activeElement.id), "backends");
+    const reached = new Set();
+    for (let step = 0; step < 30; step += 1) {
+      await page.keyboard.press("Tab");
+      reached.add(await page.evaluate(() => document.activeElement.id || document.activeElement.textContent.trim()));
+    }
+    for (const wanted of ["Req/s", "A", "B", "events", "holds"]) assert.ok(reached.has(wanted), `${wanted} in ${[...reached]}`);
+  });
+});
+
+test("five open pages with ten backends: the CPU time of the proxy is printed", async () => {
+  const names = Array.from({ length: 10 }, (_, at) => `node-${at}`);
+  await onStage({ names }, async ({ proxy }) => {
+    const span = 10_000;
+    const spent = async () => {
+      const before = await proxy.cpuSeconds();
+      await pause(span);
+      return (100 * 1000 * ((await proxy.cpuSeconds()) - before)) / span;
+    };
+    const one = await spent();
+    const pages = await Promise.all([1, 2, 3, 4].map(() => openPage(browser, proxy.admin, [])));
+    const five = await spent();
+    console.log(`# CPU of one core without traffic: ${one.toFixed(2)} % with one page, ${five.toFixed(2)} % with five`);
+    await Promise.all(pages.map((page) => page.context().close()));
+  });
+});

@@ -1,0 +1,175 @@
+"use strict";
+// What the page knows: the backends with their rows and histories, the pool, the events. It comes
+// as server-sent events; server/src/pages/live has their contents. The other scripts register by
+// `store.on(name, call)` and read `store`.
+
+const store = (() => {
+  const calls = {};
+  const on = (name, call) => (calls[name] ??= []).push(call);
+  const tell = (name, value) => (calls[name] ?? []).forEach((call) => call(value));
+
+  const own = {
+    on,
+    tell,
+    /** "connecting", "live" or "lost". */
+    connection: "connecting",
+    program: "",
+    fields: {},
+    states: [],
+    pool: {},
+    /** One object for each backend: name, url, row, columns of history, and a model or null. */
+    backends: [],
+    /** The times of the columns, seconds of the epoch. */
+    times: [],
+    events: [],
+    interval: 2,
+    covered: 600,
+    /** The proxy's time in ms, and its difference from the clock of this computer. */
+    at: 0,
+    offset: 0,
+    figure: (backend, name) => backend.row[own.fields[name]] ?? null,
+    state: (backend) => own.states[own.figure(backend, "state")] ?? "unknown",
+    seconds: (at) => (at + own.offset) / 1000,
+    /** Returns the backend's share of all requests per second, 0 to 1. */
+    share: (backend) => (own.rps > 0 ? own.figure(backend, "rps") / own.rps : 0),
+    rps: 0,
+    /** The address of a decision, or of the list of decisions. */
+    explainAddress: (number) => {
+      const suffix = number === undefined ? "" : `=${encodeURIComponent(number)}`;
+      if (isTraffic) return `${location.pathname}?explain${suffix}`;
+      return "explain" + (number === undefined ? "" : `?request=${encodeURIComponent(number)}`);
+    },
+  };
+
+  /** The figures whose history is kept. */
+  const columns = ["rps", "errors", "refused", "p50", "p99"];
+  /** On the traffic port page and events have one address; the admin listener has two. */
+  const isTraffic = location.pathname.endsWith("/stats");
+  const address = isTraffic ? location.pathname : "events";
+  /** Ticks come every second: without any for this time the connection is lost, ms. */
+  const silenceMax = 4000;
+  let source = null;
+  let heardAt = 0;
+  let wait = 500;
+  let ticks = 0;
+
+  function setConnection(state) {
+    if (own.connection !== state) {
+      own.connection = state;
+      tell("connection", state);
+    }
+  }
+
+  function connect() {
+    source = new EventSource(address);
+    const listen = (name, take) =>
+      source.addEventListener(name, (event) => {
+        heardAt = performance.now();
+        wait = 500;
+        take(JSON.parse(event.data));
+        setConnection("live");
+      });
+    heardAt = performance.now();
+    listen("hello", takeHello);
+    listen("backends", takeBackends);
+    listen("tick", takeTick);
+    listen("model", takeModel);
+    source.addEventListener("error", reconnect);
+  }
+
+  function reconnect() {
+    source?.close();
+    source = null;
+    setConnection("lost");
+    setTimeout(connect, wait);
+    wait = Math.min(wait * 2, 4000);
+  }
+
+  setInterval(() => {
+    if (source && performance.now() - heardAt > silenceMax) reconnect();
+  }, 1000);
+
+  function takeHello(hello) {
+    own.program = hello.program;
+    own.fields = Object.fromEntries(hello.fields.map((name, place) => [name, place]));
+    own.states = hello.states;
+    own.interval = hello.interval;
+    own.covered = hello.covered;
+    setTime(hello.at);
+    own.pool = hello.pool;
+    own.events = hello.events;
+    own.backends = Array.from({ length: hello.count }, () => null);
+    const count = hello.covered / hello.interval;
+    const end = own.seconds(hello.at);
+    own.times = Array.from({ length: count }, (_, place) => end - (count - 1 - place) * hello.interval);
+    tell("hello");
+  }
+
+  function setTime(at) {
+    own.at = at;
+    own.offset = Date.now() - at;
+  }
+
+  function takeBackends({ first, backends }) {
+    backends.forEach((backend, place) => {
+      const made = { place: first + place, name: backend.name, url: backend.url, row: backend.row, model: null };
+      const { interval, covered, times } = own;
+      const length = covered / interval;
+      for (const name of columns) {
+        const known = backend.history[name].slice(-length);
+        const before = Array(length - known.length).fill(null);
+        // Ticks that came before this backend: nothing better is known of them than what holds now.
+        const since = Array(Math.max(0, times.length - length)).fill(backend.row[own.fields[name]]);
+        made[name] = [...before, ...known, ...since].slice(-times.length);
+      }
+      own.backends[first + place] = made;
+    });
+    sumUp();
+    if (own.backends.every(Boolean)) tell("backends");
+  }
+
+  function takeTick(tick) {
+    setTime(tick.at);
+    own.pool = tick.pool;
+    const changed = [];
+    for (const [place, ...changes] of tick.rows) {
+      const backend = own.backends[place];
+      if (!backend) continue;
+      for (let at = 0; at < changes.length; at += 2) backend.row[changes[at]] = changes[at + 1];
+      changed.push(backend);
+    }
+    sumUp();
+    ticks += 1;
+    // A large pool keeps fewer points: its charts are drawn from the same distances as its history.
+    if (own.backends.length <= 64 || ticks % own.interval === 0) addPoint(own.seconds(tick.at));
+    own.events.push(...tick.events);
+    own.events.splice(0, own.events.length - 300);
+    tell("tick", { changed, events: tick.events });
+  }
+
+  function addPoint(time) {
+    own.times.push(time);
+    const known = own.backends.filter(Boolean);
+    for (const backend of known) for (const name of columns) backend[name].push(own.figure(backend, name));
+    let old = 0;
+    while (own.times[old] < time - own.covered) old += 1;
+    if (old > 0) {
+      own.times.splice(0, old);
+      for (const backend of known) for (const name of columns) backend[name].splice(0, old);
+    }
+  }
+
+  function sumUp() {
+    own.rps = own.backends.reduce((sum, backend) => sum + (backend ? own.figure(backend, "rps") : 0), 0);
+  }
+
+  function takeModel({ curves }) {
+    curves.forEach((curve, place) => {
+      if (own.backends[place]) own.backends[place].model = curve;
+    });
+    tell("model");
+  }
+
+  own.connect = connect;
+  return own;
+})();

@@ -1,0 +1,157 @@
+//! The last ten minutes of one backend, in a ring of samples.
+//!
+//! | backends | distance of samples | samples | bytes of a backend at most |
+//! |---|---|---|---|
+//! | up to 64 | 2 s | 300 | 8400 |
+//! | up to 256 | 5 s | 120 | 3360 |
+//! | more | 10 s | 60 | 1680 |
+use std::collections::VecDeque;
+
+use super::row::write_number;
+
+/// Seconds that the history covers.
+pub(crate) const COVERED: usize = 600;
+
+/// The figures of one interval: rates are averages of its seconds, other figures are those of its
+/// end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sample {
+    pub(crate) requests: f32,
+    pub(crate) errors: f32,
+    pub(crate) refused: f32,
+    pub(crate) p50: f32,
+    pub(crate) p99: f32,
+    pub(crate) score: f32,
+    pub(crate) in_flight: u16,
+    pub(crate) state: u8,
+}
+
+const _: () = assert!(size_of::<Sample>() == 28, "the table above has the bytes of a sample");
+
+/// One figure of a sample.
+type Figure = fn(&Sample) -> f32;
+
+/// Returns the seconds of an interval for a number of backends.
+pub(crate) const fn interval(backends: usize) -> usize {
+    match backends {
+        0..=64 => 2,
+        65..=256 => 5,
+        _ => 10,
+    }
+}
+
+/// The samples of one backend, the oldest one first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    samples: VecDeque<Sample>,
+    /// The sum of the rates of the current interval, and its seconds so far.
+    current: Sample,
+    seconds: usize,
+}
+
+impl History {
+    /// Adds the figures of a second.
+    pub(crate) fn add(&mut self, second: Sample, interval: usize) {
+        let sum = self.current;
+        self.current = Sample {
+            requests: sum.requests + second.requests,
+            errors: sum.errors + second.errors,
+            refused: sum.refused + second.refused,
+            ..second
+        };
+        self.seconds += 1;
+        if self.seconds < interval {
+            return;
+        }
+        let share = 1.0 / self.seconds as f32;
+        let sample = Sample {
+            requests: self.current.requests * share,
+            errors: self.current.errors * share,
+            refused: self.current.refused * share,
+            ..self.current
+        };
+        let most = COVERED / interval;
+        if self.samples.capacity() < most {
+            self.samples.reserve_exact(most - self.samples.len());
+        }
+        if self.samples.len() == most {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(sample);
+        (self.current, self.seconds) = (Sample::default(), 0);
+    }
+
+    /// Appends the samples as a JSON object of arrays, the oldest number first.
+    pub(crate) fn write(&self, text: &mut String) {
+        let columns: [(&str, Figure); 8] = [
+            ("rps", |one| one.requests),
+            ("errors", |one| one.errors),
+            ("refused", |one| one.refused),
+            ("p50", |one| one.p50),
+            ("p99", |one| one.p99),
+            ("score", |one| one.score),
+            ("inFlight", |one| f32::from(one.in_flight)),
+            ("state", |one| f32::from(one.state)),
+        ];
+        for (at, (name, figure)) in columns.iter().enumerate() {
+            text.push_str(if at == 0 { "{\"" } else { ",\"" });
+            text.push_str(name);
+            text.push_str("\":[");
+            for (at, sample) in self.samples.iter().enumerate() {
+                if at > 0 {
+                    text.push(',');
+                }
+                write_number(text, coarse(figure(sample)));
+            }
+            text.push(']');
+        }
+        text.push('}');
+    }
+}
+
+/// Returns a number with the digits that a chart shows: one decimal from 10 on, else two.
+fn coarse(number: f32) -> f64 {
+    let digits = if number.abs() < 10.0 { 100.0 } else { 10.0 };
+    (f64::from(number) * digits).round() / digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(history: &History) -> serde_json::Value {
+        let mut text = String::new();
+        history.write(&mut text);
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// Rates are averaged over an interval, other figures are the last ones, unknown ones are null.
+    #[test]
+    fn seconds_become_samples() {
+        let mut history = History::default();
+        for (requests, p99) in [(10.0, 5.0), (21.0, f32::NAN), (4.0, 7.0)] {
+            history.add(Sample { requests, p99, score: 12.34, ..Sample::default() }, 2);
+        }
+        let json = written(&history);
+        assert_eq!(json["rps"], serde_json::json!([15.5]));
+        assert_eq!(json["p99"], serde_json::json!([null]));
+        assert_eq!(json["score"], serde_json::json!([12.3]));
+    }
+
+    /// Ten minutes are kept for every number of backends, and no more.
+    #[test]
+    fn ten_minutes_are_kept() {
+        for backends in [1, 64, 65, 256, 257, 1000] {
+            let interval = interval(backends);
+            let mut history = History::default();
+            for second in 0..COVERED + 3 * interval {
+                let requests = second as f32;
+                history.add(Sample { requests, ..Sample::default() }, interval);
+            }
+            let most = COVERED / interval;
+            assert_eq!((history.samples.len(), most * interval), (most, COVERED));
+            assert!(history.samples.capacity() <= most, "{backends}");
+            assert!(history.samples[0].requests >= 2.0 * interval as f32, "{backends}");
+        }
+    }
+}

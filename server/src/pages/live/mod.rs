@@ -1,0 +1,411 @@
+//! The state behind the live page: figures of every backend once a second, ten minutes of history,
+//! the last events, and the texts of the event streams (server-sent events, HTML standard section
+//! 9.2).
+//!
+//! `proxy/live.rs` feeds it. It costs nothing per request but one count of a time. Each reader of a
+//! stream has a [`Cursor`] and asks for the next text when it has sent the last one, so nothing is
+//! buffered for a slow reader.
+//!
+//! | event | contents |
+//! |---|---|
+//! | `hello` | names of fields and states, the pool, the last events; begins a stream and follows a change of the backends |
+//! | `backends` | name, URL, row and history of some backends |
+//! | `tick` | what has changed within the last second |
+//! | `model` | the learner's predictions, every five seconds |
+mod events;
+mod history;
+mod row;
+mod sketch;
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use intelliproxy_core::{BackendId, GuardView, Instant};
+use serde_json::{Value, json};
+
+use self::events::Events;
+pub(crate) use self::events::Kind;
+use self::history::{History, interval};
+pub(crate) use self::row::{FIELDS, Row, STATES, Traffic};
+pub(crate) use self::sketch::{Recent, Sketch};
+
+/// Time between two samples.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Time between two steps of one sample.
+const STEP: Duration = Duration::from_millis(1);
+/// Ticks that a slow reader may be behind. Then its stream ends, and its page begins another.
+const TICKS_KEPT: usize = 8;
+/// Backends in one text of a stream: 0.2 ms of work.
+const BACKENDS_AT_ONCE: usize = 8;
+/// Seconds between two models.
+const MODEL_EVERY: u64 = 5;
+
+/// The figures of the pool as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    pub(crate) policy: &'static str,
+    pub(crate) guard: Option<GuardView>,
+    pub(crate) requests: u64,
+    pub(crate) clients: usize,
+    pub(crate) queue: usize,
+    pub(crate) waited: u64,
+    pub(crate) retries: u64,
+    pub(crate) switches: u64,
+    pub(crate) holds: u64,
+    pub(crate) spills: u64,
+    pub(crate) is_leaving: bool,
+    /// Whether the last decisions are kept, so that they can be explained.
+    pub(crate) explains: bool,
+}
+
+/// One backend.
+#[derive(Debug)]
+struct Tracked {
+    id: BackendId,
+    name: String,
+    url: String,
+    /// As of the last complete sample, which readers have.
+    shown: Row,
+    next: Row,
+    history: History,
+}
+
+/// The predictions of a learner for one backend: requests in flight and the latency in ms.
+pub(crate) type Curve = Vec<(u32, f64)>;
+
+/// See the documentation of the module.
+#[derive(Debug)]
+pub(crate) struct Live {
+    backends: Vec<Tracked>,
+    /// Differs for every list of backends.
+    generation: u64,
+    is_listed: bool,
+    /// The backend that a sample in progress continues with.
+    at: Option<usize>,
+    /// The time of the next step; `None` if nothing is sampled.
+    step_at: Option<Instant>,
+    sampled_at: Instant,
+    samples: u64,
+    pool: String,
+    events: Events,
+    shown_events: u64,
+    was_in_charge: Option<bool>,
+    /// The last ticks with their numbers; none without readers.
+    ticks: VecDeque<(u64, Arc<[u8]>)>,
+    next_tick: u64,
+    /// The last model with its number.
+    model: Option<(u64, Arc<[u8]>)>,
+}
+
+/// The place of a reader in the stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    generation: u64,
+    backends: usize,
+    tick: u64,
+    model: u64,
+}
+
+/// The next text for a reader.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Text(Arc<[u8]>),
+    /// The reader has everything.
+    Nothing,
+    /// The reader is too slow.
+    Lost,
+}
+
+impl Live {
+    pub(crate) fn new() -> Self {
+        Self {
+            backends: Vec::new(),
+            // A new cursor has 0, so that every reader begins with a hello.
+            generation: 1,
+            is_listed: false,
+            at: None,
+            step_at: None,
+            sampled_at: Instant::ZERO,
+            samples: 0,
+            pool: "{}".to_owned(),
+            events: Events::default(),
+            shown_events: 0,
+            was_in_charge: None,
+            ticks: VecDeque::new(),
+            next_tick: 1,
+            model: None,
+        }
+    }
+
+    /// Samples from now on, or stops it.
+    pub(crate) fn set_sampling(&mut self, now: Instant, is_wanted: bool) {
+        if is_wanted != self.step_at.is_some() {
+            self.step_at = is_wanted.then_some(now);
+            self.at = None;
+        }
+    }
+
+    /// Returns the time of the next step of a sample.
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        self.step_at
+    }
+
+    /// Adds an event to the time line.
+    pub(crate) fn add_event(&mut self, now: Instant, kind: Kind, text: String) {
+        if self.step_at.is_some() {
+            self.events.add(now, kind, text);
+        }
+    }
+
+    /// Returns the time of the last sample.
+    pub(crate) const fn sampled_at(&self) -> Instant {
+        self.sampled_at
+    }
+
+    /// Whether a reader is so far behind that it cannot continue.
+    pub(crate) fn is_lost(&self, cursor: &Cursor) -> bool {
+        cursor.tick + (TICKS_KEPT as u64) < self.next_tick
+    }
+
+    /// Makes the next sample list the backends again, because their order, names, addresses or limits
+    /// may have changed.
+    pub(crate) fn forget_list(&mut self) {
+        self.is_listed = false;
+    }
+
+    /// Whether these are the backends that are sampled.
+    pub(crate) fn has(&self, configured: &[BackendId]) -> bool {
+        self.is_listed
+            && self.backends.len() == configured.len()
+            && self.backends.iter().map(|tracked| &tracked.id).eq(configured)
+    }
+
+    /// Takes a new list of backends by id, name and URL. Those that stay keep their history, unless
+    /// its interval changes.
+    pub(crate) fn set_backends(&mut self, list: Vec<(BackendId, String, String)>) {
+        let is_same_interval = interval(list.len()) == interval(self.backends.len());
+        let mut old = std::mem::take(&mut self.backends);
+        self.backends = list
+            .into_iter()
+            .map(|(id, name, url)| {
+                let place = old.iter().position(|tracked| tracked.id == id);
+                match place.filter(|_| is_same_interval) {
+                    Some(place) => Tracked { name, url, ..old.swap_remove(place) },
+                    None => Tracked {
+                        id,
+                        name,
+                        url,
+                        shown: Row::EMPTY,
+                        next: Row::EMPTY,
+                        history: History::default(),
+                    },
+                }
+            })
+            .collect();
+        self.generation += 1;
+        self.is_listed = true;
+        self.at = None;
+        self.model = None;
+    }
+
+    /// Returns the backends of the next step of a sample. [`take`](Self::take) gets
+    /// their rows; [`end_step`](Self::end_step) follows.
+    pub(crate) fn step(&self, most: usize) -> std::ops::Range<usize> {
+        let first = self.at.unwrap_or(0).min(self.backends.len());
+        first..(first + most).min(self.backends.len())
+    }
+
+    /// Takes the row of a backend.
+    pub(crate) fn take(&mut self, backend: usize, row: Row) {
+        if let Some(tracked) = self.backends.get_mut(backend) {
+            tracked.next = row;
+        }
+    }
+
+    /// Returns the id of a backend by its place.
+    pub(crate) fn id(&self, backend: usize) -> Option<BackendId> {
+        self.backends.get(backend).map(|tracked| tracked.id)
+    }
+
+    /// Ends a step. Returns whether the sample has all backends; then [`finish`](Self::finish)
+    /// follows.
+    pub(crate) fn end_step(&mut self, now: Instant, next: usize) -> bool {
+        if next < self.backends.len() {
+            self.at = Some(next);
+            self.step_at = Some(now + STEP);
+            return false;
+        }
+        self.at = None;
+        true
+    }
+
+    /// Completes a sample. Without readers no text is made.
+    pub(crate) fn finish(&mut self, now: Instant, pool: &Pool, has_readers: bool) {
+        let regular = self.sampled_at + SAMPLE_EVERY;
+        // After a pause the rhythm starts over.
+        let begun = if now.since(regular) < SAMPLE_EVERY { regular } else { now };
+        self.sampled_at = begun;
+        self.step_at = Some((begun + SAMPLE_EVERY).max(now + STEP));
+        self.samples += 1;
+        self.note_guard(now, pool.guard.as_ref());
+        let interval = interval(self.backends.len());
+        for tracked in &mut self.backends {
+            tracked.history.add(tracked.next.sample(), interval);
+        }
+        self.pool = pool_json(pool).to_string();
+        if has_readers {
+            let text = self.tick_text(now);
+            if self.ticks.len() == TICKS_KEPT {
+                self.ticks.pop_front();
+            }
+            self.ticks.push_back((self.next_tick, text));
+        } else {
+            self.ticks.clear();
+        }
+        self.next_tick += 1;
+        self.shown_events = self.events.count();
+        self.backends.iter_mut().for_each(|tracked| tracked.shown = tracked.next);
+    }
+
+    /// Whether a model is due for readers.
+    pub(crate) const fn wants_model(&self) -> bool {
+        self.model.is_none() || self.samples.is_multiple_of(MODEL_EVERY)
+    }
+
+    /// Takes the learner's predictions for each backend, in their order.
+    pub(crate) fn set_model(&mut self, curves: &[Curve]) {
+        let curves: Vec<Vec<[f64; 2]>> = curves
+            .iter()
+            .map(|curve| {
+                curve
+                    .iter()
+                    .map(|(n, ms)| [f64::from(*n), (ms * 1000.0).round() / 1000.0])
+                    .collect()
+            })
+            .collect();
+        let text = event("model", &json!({ "curves": curves }).to_string());
+        self.model = (!curves.is_empty()).then_some((self.samples, text));
+    }
+
+    /// Returns the next text for a reader, and moves its cursor behind it.
+    pub(crate) fn next(&self, now: Instant, cursor: &mut Cursor) -> Next {
+        if cursor.generation != self.generation {
+            *cursor =
+                Cursor { generation: self.generation, backends: 0, tick: self.next_tick, model: 0 };
+            return Next::Text(self.hello_text(now));
+        }
+        if cursor.tick < self.next_tick {
+            let Some((_, text)) = self.ticks.iter().find(|(number, _)| *number == cursor.tick)
+            else {
+                return Next::Lost;
+            };
+            cursor.tick += 1;
+            return Next::Text(Arc::clone(text));
+        }
+        if cursor.backends < self.backends.len() {
+            let end = (cursor.backends + BACKENDS_AT_ONCE).min(self.backends.len());
+            let text = self.backends_text(cursor.backends, end);
+            cursor.backends = end;
+            return Next::Text(text);
+        }
+        match &self.model {
+            Some((number, text)) if *number != cursor.model => {
+                cursor.model = *number;
+                Next::Text(Arc::clone(text))
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    fn note_guard(&mut self, now: Instant, guard: Option<&GuardView>) {
+        let is_in_charge = guard.map(|guard| guard.is_learner_in_charge);
+        let was = std::mem::replace(&mut self.was_in_charge, is_in_charge);
+        if let (Some(was), Some(is)) = (was, is_in_charge)
+            && was != is
+        {
+            let text = if is {
+                "the learner is in charge again"
+            } else {
+                "least_request is in charge: the learner did worse than it"
+            };
+            self.add_event(now, Kind::Guard, text.to_owned());
+        }
+    }
+
+    fn hello_text(&self, now: Instant) -> Arc<[u8]> {
+        let mut data = format!(
+            "{{\"program\":\"IntelliProxy {}\",\"at\":{},\"interval\":{},\"covered\":{},\"fields\":{},\
+             \"states\":{},\"count\":{},\"pool\":{},\"events\":",
+            env!("CARGO_PKG_VERSION"),
+            now.as_nanos() / 1_000_000,
+            interval(self.backends.len()),
+            history::COVERED,
+            json!(&FIELDS[..]),
+            json!(&STATES[..]),
+            self.backends.len(),
+            self.pool,
+        );
+        self.events.write_after(0, &mut data);
+        data.push('}');
+        event("hello", &data)
+    }
+
+    fn backends_text(&self, first: usize, end: usize) -> Arc<[u8]> {
+        let mut data = format!("{{\"first\":{first},\"backends\":[");
+        for tracked in self.backends.get(first..end).unwrap_or_default() {
+            let comma = if data.ends_with('[') { "" } else { "," };
+            let (name, url) =
+                (Value::from(tracked.name.as_str()), Value::from(tracked.url.as_str()));
+            let _ = write!(data, "{comma}{{\"name\":{name},\"url\":{url},\"row\":");
+            tracked.shown.write(&mut data);
+            data.push_str(",\"history\":");
+            tracked.history.write(&mut data);
+            data.push('}');
+        }
+        data.push_str("]}");
+        event("backends", &data)
+    }
+
+    fn tick_text(&self, now: Instant) -> Arc<[u8]> {
+        let (at, pool) = (now.as_nanos() / 1_000_000, &self.pool);
+        let mut data = format!("{{\"at\":{at},\"pool\":{pool},\"rows\":[");
+        for (place, tracked) in self.backends.iter().enumerate() {
+            tracked.next.write_changes(&tracked.shown, place, &mut data);
+        }
+        data.push_str("],\"events\":");
+        self.events.write_after(self.shown_events, &mut data);
+        data.push('}');
+        event("tick", &data)
+    }
+}
+
+/// The text that ends a stream.
+pub(crate) const END: &[u8] = b"0\r\n\r\n";
+
+/// Returns an event as a chunk of the chunked coding (RFC 9112 section 7.1). `data` has no line end.
+fn event(name: &str, data: &str) -> Arc<[u8]> {
+    let length = "event: \ndata: \n\n".len() + name.len() + data.len();
+    format!("{length:x}\r\nevent: {name}\ndata: {data}\n\n\r\n").into_bytes().into()
+}
+
+fn pool_json(pool: &Pool) -> Value {
+    let guard = pool.guard.as_ref().map(|guard| {
+        json!({
+            "inCharge": guard.is_learner_in_charge,
+            "returnsInMs": guard.returns_in.map(|span| span.as_millis() as u64),
+            "demotions": guard.demotions, "controls": guard.controls, "ratio": guard.ratio,
+            "interval": guard.interval.map(|(low, high)| [low, high]), "alarm": guard.alarm,
+        })
+    });
+    json!({
+        "policy": pool.policy, "guard": guard, "requests": pool.requests, "clients": pool.clients,
+        "queue": pool.queue, "waited": pool.waited, "retries": pool.retries,
+        "switches": pool.switches, "holds": pool.holds, "spills": pool.spills,
+        "leaving": pool.is_leaving, "explains": pool.explains,
+    })
+}
+
+#[cfg(test)]
+mod tests;

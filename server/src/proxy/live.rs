@@ -1,0 +1,439 @@
+//! Feeds the live page from the proxy: figures once a second, events, and the streams of clients at
+//! /stats. `admin/` serves the same page on its own listener.
+//!
+//! Figures are sampled while a client may see the page: with an admin listener, or with a network in
+//! `stats.allow`. So a page that is opened late has the last ten minutes. A sample takes
+//! [`AT_ONCE`] backends at a time, with traffic in between.
+use std::sync::Arc;
+use std::time::Duration;
+
+use intelliproxy_core::{Instant, Notice as RouterNotice};
+
+use super::Proxy;
+use super::id::ConnId;
+use super::session::{OwnPage, OwnText, StreamState};
+use crate::config::Config;
+use crate::pages::explain::{decision_text, list_text};
+use crate::pages::live::{Cursor, Kind, Live, Next, Pool, Recent, Row, Traffic};
+use crate::pages::{describe, page};
+
+/// Backends that one step of a sample takes: 0.1 ms.
+const AT_ONCE: usize = 64;
+/// Event streams at the same time on the traffic port.
+const STREAMS_MAX: usize = 16;
+/// Time between two parts of the backends' history for one reader.
+const PART_EVERY: Duration = Duration::from_millis(5);
+/// Time between two looks at a reader that has not taken the last part.
+const SLOW_EVERY: Duration = Duration::from_millis(100);
+
+/// The sampled figures and the readers on the traffic port.
+#[derive(Debug)]
+pub(super) struct LiveFeed {
+    live: Live,
+    /// What each backend had counted at the last sample, by its place.
+    counted: Vec<Counted>,
+    streams: Vec<(ConnId, Cursor)>,
+    /// The time of the next look at the streams.
+    feeds_at: Option<Instant>,
+    /// Readers on the admin listener.
+    watchers: usize,
+}
+
+/// Totals at the last sample, and the times of the last seconds.
+#[derive(Debug, Default)]
+struct Counted {
+    is_known: bool,
+    /// The requests that it may have at a time.
+    limit: Option<u32>,
+    requests: u64,
+    errors: u64,
+    refused: u64,
+    recent: Recent,
+}
+
+impl LiveFeed {
+    pub(super) fn new() -> Self {
+        Self {
+            live: Live::new(),
+            counted: Vec::new(),
+            streams: Vec::new(),
+            feeds_at: None,
+            watchers: 0,
+        }
+    }
+
+    /// Returns the time at which [`Proxy::step_live`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.live.poll_timeout(), self.feeds_at].into_iter().flatten().min()
+    }
+}
+
+impl Proxy {
+    /// Begins or ends sampling as the configuration says.
+    pub(super) fn adopt_live(&mut self, now: Instant) {
+        let is_wanted = is_visible(&self.shared.config) && !self.configured().is_empty();
+        self.live.live.forget_list();
+        self.live.live.set_sampling(now, is_wanted);
+        if !is_wanted {
+            self.end_streams();
+        }
+    }
+
+    /// Continues a sample and the streams, if a step is due.
+    pub(super) fn step_live(&mut self, now: Instant) {
+        if self.live.live.poll_timeout().is_some_and(|at| at <= now) {
+            self.sample(now);
+        }
+        if self.live.feeds_at.is_some_and(|at| at <= now) {
+            self.feed_streams(now);
+        }
+    }
+
+    /// Adds a notice of the router to the time line.
+    pub(super) fn show_notice(&mut self, now: Instant, notice: &RouterNotice) {
+        let kind = match notice {
+            RouterNotice::Switched { .. } => Kind::Switch,
+            RouterNotice::Held { .. } => Kind::Hold,
+            RouterNotice::HealthChanged { is_up: true, .. } => Kind::Up,
+            RouterNotice::HealthChanged { .. } => Kind::Down,
+            RouterNotice::PingsUnserved { .. } => Kind::Warning,
+            RouterNotice::Ejected { .. } => Kind::Ejection,
+            RouterNotice::Returned { .. } => Kind::Return,
+        };
+        let text = describe(notice, &self.shared.config, |backend| self.backend_name(backend));
+        self.show_event(now, kind, text);
+    }
+
+    /// Adds an event to the time line.
+    pub(super) fn show_event(&mut self, now: Instant, kind: Kind, text: String) {
+        self.live.live.add_event(now, kind, text);
+    }
+
+    /// Adds a refused configuration to the time line, at the time of the last sample.
+    pub(super) fn show_refused_config(&mut self, wrong: &str) {
+        let now = self.live.live.sampled_at();
+        let text = format!("configuration not applied, keeping the current one: {wrong}");
+        self.show_event(now, Kind::Refusal, text);
+    }
+
+    /// Responds with a page under /stats that is not the figures.
+    pub(super) fn answer_own_page(&mut self, now: Instant, id: ConnId, wanted: OwnPage) {
+        let (kind, text_kind) = ("application/json", "text/plain; charset=utf-8");
+        let plain =
+            |status, text: &str| (status, text_kind, NO_STORE.to_owned(), text.as_bytes().into());
+        let (status, kind, fields, text): (u16, &str, String, Arc<[u8]>) = match wanted {
+            OwnPage::Figures => return,
+            OwnPage::Events if self.live.poll_timeout().is_none() || self.shared.is_leaving => {
+                plain(503, NO_STREAM)
+            }
+            OwnPage::Events if self.live.streams.len() >= STREAMS_MAX => {
+                plain(503, "503 Service Unavailable: too many event streams\n")
+            }
+            OwnPage::Events => return self.begin_stream(now, id),
+            OwnPage::Live { takes_gzip: true } => {
+                (200, page::MEDIA_TYPE, page::fields() + NO_STORE, page::PAGE.into())
+            }
+            OwnPage::Live { .. } => plain(406, page::ONLY_GZIP),
+            OwnPage::Decisions => {
+                (200, kind, NO_STORE.to_owned(), list_text(now, self.decisions()).into())
+            }
+            OwnPage::Decision(number) => {
+                let found = self.decisions().find(|one| one.number == Some(number));
+                match found {
+                    Some(decision) => {
+                        let text = decision_text(now, decision, &[]).into();
+                        (200, kind, NO_STORE.to_owned(), text)
+                    }
+                    None => plain(404, "404 Not Found: not among the last decisions\n"),
+                }
+            }
+        };
+        if let Some(session) = self.table.session_mut(id) {
+            let page = OwnText { status, kind, fields: &fields, text: &text };
+            session.handle_own_text(now, &page, &mut self.shared);
+        }
+    }
+
+    /// Takes the number of readers on the admin listener.
+    pub(crate) const fn handle_watchers(&mut self, watchers: usize) {
+        self.live.watchers = watchers;
+    }
+
+    /// Returns the sampled figures.
+    pub(crate) const fn live(&self) -> &Live {
+        &self.live.live
+    }
+
+    /// Ends every stream at the next deadline, which is at once.
+    pub(super) fn end_streams(&mut self) {
+        if !self.live.streams.is_empty() {
+            self.live.feeds_at = Some(Instant::ZERO);
+        }
+    }
+
+    fn begin_stream(&mut self, now: Instant, id: ConnId) {
+        let mut cursor = Cursor::default();
+        let Next::Text(first) = self.live.live.next(now, &mut cursor) else { return };
+        let Some(session) = self.table.session_mut(id) else { return };
+        if session.begin_stream(now, first, &mut self.shared) {
+            self.live.streams.push((id, cursor));
+            self.live.feeds_at = Some(now + PART_EVERY);
+        }
+    }
+
+    /// Gives each stream its next part, or ends it.
+    fn feed_streams(&mut self, now: Instant) {
+        let mut next = None;
+        let mut look = |at: Instant| next = Some(next.map_or(at, |next: Instant| next.min(at)));
+        let is_over = self.shared.is_leaving || self.live.live.poll_timeout().is_none();
+        let mut streams = std::mem::take(&mut self.live.streams);
+        streams.retain_mut(|(id, cursor)| {
+            let Some(session) = self.table.session_mut(*id) else { return false };
+            let is_left = match session.stream_state() {
+                StreamState::None => return false,
+                StreamState::Left => true,
+                StreamState::Writing => {
+                    look(now + SLOW_EVERY);
+                    is_over || self.live.live.is_lost(cursor)
+                }
+                StreamState::Ready if is_over => true,
+                StreamState::Ready => match self.live.live.next(now, cursor) {
+                    Next::Text(text) => {
+                        look(now + PART_EVERY);
+                        session.handle_part(now, text, &mut self.shared);
+                        false
+                    }
+                    Next::Nothing => return true,
+                    Next::Lost => true,
+                },
+            };
+            if is_left {
+                session.end_stream(now, &mut self.shared);
+            }
+            self.serve(now, *id);
+            !is_left
+        });
+        self.live.streams = streams;
+        self.live.feeds_at = next;
+    }
+
+    /// Takes the figures of some backends; the last ones complete the sample.
+    fn sample(&mut self, now: Instant) {
+        if !self.live.live.has(self.upstreams.configured()) {
+            self.list_backends();
+        }
+        let places = self.live.live.step(AT_ONCE);
+        let end = places.end;
+        for place in places {
+            self.sample_backend(now, place);
+        }
+        if !self.live.live.end_step(now, end) {
+            return;
+        }
+        let pool = self.pool(now);
+        let has_readers = self.live.watchers > 0 || !self.live.streams.is_empty();
+        self.live.live.finish(now, &pool, has_readers);
+        if has_readers {
+            if pool.guard.is_some() && self.live.live.wants_model() {
+                self.predict();
+            }
+            self.live.feeds_at = (!self.live.streams.is_empty()).then_some(now);
+        }
+    }
+
+    fn sample_backend(&mut self, now: Instant, place: usize) {
+        let Some(id) = self.live.live.id(place) else { return };
+        let Some(backend) = self.upstreams.backend_snapshot(now, id) else { return };
+        let Some(counted) = self.live.counted.get_mut(place) else { return };
+        counted.recent.take(&mut self.counters.of(id).recent);
+        let [p50, p99] = counted.recent.quantiles([0.5, 0.99]);
+        let since =
+            |new: u64, old: &mut u64| new.saturating_sub(std::mem::replace(old, new)) as f64;
+        let mut traffic = Traffic {
+            requests: since(backend.requests, &mut counted.requests),
+            errors: since(backend.errors, &mut counted.errors),
+            refused: since(backend.refused, &mut counted.refused),
+            p50,
+            p99,
+        };
+        if !std::mem::replace(&mut counted.is_known, true) {
+            // What was counted before the first sample is not of one second.
+            (traffic.requests, traffic.errors, traffic.refused) = (0.0, 0.0, 0.0);
+        }
+        let limit = counted.limit;
+        self.live.live.take(place, Row::new(now, &backend, &traffic, limit));
+    }
+
+    /// Lists the backends again after a change.
+    fn list_backends(&mut self) {
+        let ids = self.upstreams.configured().to_vec();
+        let old: Vec<_> =
+            (0..self.live.counted.len()).map(|place| self.live.live.id(place)).collect();
+        let mut counted = std::mem::take(&mut self.live.counted);
+        self.live.counted = ids
+            .iter()
+            .map(|id| {
+                let place = old.iter().position(|known| known == &Some(*id));
+                place
+                    .and_then(|place| counted.get_mut(place))
+                    .map(std::mem::take)
+                    .unwrap_or_default()
+            })
+            .collect();
+        let config = &self.shared.config;
+        for (counted, id) in self.live.counted.iter_mut().zip(&ids) {
+            let name = self.upstreams.target(*id).map(|target| &target.name);
+            let own = config.backends.iter().find(|one| Some(&one.name) == name);
+            let limit = own.and_then(|one| one.limit).unwrap_or(config.limits.per_backend);
+            counted.limit = (limit > 0).then_some(limit);
+        }
+        let described = |id| {
+            let target = self.upstreams.target(id);
+            target.map_or_else(
+                || (id, "(removed)".to_owned(), String::new()),
+                |target| (id, target.name.clone(), target.url.clone()),
+            )
+        };
+        let list = ids.into_iter().map(described).collect();
+        self.live.live.set_backends(list);
+    }
+
+    fn predict(&mut self) {
+        let ids = self.upstreams.configured();
+        if ids.len() > MODELS_MAX {
+            return;
+        }
+        let curves: Vec<_> = ids.iter().map(|id| self.upstreams.predictions(*id)).collect();
+        self.live.live.set_model(&curves);
+    }
+
+    fn pool(&self, now: Instant) -> Pool {
+        let counts = self.upstreams.counts();
+        let queue = self.queue.counts();
+        Pool {
+            policy: self.shared.config.routing.policy.name(),
+            guard: self.upstreams.guard(now),
+            requests: self.shared.counts.requests,
+            clients: self.clients,
+            queue: self.queue.len(),
+            waited: queue.waited,
+            retries: self.shared.retries.counts().done,
+            switches: counts.switches,
+            holds: counts.holds,
+            spills: counts.spills,
+            is_leaving: self.shared.is_leaving,
+            explains: self.upstreams.decisions().is_some(),
+        }
+    }
+}
+
+/// Whether a client may see the page.
+fn is_visible(config: &Config) -> bool {
+    config.admin.listen.is_some() || !config.stats.allow.is_empty()
+}
+
+const NO_STREAM: &str =
+    "503 Service Unavailable: there are no backends, or the proxy is stopping\n";
+const NO_STORE: &str = "Cache-Control: no-store\r\n";
+/// Backends whose predictions are shown.
+const MODELS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::config::BackendTarget;
+    use crate::pages::live::END;
+    use crate::proxy::Action;
+
+    const START: Instant = Instant::from_millis(1);
+
+    fn proxy(stats: &[&str], backends: usize) -> Proxy {
+        let mut config = Config::default();
+        config.stats.allow = stats.iter().map(|&network| network.to_owned()).collect();
+        let target = |number: usize| BackendTarget {
+            name: format!("b{number}"),
+            url: format!("http://b{number}"),
+            authority: format!("b{number}"),
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+        };
+        let targets = (0..backends).map(target).collect();
+        Proxy::new(config, targets, 1, START).expect("good defaults")
+    }
+
+    fn ask(proxy: &mut Proxy, now: Instant) -> ConnId {
+        let client = proxy.handle_accept(now, SocketAddr::from(([127, 0, 0, 1], 9)));
+        let request = b"GET /stats HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n";
+        proxy.read_space(client)[..request.len()].copy_from_slice(request);
+        proxy.handle_read(now, client, request.len());
+        client
+    }
+
+    /// Lets time pass; `writes` is whether clients take their bytes. Returns what closed, and the
+    /// bytes that were taken.
+    fn pass(
+        proxy: &mut Proxy,
+        now: &mut Instant,
+        span: Duration,
+        writes: bool,
+    ) -> (Vec<ConnId>, Vec<u8>) {
+        let (mut closed, mut taken, end) = (Vec::new(), Vec::new(), *now + span);
+        loop {
+            while let Some(action) = proxy.poll_action() {
+                if let Action::Close { conn, .. } = action {
+                    closed.push(conn);
+                }
+            }
+            while let Some(conn) = proxy.poll_dirty() {
+                let bytes = proxy.write_ready(conn).to_vec();
+                if writes && !bytes.is_empty() {
+                    proxy.handle_written(*now, conn, bytes.len());
+                    taken.extend(bytes);
+                }
+            }
+            match proxy.poll_timeout().filter(|at| *at <= end) {
+                Some(at) => {
+                    *now = at.max(*now);
+                    proxy.handle_timeout(*now);
+                }
+                None if proxy.has_effects() => {}
+                None => return (closed, taken),
+            }
+        }
+    }
+
+    /// A client that takes nothing is reset after nine ticks. One that takes everything stays, and its
+    /// stream ends cleanly when the proxy stops.
+    #[test]
+    fn slow_readers_are_dropped() {
+        let (mut proxy, mut now) = (proxy(&["127.0.0.0/8"], 40), START);
+        let slow = ask(&mut proxy, now);
+        let (closed, _) = pass(&mut proxy, &mut now, Duration::from_secs(7), false);
+        assert!(!closed.contains(&slow), "{closed:?}");
+        let (closed, _) = pass(&mut proxy, &mut now, Duration::from_secs(5), false);
+        assert!(closed.contains(&slow), "{closed:?}");
+        let quick = ask(&mut proxy, now);
+        let (closed, bytes) = pass(&mut proxy, &mut now, Duration::from_secs(60), true);
+        assert!(!closed.contains(&quick), "{closed:?}");
+        let text = String::from_utf8(bytes).expect("text");
+        assert_eq!(text.matches("event: hello").count(), 1);
+        assert_eq!(text.matches("event: backends").count(), 5);
+        assert!((58..=61).contains(&text.matches("event: tick").count()), "{text}");
+        proxy.handle_stop(now);
+        let (_, bytes) = pass(&mut proxy, &mut now, Duration::from_secs(1), true);
+        assert_eq!(bytes, END);
+        // The client does not end its side: the proxy waits for that for a while.
+        pass(&mut proxy, &mut now, Duration::from_secs(60), true);
+        assert_eq!(proxy.clients(), 0);
+    }
+
+    /// Nothing is sampled, and nothing wakes the proxy for it, while no client may see the page or
+    /// there are no backends.
+    #[test]
+    fn nothing_is_sampled_for_no_page() {
+        assert!(proxy(&["127.0.0.1"], 1).live.poll_timeout().is_some());
+        assert_eq!(proxy(&[], 1).live.poll_timeout(), None);
+        assert_eq!(proxy(&["127.0.0.1"], 0).live.poll_timeout(), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! The pages under /stats, by the target and the fields of a request.
+use crate::http::accept::accepts;
+use crate::http::head::{RequestHead, Version};
+
+/// A page of the proxy on the traffic port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum OwnPage {
+    /// The figures as JSON.
+    Figures,
+    /// The live page.
+    Live {
+        /// Whether the client accepts it compressed, the only form that there is.
+        takes_gzip: bool,
+    },
+    /// The events of the live page.
+    Events,
+    /// The last decisions as JSON.
+    Decisions,
+    /// One decision as JSON, by the number of its request.
+    Decision(u64),
+}
+
+impl OwnPage {
+    /// Returns the page that a request is for; `None` if it is for none.
+    ///
+    /// The live page and its events go to clients that name their media types. `*/*` gets JSON, as
+    /// everything else does.
+    pub(crate) fn of(head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Self> {
+        let rest = path.strip_prefix(b"/stats")?;
+        let query = match rest {
+            [] => &[],
+            [b'?', query @ ..] => query,
+            _ => return None,
+        };
+        if !matches!(head.method, "GET" | "HEAD") {
+            return None;
+        }
+        Some(Self::wanted(head, query))
+    }
+
+    #[cold]
+    fn wanted(head: &RequestHead<'_, '_>, query: &[u8]) -> Self {
+        let named = |name: &str| {
+            let fields = head.fields.iter().filter(|(field, ..)| field.eq_ignore_ascii_case(name));
+            fields.map(|(.., value)| value).collect::<Vec<_>>().join(&b","[..])
+        };
+        if let Some(number) = query.strip_prefix(b"explain") {
+            match number {
+                [] => return Self::Decisions,
+                [b'=', number @ ..] => {
+                    let number =
+                        std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+                    return Self::Decision(number.unwrap_or(u64::MAX));
+                }
+                _ => {}
+            }
+        }
+        let accepted = named("accept");
+        if accepts(&accepted, b"text/event-stream") && head.version == Version::Http11 {
+            return Self::Events;
+        }
+        if accepts(&accepted, b"text/html") {
+            return Self::Live { takes_gzip: accepts(&named("accept-encoding"), b"gzip") };
+        }
+        Self::Figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::field::Slots;
+    use crate::http::head::{HeadLimits, Parsed, parse_request};
+
+    fn page(target: &str, fields: &str) -> Option<OwnPage> {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let limits = HeadLimits { head_bytes_max: 8192, target_bytes_max: 8192, fields_max: 64 };
+        let mut slots = Slots::new();
+        let Ok(Parsed::Complete(head)) = parse_request(text.as_bytes(), &mut slots, &limits) else {
+            panic!("{text}");
+        };
+        OwnPage::of(&head, target.as_bytes())
+    }
+
+    /// A browser gets the page, its script the events, and everyone else the figures.
+    #[test]
+    fn accept_chooses_the_page() {
+        const BROWSER: &str =
+            "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
+        let live = |takes_gzip| Some(OwnPage::Live { takes_gzip });
+        let rows = [
+            ("/stats", "", Some(OwnPage::Figures)),
+            ("/stats", "Accept: */*\r\n", Some(OwnPage::Figures)),
+            ("/stats?x", "Accept: application/json, text/*\r\n", Some(OwnPage::Figures)),
+            ("/stats", BROWSER, live(false)),
+            ("/stats", &format!("{BROWSER}Accept-Encoding: gzip, deflate, br\r\n"), live(true)),
+            (
+                "/stats",
+                &format!("{BROWSER}accept-encoding: br\r\nAccept-Encoding: GZIP;q=1\r\n"),
+                live(true),
+            ),
+            ("/stats", &format!("{BROWSER}Accept-Encoding: gzip;q=0.0, br\r\n"), live(false)),
+            ("/stats", "Accept: text/html;q=0, */*\r\n", Some(OwnPage::Figures)),
+            ("/stats", "Accept: text/event-stream\r\n", Some(OwnPage::Events)),
+            ("/stats?explain", BROWSER, Some(OwnPage::Decisions)),
+            ("/stats?explain=17", "", Some(OwnPage::Decision(17))),
+            ("/stats?explain=-1", "", Some(OwnPage::Decision(u64::MAX))),
+            ("/stats?explained", "", Some(OwnPage::Figures)),
+            ("/statistics", BROWSER, None),
+            ("/stats/", BROWSER, None),
+        ];
+        for (target, fields, expected) in rows {
+            assert_eq!(page(target, fields), expected, "{target} {fields}");
+        }
+    }
+}
