@@ -7,9 +7,9 @@
 //! | down | up after `rise` in a row | counts start again | counts start again |
 //! | awaited (down from the start) | up | awaited | awaited |
 //!
-//! Requests bring a backend down only by a refused connection, and never bring it up. While no backend
-//! has ever answered a ping well, a 404 or 405 shows that there is no such path, not that the backend
-//! is out of order: it brings none down, and counts as a success while down.
+//! Requests bring a backend down only by a refused connection, and never bring it up. While no
+//! backend has ever passed a ping, a 404 or 405 shows that there is no such path, not that the
+//! backend is faulty: it brings none down, and counts as a success while down.
 use crate::config::HealthRules;
 use crate::event::ProbeFailure;
 

@@ -5,7 +5,9 @@
 //! `arranging` applies configurations, `reason` explains decisions.
 //!
 //! The `inline(always)` attributes on the path of a request save a call each. They were measured in
-//! the proxy, together with its own: see `server/src/proxy/mod.rs`.
+//! the proxy, together with its own: see `server/src/proxy/mod.rs`. All `inline` and `cold`
+//! attributes of this crate were measured together (`.ci/instructions`): without them a small
+//! exchange costs 70 instructions (1.1 %) more.
 mod arranging;
 mod asides;
 mod charge;

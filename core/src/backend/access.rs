@@ -13,7 +13,7 @@ pub(crate) enum Access {
     Backup,
     /// A backup in slow start.
     BackupSlow,
-    /// A backup that asked for a pause.
+    /// A backup that requested a pause.
     BackupHeld,
     /// Its requests failed: it gets none, or one at a time.
     Ejected,

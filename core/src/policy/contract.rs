@@ -70,7 +70,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A ping ended. `facts` is the state of the backend after it.
     fn on_ping(&mut self, _now: Instant, _backend: BackendId, _is_good: bool, _facts: &Backend) {}
 
-    /// Time has passed for a backend whose pings do not tell anything. `facts` is its state.
+    /// Time has passed for a backend whose pings show nothing. `facts` is its state.
     fn on_wait(&mut self, _now: Instant, _backend: BackendId, _facts: &Backend) {}
 
     /// Whether a backend has as many requests in flight as it can work on at once; false if the

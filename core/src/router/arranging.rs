@@ -161,7 +161,7 @@ impl Router {
             backend.watch = watch;
             backend.set_checks(checks);
             backend.forget_health();
-            // What it waits for is its first good ping: then it is as if it came up.
+            // It waits for its first good ping, which counts as coming up.
             backend.was_down = !backend.is_up();
         });
         let rules = self.probe_rules(id);

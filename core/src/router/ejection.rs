@@ -196,7 +196,7 @@ impl Router {
         };
         // The last usable backend is never ejected, however much it fails.
         let is_needed = !self.order.iter().any(is_other);
-        // Where a backup can serve, even all others may be out.
+        // All others may be ejected if a backup can serve.
         let is_spare = |other: &BackendId| {
             let row = self.table.row(*other);
             *other != id && row.is_some_and(|row| row.access == Access::Backup)

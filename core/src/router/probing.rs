@@ -58,7 +58,8 @@ impl Router {
             && self.table.get(line.backend).is_some_and(|backend| backend.checks().is_off)
     }
 
-    /// Records time for a backend whose pings do not tell anything: its way back from an ejection.
+    /// Records the time that has passed for a backend whose pings show nothing, so that it can
+    /// return from an ejection.
     pub(super) fn waited(&mut self, now: Instant, id: BackendId) {
         let (rules, ejects) = (&self.rules, self.ejects());
         let done = self.table.update(id, |backend| {
@@ -101,8 +102,8 @@ impl Router {
         self.tell_standing(id);
     }
 
-    /// Whether a ping shows only that the backend does not have the path: its status says so, and no
-    /// backend has ever answered a ping well.
+    /// Whether a ping shows only that the backend does not have the path: its status says so, and
+    /// no backend has ever passed a ping.
     fn is_unserved(&self, result: &ProbeResult) -> bool {
         let is_served =
             |id: &BackendId| self.table.get(*id).is_some_and(|b| b.pings().answered > 0);

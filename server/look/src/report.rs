@@ -44,7 +44,7 @@ pub struct Series {
 pub struct Mark {
     /// The x of the moment.
     pub at: f64,
-    /// What happened; empty for a line without a name.
+    /// Name of the event; empty for a line without a name.
     pub label: String,
     /// Its colour by meaning.
     pub tone: Tone,

@@ -33,7 +33,7 @@ pub(crate) fn report(
     report.finish()
 }
 
-/// Returns the lines of a text as labels and figures. A line without a label goes on with the one
+/// Returns the lines of a text as labels and figures. A line without a label continues the one
 /// before it.
 fn rows(text: &str) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = Vec::new();

@@ -180,7 +180,7 @@ fn reports_have_the_numbers_of_the_text() {
         for line in text.lines() {
             let (label, figures) = line.split_at(11);
             let before = match label.trim_end() {
-                // It goes on with the line before it.
+                // It continues the line before it.
                 "" => " ".to_owned(),
                 label => format!("<th scope=\"row\">{label}</th><td>"),
             };

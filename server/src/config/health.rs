@@ -16,7 +16,7 @@ use crate::http::field::Name;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HealthChecks {
-    /// What a ping does (`http`).
+    /// The kind of a ping (`http`).
     pub kind: CheckKind,
     /// The target of a ping's request (null: `probePaths.ping`).
     pub path: Option<String>,
@@ -64,7 +64,7 @@ impl Default for HealthChecks {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct OwnHealthChecks {
-    /// What a ping does.
+    /// The kind of a ping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<CheckKind>,
     /// The target of a ping's request.
@@ -107,7 +107,7 @@ pub struct OwnHealthChecks {
     pub initial: Option<InitialHealth>,
 }
 
-/// What a ping does.
+/// The kind of a ping.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckKind {
@@ -368,13 +368,13 @@ impl fmt::Display for Check {
     }
 }
 
-/// Most entries of `status`.
+/// Maximum number of entries of `status`.
 const STATUSES_MAX: usize = 16;
-/// Most bytes of `body`.
+/// Maximum length of `body`, bytes.
 const BODY_BYTES_MAX: usize = 1024;
-/// Most fields of a check.
+/// Maximum number of fields of a check.
 const FIELDS_MAX: usize = 16;
-/// Most bytes of a field's value: long enough for a token.
+/// Maximum length of a field's value, bytes: enough for a token.
 const VALUE_BYTES_MAX: usize = 4096;
 /// The least and the greatest time of pings, as in `routing.probes`.
 const SPAN_MIN: Duration = Duration::from_millis(1);

@@ -60,7 +60,8 @@ pub(crate) fn without_effect() -> impl Iterator<Item = i32> {
 #[cfg(target_os = "linux")]
 fn of_linux() -> impl Iterator<Item = i32> {
     use rustix::process::Signal;
-    // The C library keeps the real-time signals below 34 or 35 to itself: they cannot be caught.
+    // The C library reserves the real-time signals below 34 or 35, so handlers for them are
+    // refused.
     [Signal::STKFLT.as_raw(), Signal::POWER.as_raw()].into_iter().chain(34..=64)
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct ProbeExchange {
     body: Option<ProbeBody>,
 }
 
-/// What a probe does.
+/// The task of a probe.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// It checks the backend's health.

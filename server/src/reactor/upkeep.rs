@@ -1,5 +1,5 @@
-//! What few turns need: signals, a stop, listeners that leave, the control socket, logs and files,
-//! the service manager, the admin pages.
+//! Work that few turns need: signals, a stop, listeners that leave, the control socket, logs and
+//! files, the service manager, the admin pages.
 //!
 //! Asking each of them in each turn costs 250 instructions, 3 % of an exchange on a connection of
 //! its own. So the reactor keeps one time at which the next of them is due, and works it out again

@@ -193,7 +193,8 @@ fn switches(run: &OverTime) -> Vec<Mark> {
     at.into_iter().map(mark).collect()
 }
 
-/// Returns the parts of time for so many runs, so that a report keeps below a megabyte.
+/// Returns the number of parts of time for this number of runs, so that a report stays below a
+/// megabyte.
 pub(super) fn bins(scenarios: &[Scenario], contenders: usize) -> usize {
     let lines = |scenario: &Scenario| 3 + 4 * scenario.backends.len().min(GROUPS_MAX);
     let all: usize = scenarios.iter().map(lines).sum();

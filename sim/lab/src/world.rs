@@ -62,7 +62,7 @@ pub fn run(scenario: &Scenario, contender: Contender, seed: u64) -> Result<Run, 
     Ok(world.into_run(scenario))
 }
 
-/// Does the same, and returns the run over time in so many parts.
+/// Does the same, and returns the run over time in this number of parts.
 pub(super) fn run_over_time(
     scenario: &Scenario,
     contender: Contender,

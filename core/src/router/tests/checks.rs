@@ -19,8 +19,8 @@ fn health(world: &World, backend: BackendId) -> Health {
     world.snapshot().backends[backend.index()].health
 }
 
-/// Without pings a backend stays unknown and usable: neither time nor a refused connection brings it
-/// down, under any policy. Its load reports go on.
+/// Without pings a backend stays unknown and usable: neither time nor a refused connection brings
+/// it down, under any policy. Its load reports continue.
 #[test]
 fn without_pings_nobody_is_down() {
     for policy in PolicyKind::ALL {
@@ -39,8 +39,8 @@ fn without_pings_nobody_is_down() {
     }
 }
 
-/// Without pings an ejected backend comes back all the same, under every policy but `score`, which
-/// avoids it before that: its trial follows after its back-off.
+/// An ejected backend also returns without pings, under every policy but `score`, which avoids it
+/// before that: its trial follows after its back-off.
 #[test]
 fn without_pings_an_ejection_ends() {
     for policy in PolicyKind::ALL.into_iter().filter(|policy| *policy != PolicyKind::Score) {
@@ -183,7 +183,7 @@ fn a_path_that_nobody_has_is_told_once() {
     }
 }
 
-/// The notice waits until every backend has been pinged, and comes also where others cannot be
+/// The notice waits until every backend has been pinged, and is also sent where others cannot be
 /// reached. A backend that was down because no process listened is back with 404s.
 #[test]
 fn a_missing_path_is_told_when_all_were_pinged() {

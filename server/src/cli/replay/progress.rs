@@ -37,7 +37,7 @@ impl Progress {
         let is_due = self.last.get().is_none_or(|last| now - last >= EVERY);
         if elapsed >= FIRST && is_due {
             self.last.set(Some(now));
-            // Without a terminal there is nothing to show it to.
+            // Only a terminal can show it.
             let _ = write!(io::stderr(), "\r\x1b[K{}", text(read, of, elapsed));
         }
     }
