@@ -10,6 +10,9 @@
 //! Requests bring a backend down only by a refused connection, and never bring it up. While no
 //! backend has ever passed a ping, a 404 or 405 shows that there is no such path, not that the
 //! backend is faulty: it brings none down, and counts as a success while down.
+//!
+//! A backend that is down refuses connections if the last ping or request found that no process
+//! listens.
 use crate::config::HealthRules;
 use crate::event::ProbeFailure;
 
@@ -39,6 +42,8 @@ impl Health {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HealthTracker {
     state: State,
+    /// Whether the last ping or request found that no process listens.
+    is_refusing: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,11 +72,12 @@ impl HealthTracker {
     pub(crate) const fn new(starts_down: bool) -> Self {
         let state =
             if starts_down { State::Awaited } else { State::Unknown { failures_in_row: 0 } };
-        Self { state }
+        Self { state, is_refusing: false }
     }
 
     /// Records a successful ping.
     pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
+        self.is_refusing = false;
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
                 State::Down { answers_in_row: answers_in_row + 1 }
@@ -85,6 +91,7 @@ impl HealthTracker {
 
     /// Records a ping whose path the backend does not have, while no backend has it.
     pub(crate) fn ping_unserved(&mut self, rules: &HealthRules) -> bool {
+        self.is_refusing = false;
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
                 State::Down { answers_in_row: answers_in_row + 1 }
@@ -98,6 +105,7 @@ impl HealthTracker {
 
     /// Records a failed ping.
     pub(crate) fn ping_failed(&mut self, cause: ProbeFailure, rules: &HealthRules) -> bool {
+        self.is_refusing = cause == ProbeFailure::Refused;
         let is_last = |failures_in_row: u32| {
             cause == ProbeFailure::Refused || failures_in_row + 1 >= rules.fall
         };
@@ -118,6 +126,7 @@ impl HealthTracker {
 
     /// Records that a request's connection was refused: no process listens.
     pub(crate) fn refused(&mut self) -> bool {
+        self.is_refusing = true;
         let state = match self.state {
             State::Awaited => State::Awaited,
             _ => State::Down { answers_in_row: 0 },
@@ -132,6 +141,11 @@ impl HealthTracker {
             State::Up { .. } => Health::Up,
             State::Down { .. } | State::Awaited => Health::Down,
         }
+    }
+
+    /// Whether it is down and the last contact found that no process listens.
+    pub(crate) const fn is_refusing(&self) -> bool {
+        self.is_refusing && !self.health().is_usable()
     }
 
     /// Whether the last pings contradict the current state without having changed it yet. The next
@@ -232,6 +246,28 @@ mod tests {
                 _ => tracker.refused(),
             };
             assert_eq!(changed, before != tracker.health(), "{pings}: the change is returned");
+        }
+    }
+
+    /// A backend that is down refuses connections from a refused one until a ping that is answered or
+    /// fails otherwise, also before its first good ping.
+    #[test]
+    fn refusing_lasts_until_other_news() {
+        for (pings, is_refusing) in [
+            ("", false),
+            ("R", true),
+            ("r", true),
+            ("Rf", false),
+            ("fffR", true),
+            ("Ra", false),
+            ("RaR", true),
+            ("Rn", false),
+        ] {
+            for starts_down in [false, true] {
+                let mut tracker = HealthTracker::new(starts_down);
+                follow(&mut tracker, pings);
+                assert_eq!(tracker.is_refusing(), is_refusing, "{pings} {starts_down}");
+            }
         }
     }
 

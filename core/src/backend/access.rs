@@ -17,8 +17,10 @@ pub(crate) enum Access {
     BackupHeld,
     /// Its requests failed: it gets none, or one at a time.
     Ejected,
-    /// Its pings or its connections failed.
+    /// Its pings failed.
     Down,
+    /// Its connections are refused: no process listens.
+    Refusing,
     /// It has the maximum number of requests in flight: it gets none, even if all others are down.
     Full,
     /// It is out of service, by its mode or a weight of 0: it gets none.

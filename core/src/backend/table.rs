@@ -310,6 +310,7 @@ impl BackendTable {
             Access::BackupHeld => 0b1100 << 60 | score >> 3,
             Access::Ejected => 0b1101 << 60 | score >> 3,
             Access::Down => 0b1110 << 60 | score >> 3,
+            Access::Refusing => 0b1111 << 60 | score >> 3,
             Access::Full | Access::Drained | Access::Gone => ABSENT,
         }
     }

@@ -5,7 +5,7 @@ use crate::rng::Rng;
 
 /// The backends that may be chosen: free ones that were not tried. Without any, those in
 /// slow start are candidates too, then held ones, then backups, then ejected ones. If all are down,
-/// all of them are (fail open).
+/// those are (fail open) of which it is not known that no process listens, or else all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
@@ -16,7 +16,7 @@ pub(crate) struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     pub(crate) fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
-        Self { table, tried, access: table.best_access_except(tried).unwrap_or(Access::Down) }
+        Self { table, tried, access: table.best_access_except(tried).unwrap_or(Access::Refusing) }
     }
 
     /// The candidates if those of best access are out of use for the policy: backups join them.

@@ -239,7 +239,8 @@ impl Model {
         let free = lowest(&totals, |id| self.is_free(id) && !tried.contains(&id));
         let usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
         let best_usable = free.or(usable);
-        let least_bad = lowest(&totals, |id| !tried.contains(&id));
+        let listening = lowest(&totals, |id| !self.is_refusing(id) && !tried.contains(&id));
+        let least_bad = listening.or_else(|| lowest(&totals, |id| !tried.contains(&id)));
         let decision = match (best_usable, least_bad, self.current) {
             (_, None, _) => Decision::Nowhere,
             (None, Some(least_bad), _) => Decision::Aside(least_bad),
@@ -333,6 +334,12 @@ impl Model {
             .map(|other| f64::from(self.by_id(other).at_work()))
             .collect();
         others.iter().sum::<f64>() / others.len().max(1) as f64
+    }
+
+    /// Whether the last contact found that no process listens.
+    fn is_refusing(&self, id: BackendId) -> bool {
+        let last = self.by_id(id).facts.last().map(|(_, fact)| fact);
+        matches!(last, Some(Fact::RequestRefused | Fact::Failed(ProbeFailure::Refused)))
     }
 
     pub(crate) fn is_usable(&self, id: BackendId) -> bool {

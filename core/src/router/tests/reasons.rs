@@ -67,6 +67,31 @@ fn without_a_usable_backend_it_is_a_last_resort() {
     }
 }
 
+/// While every backend is down, one whose pings fail is tried before those where no process
+/// listens, under every policy. With it among the tried ones, the others follow.
+#[test]
+fn the_last_resort_refuses_no_connections() {
+    for policy in PolicyKind::ALL {
+        let rules = Rules { policy, ..Rules::default() };
+        let mut world = World::with_rules(&["a", "b", "c"], rules);
+        for id in [A, C] {
+            world.fail(id, ProbeFailure::Refused);
+        }
+        for _ in 0..3 {
+            world.await_ping(B);
+            world.fail(B, ProbeFailure::TimedOut);
+        }
+        let health = world.snapshot().backends.iter().map(|one| one.health).collect::<Vec<_>>();
+        assert_eq!(health, [Health::Down; 3], "{policy:?}");
+        for _ in 0..20 {
+            assert_eq!(world.reason(), (B, LastResort), "{policy:?}");
+        }
+        let next = world.router.route(world.now, &[B]).expect("a backend");
+        assert!([A, C].contains(&next.backend()), "{policy:?}");
+        world.end(next, Outcome::Abandoned);
+    }
+}
+
 /// A request that a policy sends to a backend and that fills it is the policy's choice.
 #[test]
 fn the_request_that_fills_a_backend_is_no_last_resort() {
