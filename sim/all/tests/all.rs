@@ -99,7 +99,8 @@ fn a_demonstration_has_traffic_and_faults() {
     ]);
     let mut program = Program::start(&mut command);
     let proxy = program.wait_for_port("[all]   proxy     http://127.0.0.1:");
-    program.wait_for("[all]   watch     cargo proxy top http://127.0.0.1:");
+    program.wait_for("[all]   look      http://127.0.0.1:");
+    program.wait_for("[all]             cargo proxy top http://127.0.0.1:");
     program.wait_for("[demo]  50 requests a second, and a fault every 0.8 s");
     for fault in ["slow", "errors", "silent", "gone", "slow"] {
         let line = program.wait_for(&format!("[demo]  fault {fault}: server "));
