@@ -3,7 +3,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::address::Url;
+use crate::url::Url;
 
 /// A response with status 200.
 #[derive(Debug)]
@@ -46,6 +46,12 @@ impl Failure {
     pub(crate) fn text(&self) -> String {
         let (Self::NoConnection { address, wrong } | Self::Other { address, wrong }) = self;
         format!("{address}: {wrong}")
+    }
+}
+
+impl Url {
+    pub(crate) fn fault(&self, wrong: impl Into<String>) -> Failure {
+        Failure::Other { address: self.authority.clone(), wrong: wrong.into() }
     }
 }
 

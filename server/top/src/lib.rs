@@ -3,7 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `options.rs` | the arguments |
-//! | `address.rs`, `http.rs` | the source of the figures: a URL or the control socket |
+//! | `address.rs`, `url.rs`, `http.rs` | the source of the figures: a URL or the control socket |
 //! | `reading.rs`, `state.rs`, `decisions.rs` | the JSON of /stats and /explain as plain data |
 //! | `history.rs` | rates and quantiles between readings |
 //! | `text.rs`, `line.rs` | text for a terminal: its width, its colours, nothing that controls it |
@@ -27,6 +27,7 @@ mod state;
 mod table;
 mod terminal;
 mod text;
+mod url;
 
 use std::env;
 use std::ffi::OsString;

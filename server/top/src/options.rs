@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
-use crate::address::{Source, Url};
+use crate::address::Source;
+use crate::url::Url;
 
 /// The command of the arguments.
 #[derive(Debug, PartialEq)]

@@ -7,7 +7,7 @@
 //! | more | 10 s | 60 | 1680 |
 use std::collections::VecDeque;
 
-use super::row::write_number;
+use super::write_number;
 
 /// Seconds that the history covers.
 pub(crate) const COVERED: usize = 600;

@@ -407,5 +407,10 @@ fn pool_json(pool: &Pool) -> Value {
     })
 }
 
+/// Appends a number as JSON, or `null` if it is not finite.
+fn write_number(text: &mut String, number: f64) {
+    let _ = if number.is_finite() { write!(text, "{number}") } else { write!(text, "null") };
+}
+
 #[cfg(test)]
 mod tests;

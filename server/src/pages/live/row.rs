@@ -5,6 +5,8 @@ use intelliproxy_core::{
     BackendSnapshot, Health, Instant, LearnedStanding, Mode, PolicyView, StandingView,
 };
 
+use super::write_number;
+
 /// A row: one number for each name in [`FIELDS`], NaN where there is none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row(pub(super) [f64; FIELDS.len()]);
@@ -200,11 +202,6 @@ impl Row {
             state: self.0[0] as u8,
         }
     }
-}
-
-/// Appends a number as JSON, with `null` for what is no number.
-pub(super) fn write_number(text: &mut String, number: f64) {
-    let _ = if number.is_finite() { write!(text, "{number}") } else { write!(text, "null") };
 }
 
 /// Returns a number with three decimals, or four digits if it is large: more is not shown.
