@@ -143,10 +143,9 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
     let Rates { rows, all } = since_start(reading);
     let headings = [
         "BACKEND", "STATE", "REQUESTS", "SHARE", "ERR %", "REFUSED", "FLIGHT", "P50 MS", "P99 MS",
-        "SCORE", "PING", "REPORT",
+        "SCORE",
     ];
     let known = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
-    let age = |value: &serde_json::Value| value.as_f64().map_or_else(|| "-".to_owned(), span);
     let cells = reading.rows.iter().zip(&rows).map(|(row, traffic)| {
         [
             left(&row.name, columns(&row.name).min(NAME_MAX)),
@@ -159,11 +158,9 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
             known(traffic.p50_ms),
             known(traffic.p99_ms),
             known(row.score),
-            age(&row.json["pingAgeMs"]),
-            age(&row.json["reportAgeMs"]),
         ]
     });
-    let cells: Vec<[String; 12]> = cells.collect();
+    let cells: Vec<[String; 10]> = cells.collect();
     let wide: Vec<usize> = (0..headings.len())
         .map(|at| {
             let widest = cells.iter().map(|row| columns(&row[at])).max().unwrap_or(0);
@@ -172,7 +169,8 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
         .collect();
     let place = |at: usize, text: &str| {
         let text = if at < 2 { left(text, wide[at]) } else { right(text, wide[at]) };
-        text + if at + 1 == headings.len() { "" } else { "  " }
+        // Names and numbers stand apart: at 80 columns there is room for names of 12.
+        text + if at < 2 { "  " } else { " " }
     };
     let mut lines = Vec::with_capacity(cells.len() + 8);
     let mut heading = Line::default();
@@ -262,9 +260,9 @@ mod tests {
         reading.counts.push(("access-log".to_owned(), "dropped=1\u{7}".to_owned()));
         let text: Vec<String> = once(&reading).iter().map(written).collect();
         let expected = [
-            "BACKEND  STATE  REQUESTS  SHARE  ERR %  REFUSED  FLIGHT  P50 MS  P99 MS  SCORE  PING  REPORT",
-            "A        up        3 000  75.0%   10.0        0       2     3.8     5.0    1.5     -       -",
-            "B        up        1 000  25.0%   10.0        0       2       -       -    1.5     -       -",
+            "BACKEND  STATE  REQUESTS SHARE ERR % REFUSED FLIGHT P50 MS P99 MS SCORE",
+            "A        up        3 000 75.0%  10.0       0      2    3.8    5.0   1.5",
+            "B        up        1 000 25.0%  10.0       0      2      -      -   1.5",
             "",
             "4 000 requests, p50 3.8 ms, p99 5.0 ms, 10.0 % failed",
             "policy score",
