@@ -297,7 +297,8 @@ impl Proxy {
             self.shared.trim_timeout(),
             self.stop_deadline,
             self.stats.poll_timeout(),
-            self.live.poll_timeout(),
+            // A proxy that has stopped has no readers of its history.
+            if self.is_stopped() { None } else { self.live.poll_timeout() },
             self.queue.poll_timeout(),
             self.excess_timeout(),
         ])
