@@ -39,7 +39,7 @@ try {
   await shot("page-light", { ...wide, colorScheme: "light" });
   await shot("page-dark", { ...wide, colorScheme: "dark" });
   await shot("page-narrow", { viewport: { width: 360, height: 780 }, colorScheme: "light" });
-  await shot("page-wide", { viewport: { width: 1920, height: 1080 }, colorScheme: "dark" });
+  await shot("page-wide", { viewport: { width: 1920, height: 800 }, colorScheme: "dark" });
   await shot("page-explain", { ...wide, colorScheme: "light" }, async (page) => {
     await page.getByRole("button", { name: "berlin-1" }).click();
     await page.waitForSelector("dialog .why");

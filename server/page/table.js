@@ -93,8 +93,8 @@ const table = (() => {
     row.state = element("span", "state");
     row.stateName = element("span");
     row.stateDetail = element("span", "detail");
-    row.state.append(row.stateName, row.stateDetail);
-    state.append(row.state);
+    row.state.append(row.stateName);
+    state.append(row.state, row.stateDetail);
     const button = element("button");
     button.type = "button";
     row.key = element("span", "key");
