@@ -30,6 +30,10 @@ pub(super) struct Backend {
     model: Option<Model>,
     faults: Vec<FaultState>,
     condition: Condition,
+    /// The condition before the last change. The end of a fault replaces it, too.
+    former: Condition,
+    /// Changes of the condition so far, without the ends of faults.
+    changes: u32,
 }
 
 /// A scripted fault and its state.
@@ -174,6 +178,8 @@ impl Backend {
             model: parameters.map(|p| Model::new(p, derive(seed, PROBES, 0), Instant::ZERO)),
             faults: states.collect(),
             condition: Condition::default(),
+            former: Condition::default(),
+            changes: 0,
         }
     }
 
@@ -270,6 +276,12 @@ impl Backend {
         self.mean_work / self.own_speed
     }
 
+    /// Returns the number of changes of its speed or faults so far. The end of a fault is none: it
+    /// leaves nothing unknown.
+    pub(super) const fn changes(&self) -> u32 {
+        self.changes
+    }
+
     /// Returns whether its process has ended.
     pub(super) fn is_crashed(&self) -> bool {
         let mut active = self.faults.iter().filter(|fault| fault.is_active);
@@ -287,6 +299,9 @@ impl Backend {
         self.faults[index].allowance.1 = now;
         self.redraw(index);
         self.apply(now);
+        if !is_active {
+            self.former = self.condition.clone();
+        }
     }
 
     /// Redraws the speed. Returns false if that fault has ended.
@@ -316,26 +331,42 @@ impl Backend {
 
     #[inline(never)]
     fn expected_with_faults(&self, now: u64, ahead: usize, charge: f64) -> f64 {
-        if self.condition.reach != Reach::Open {
+        self.expected_in(&self.condition, now, ahead, charge)
+    }
+
+    /// Returns the same for one who does not know of the last change.
+    pub(super) fn expected_before(&self, now: u64, ahead: usize, charge: f64) -> f64 {
+        self.expected_in(&self.former, now, ahead, charge)
+    }
+
+    /// Returns the same for one who knows nothing about the backend but its size. `service` is the
+    /// mean time of a service, ns.
+    pub(super) fn expected_unknown(&self, ahead: usize, service: f64, charge: f64) -> f64 {
+        self.station.expected_at(1.0, ahead, service).map_or(charge, |delay| delay.min(charge))
+    }
+
+    fn expected_in(&self, condition: &Condition, now: u64, ahead: usize, charge: f64) -> f64 {
+        if condition.reach != Reach::Open {
             return charge;
         }
-        let Some(delay) = self.station.expected(ahead, self.mean_work) else {
+        let speed = self.own_speed * condition.speed;
+        let Some(delay) = self.station.expected_at(speed, ahead, self.mean_work) else {
             return charge;
         };
-        let late = self.condition.slow.map_or(0.0, |(share, delay)| share * delay);
-        let mut errors = self.condition.error_share;
-        if !self.condition.doors.is_empty() {
-            errors = 1.0 - (1.0 - errors) * (1.0 - self.turned_away(now));
+        let late = condition.slow.map_or(0.0, |(share, delay)| share * delay);
+        let mut errors = condition.error_share;
+        if !condition.doors.is_empty() {
+            errors = 1.0 - (1.0 - errors) * (1.0 - self.turned_away(condition, now));
         }
-        let cuts = self.condition.cut_share;
+        let cuts = condition.cut_share;
         let errors = if cuts > 0.0 { 1.0 - (1.0 - errors) * (1.0 - cuts) } else { errors };
         ((1.0 - errors) * (delay + late) + errors * charge).min(charge)
     }
 
     /// Returns the chance that a request which arrives now gets a response without work.
-    fn turned_away(&self, now: u64) -> f64 {
+    fn turned_away(&self, condition: &Condition, now: u64) -> f64 {
         let mut passes = 1.0;
-        for index in &self.condition.doors {
+        for index in &condition.doors {
             let fault = &self.faults[*index];
             if let FaultKind::Answers(door) = &fault.kind {
                 let (allowed, at) = fault.allowance;
@@ -421,7 +452,8 @@ impl Backend {
                 matches!(fault.kind, FaultKind::Speed(_) | FaultKind::Redraw { .. });
         }
         self.station.set_speed(now, self.own_speed * condition.speed);
-        self.condition = condition;
+        self.former = std::mem::replace(&mut self.condition, condition);
+        self.changes = self.changes.wrapping_add(1);
     }
 }
 

@@ -16,6 +16,11 @@ pub enum Contender {
     /// own requests. It assumes that the other proxies behave like itself. It is the reference for
     /// fleets. With a single proxy it lacks only the knowledge of responses in transit.
     LocalOracle,
+    /// Like [`LocalOracle`](Self::LocalOracle), but it has to find out: it knows the speed of a backend
+    /// from its first response on, and a fault from the first response to a request that was sent
+    /// after its start, or from the time at which that response was to be expected. No learner can
+    /// know earlier. It knows the end of a fault at once.
+    LearningOracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),
     /// The balancing of another product.
@@ -32,10 +37,10 @@ impl Contender {
         [Self::Oracle].into_iter().chain(policies).collect()
     }
 
-    /// Returns the other baselines: other products, and the oracle of one proxy.
+    /// Returns the other baselines: other products, and the oracles of one proxy.
     pub fn baselines() -> Vec<Self> {
         let peers = PeerKind::ALL.into_iter().map(Self::Peer);
-        peers.chain([Self::LocalOracle]).collect()
+        peers.chain([Self::LocalOracle, Self::LearningOracle]).collect()
     }
 
     /// Returns the contender of this name.
@@ -59,6 +64,7 @@ impl fmt::Display for Contender {
         match self {
             Self::Oracle => f.pad(ORACLE),
             Self::LocalOracle => f.pad(LOCAL_ORACLE),
+            Self::LearningOracle => f.pad(LEARNING_ORACLE),
             Self::BrokenLearner => f.pad(BROKEN_LEARNER),
             Self::Peer(kind) => f.pad(kind.name()),
             Self::Policy(policy) => f.pad(policy.name()),
@@ -68,6 +74,7 @@ impl fmt::Display for Contender {
 
 const ORACLE: &str = "oracle";
 const LOCAL_ORACLE: &str = "local_oracle";
+const LEARNING_ORACLE: &str = "learning_oracle";
 const BROKEN_LEARNER: &str = "broken_learner";
 
 #[cfg(test)]

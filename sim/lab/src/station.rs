@@ -128,13 +128,18 @@ impl Station {
     /// Returns the expected time of a request, wait and service, behind `ahead` others, by the
     /// mean work alone; `None` when the queue would be full.
     pub(super) fn expected(&self, ahead: usize, mean_work: f64) -> Option<f64> {
+        self.expected_at(self.speed, ahead, mean_work)
+    }
+
+    /// Returns the same for a given speed.
+    pub(super) fn expected_at(&self, speed: f64, ahead: usize, mean_work: f64) -> Option<f64> {
         if ahead < self.workers {
-            return Some(mean_work * self.slowdown(ahead + 1) / self.speed);
+            return Some(mean_work * self.slowdown(ahead + 1) / speed);
         }
         if ahead >= self.workers + self.queue_max {
             return None;
         }
-        let service = mean_work * self.slowdown(self.workers) / self.speed;
+        let service = mean_work * self.slowdown(self.workers) / speed;
         let turns = (ahead + 1 - self.workers) as f64 / self.workers as f64;
         Some(service * (1.0 + turns))
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use self::flow::End;
 use self::local::Local;
+use self::news::News;
 use self::streams::Open;
 use super::arrivals::{Arrival, Arrivals};
 use super::backend::{Backend, MS, Response, seconds};
@@ -32,6 +33,7 @@ use super::tally::{Figures, Tally};
 
 mod flow;
 mod local;
+mod news;
 mod streams;
 
 /// The results of a run.
@@ -127,6 +129,8 @@ struct World {
     proxies: Vec<Proxy>,
     /// The knowledge of the oracle of one proxy; `None` for all other contenders.
     local: Option<Local>,
+    /// What the learning oracle has found out; `None` for all other contenders.
+    news: Option<News>,
     /// The next deadline of each proxy's router.
     deadlines: Earliest,
     proxy_count: usize,
@@ -214,6 +218,7 @@ impl World {
             working: 0,
             muted: BTreeSet::new(),
             local: None,
+            news: None,
             proxies: Vec::new(),
             deadlines: Earliest::new(proxy_count),
             proxy_count,
@@ -249,9 +254,12 @@ impl World {
             let seed = derive(seed, ROUTERS, number as u64);
             let policy = match contender {
                 Contender::Oracle => return Ok(()),
-                Contender::LocalOracle => {
+                Contender::LocalOracle | Contender::LearningOracle => {
                     let services = self.backends.iter().map(Backend::mean_service);
                     let services: Vec<_> = services.collect();
+                    if contender == Contender::LearningOracle {
+                        self.news = Some(News::new(self.proxy_count, &self.backends));
+                    }
                     self.local = Some(Local::new(self.proxy_count, &services));
                     return Ok(());
                 }
@@ -403,7 +411,12 @@ impl World {
                         None => backend.expected(self.now, charge),
                         Some(local) => {
                             let ahead = local.ahead(self.now, proxy, number);
-                            backend.expected_behind(self.now, ahead, charge)
+                            match &mut self.news {
+                                None => backend.expected_behind(self.now, ahead, charge),
+                                Some(news) => {
+                                    news.expected(self.now, proxy, (number, backend), ahead, charge)
+                                }
+                            }
                         }
                     }
             };

@@ -106,9 +106,21 @@ impl World {
     /// work.
     #[inline(always)]
     pub(super) fn note_local(&mut self, number: u64, backend: usize, is_sent: bool) {
+        if self.local.is_none() {
+            return;
+        }
+        let index = (number - self.oldest) as usize;
+        let (proxy, sent_at) = (usize::from(self.requests[index].proxy), self.sent_at(index));
         if let Some(local) = &mut self.local {
-            let proxy = usize::from(self.requests[(number - self.oldest) as usize].proxy);
             local.note(self.now, proxy, backend, is_sent);
+        }
+        if let Some(news) = &mut self.news {
+            let changes = self.backends[backend].changes();
+            if is_sent {
+                news.sent(self.now, proxy, backend, changes);
+            } else {
+                news.ended(proxy, backend, changes, sent_at);
+            }
         }
     }
 
