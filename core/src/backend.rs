@@ -502,6 +502,12 @@ impl ScanRow {
     pub(crate) const fn id(&self, slot: usize) -> BackendId {
         BackendId::new(slot as u32, self.generation)
     }
+
+    /// The requests that keep it busy plus one, relative to its weight.
+    #[inline]
+    pub(crate) fn weighted(&self) -> f64 {
+        (f64::from(self.load) + 1.0) * f64::from(self.per_request)
+    }
 }
 
 /// The fields read when scanning candidates, kept in a dense array.

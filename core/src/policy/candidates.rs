@@ -1,5 +1,5 @@
 //! The candidates for a request, and ways to draw from them.
-use crate::backend::{Access, Backend, BackendTable};
+use crate::backend::{Access, Backend, BackendTable, ScanRow};
 use crate::id::BackendId;
 use crate::rng::Rng;
 
@@ -81,9 +81,12 @@ impl<'a> Candidates<'a> {
     /// The cost of one more request at a backend, for a policy that counts requests: those that
     /// keep it busy plus one, relative to its weight.
     pub(super) fn weighted(&self, id: BackendId) -> f64 {
-        self.table
-            .row(id)
-            .map_or(0.0, |row| (f64::from(row.load) + 1.0) * f64::from(row.per_request))
+        self.table.row(id).map_or(0.0, |row| row.weighted())
+    }
+
+    /// The number of slots, those of removed backends included.
+    pub(super) fn slots(&self) -> usize {
+        self.table.rows().len()
     }
 
     /// The configured backends by slot, candidates or not.
@@ -113,16 +116,23 @@ impl<'a> Candidates<'a> {
         others().nth(rng.below(count) as usize)
     }
 
-    /// The candidate with the least `cost`, drawn among equals; `None` without candidates.
+    /// The candidate with the least `cost`, drawn among equals; `None` without candidates. The row
+    /// has what a scan reads of a candidate.
+    #[inline]
     pub(super) fn least<C: PartialOrd>(
         &self,
         rng: &mut Rng,
-        mut cost: impl FnMut(BackendId, u32) -> C,
+        mut cost: impl FnMut(BackendId, &ScanRow) -> C,
     ) -> Option<BackendId> {
         let mut best: Option<(BackendId, C)> = None;
         let mut equals = 0_u64;
-        for (id, load) in self.iter() {
-            let cost = cost(id, load);
+        let is_retry = !self.tried.is_empty();
+        for (slot, row) in self.table.rows().iter().enumerate() {
+            let id = row.id(slot);
+            if row.access > self.access || is_retry && self.tried.contains(&id) {
+                continue;
+            }
+            let cost = cost(id, row);
             match &best {
                 Some((_, least)) if cost > *least => continue,
                 Some((_, least)) if cost == *least => {

@@ -29,7 +29,7 @@ impl Policy for LeastRequest {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<Choice> {
-        candidates.least(rng, |id, _| candidates.weighted(id)).map(Choice::of)
+        candidates.least(rng, |_, row| row.weighted()).map(Choice::of)
     }
 
     fn habits(&self) -> Habits {

@@ -47,19 +47,21 @@ pub(crate) struct LinearRl {
     rows: Vec<Row>,
     /// A lower bound of each backend's cost, by slot. For most backends a decision reads only this.
     bounds: Vec<CostBound>,
-    /// A counter of the changes of the weights, which wraps.
-    steps: u32,
+    /// The features behind each bound, by slot.
+    bounded: Vec<[f64; FEATURES]>,
+    /// Whether the weights have changed since the bounds were computed.
+    is_moved: bool,
 }
 
 /// A lower bound of the cost of a backend, which is its negated value.
 #[derive(Clone, Copy, Debug, Default)]
 struct CostBound {
     cost: f64,
-    /// The time until which it holds if neither the backend nor the weights change.
+    /// The time until which it holds if the backend does not change.
     until: Instant,
-    /// The state that it was computed for: the generation of the backend's id, the counter of its
-    /// changes, and the counter of the changes of the weights.
-    of: (u32, u32, u32),
+    /// The state that it was computed for: the generation of the backend's id, and the counter of
+    /// its changes.
+    of: (u32, u32),
     /// Whether `cost` is the cost itself.
     is_exact: bool,
 }
@@ -109,9 +111,14 @@ impl Row {
         now <= self.errors_hold_until
     }
 
-    /// A lower bound of the cost, from `now` until the bound's own end. Fewer errors mean a lower
-    /// cost, so it assumes the least share of errors in that time.
-    fn bound(&self, now: Instant, weights: &[f64; FEATURES], rules: &Rules) -> CostBound {
+    /// A lower bound of the cost, from `now` until the bound's own end, and its features. Fewer
+    /// errors mean a lower cost, so it assumes the least share of errors in that time.
+    fn bound(
+        &self,
+        now: Instant,
+        weights: &[f64; FEATURES],
+        rules: &Rules,
+    ) -> (CostBound, [f64; FEATURES]) {
         let mut features = self.features;
         let mut until = self.hold_until.min(self.errors_hold_until);
         let is_exact = self.is_exact(now);
@@ -121,7 +128,8 @@ impl Row {
             features[ERRORS] = self.error_rate.rate_at_least(until, errors.half_life, errors.prior);
             until = until.min(self.hold_until);
         }
-        CostBound { cost: -value(weights, &features), until, is_exact, ..CostBound::default() }
+        let bound = CostBound { cost: -value(weights, &features), until, is_exact, of: (0, 0) };
+        (bound, features)
     }
 
     /// The features at `now`.
@@ -186,7 +194,8 @@ impl LinearRl {
             squashed: Vec::new(),
             rows: Vec::new(),
             bounds: Vec::new(),
-            steps: 0,
+            bounded: Vec::new(),
+            is_moved: false,
         }
     }
 
@@ -228,7 +237,21 @@ impl LinearRl {
                 self.weights[index] = moved.clamp(-WEIGHT_MAX, most);
             }
             self.batch = ([0.0; FEATURES], 0);
-            self.steps = self.steps.wrapping_add(1);
+            self.is_moved = true;
+        }
+    }
+
+    /// Brings the bounds up to date with the weights: one pass for each batch, since the features
+    /// have not changed. Makes room for `slots` backends.
+    fn move_bounds(&mut self, slots: usize) {
+        if self.bounds.len() < slots {
+            self.bounds.resize(slots, CostBound::default());
+            self.bounded.resize(slots, [0.0; FEATURES]);
+        }
+        if std::mem::take(&mut self.is_moved) {
+            for (bound, features) in self.bounds.iter_mut().zip(&self.bounded) {
+                bound.cost = -value(&self.weights, features);
+            }
         }
     }
 }
@@ -275,18 +298,21 @@ impl Policy for LinearRl {
     ) -> Option<Choice> {
         let epsilon = self.epsilon();
         self.decisions += 1;
-        let Self { rules, weights, squashed, rows, bounds, steps, .. } = self;
+        self.move_bounds(candidates.slots());
+        let Self { rules, weights, squashed, rows, bounds, bounded, .. } = self;
         let backend = if rng.unit() < epsilon {
             candidates.draw(rng)?
         } else {
             let mut least = f64::INFINITY;
-            candidates.least(rng, |id, _| {
-                let bound = entry(bounds, id);
-                let of = (id.generation(), candidates.changes(id), *steps);
+            candidates.least(rng, |id, facts| {
+                let bound = &mut bounds[id.index()];
+                let of = (id.generation(), facts.changes);
                 if bound.of != of || now > bound.until {
                     let row = entry(rows, id);
                     row.update(now, id, candidates, rules, squashed);
-                    *bound = CostBound { of, ..row.bound(now, weights, rules) };
+                    let (found, features) = row.bound(now, weights, rules);
+                    *bound = CostBound { of, ..found };
+                    bounded[id.index()] = features;
                 }
                 let cost = if bound.is_exact {
                     bound.cost
@@ -312,6 +338,7 @@ impl Policy for LinearRl {
         self.rules = rules.clone();
         self.rows.clear();
         self.bounds.clear();
+        self.bounded.clear();
     }
 
     fn on_outcome(&mut self, _now: Instant, ended: &Ended<'_>) {
@@ -361,7 +388,7 @@ impl Learner for LinearRl {
         let is_good = |(index, weight): (usize, &f64)| (-WEIGHT_MAX..=most(index)).contains(weight);
         check("weights", weights.iter().enumerate().all(is_good))?;
         self.weights = *weights;
-        self.steps = self.steps.wrapping_add(1);
+        self.is_moved = true;
         Ok(())
     }
 }

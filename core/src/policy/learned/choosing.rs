@@ -1,6 +1,7 @@
 //! The ways to choose a backend: the least cost, the control's rule, probation, and the last
 //! resort. Trials of idle backends are in [`explore`](super::explore).
 use super::Learned;
+use crate::backend::ScanRow;
 use crate::id::BackendId;
 use crate::policy::candidates::Candidates;
 use crate::rng::Rng;
@@ -33,7 +34,7 @@ impl Learned {
         // The tree does not know which backends were tried or are held. A scan is good enough for
         // the few requests whose winner is one of these.
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
-        let cost = |id, _| open(id).map_or(f64::INFINITY, |unit| unit.cost);
+        let cost = |id, _: &ScanRow| open(id).map_or(f64::INFINITY, |unit| unit.cost);
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
     }
 
@@ -46,9 +47,9 @@ impl Learned {
         rng: &mut Rng,
     ) -> Option<BackendId> {
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
-        let load = |id, in_flight| {
+        let load = |id, row: &ScanRow| {
             open(id)
-                .map_or((2, 0), |unit| (u8::from(unit.restraints.watch.is_failing(now)), in_flight))
+                .map_or((2, 0), |unit| (u8::from(unit.restraints.watch.is_failing(now)), row.load))
         };
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }

@@ -65,9 +65,7 @@ impl News {
         let known = self.at(proxy, number);
         let usual = if known.is_met { backend.mean_service() } else { service };
         let usual = backend.rtt.saturating_add(usual as u64);
-        if known
-            .sent_at
-            .is_some_and(|(first, of)| of == backend.changes() && now - first >= usual)
+        if known.sent_at.is_some_and(|(first, of)| of == backend.changes() && now - first >= usual)
         {
             *known = Known { is_met: true, changes: backend.changes(), sent_at: None };
         }
