@@ -212,8 +212,14 @@ impl Backend {
         self.rescore_in_flight(weights);
     }
 
-    /// Records the end of a lease.
-    pub(crate) fn lease_home(&mut self, now: Instant, outcome: &Outcome, rules: &Rules) {
+    /// Records the end of a lease that was given at `routed_at`.
+    pub(crate) fn lease_home(
+        &mut self,
+        now: Instant,
+        routed_at: Instant,
+        outcome: &Outcome,
+        rules: &Rules,
+    ) {
         debug_assert!(self.in_flight > 0, "a lease ends once, at the router that gave it");
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(is_error) = outcome.is_error() {
@@ -225,7 +231,10 @@ impl Backend {
             }
             self.requests.last_ended_at = Some(now);
             self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
-            if let (Outcome::Answered { latency, .. }, false) = (outcome, is_error) {
+            if let (Outcome::Answered { status, latency }, false) = (outcome, is_error) {
+                if *status < 400 {
+                    self.requests.declines.succeeded(routed_at);
+                }
                 let alpha = rules.smoothing.alpha;
                 self.requests.response_ewma_ms.observe(alpha, millis(*latency));
             }

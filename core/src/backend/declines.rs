@@ -15,9 +15,21 @@ pub(super) struct Declines {
     of_late: Rare,
     /// Those among about the last [`DECLINES_BEFORE`] requests.
     before: Rare,
-    /// The number in a row, and the requests that had ended at the latest one.
-    in_row: (u32, u64),
+    /// The number in a row, and the time at which the latest of their requests was sent.
+    in_row: (u32, Instant),
     comparison: Comparison,
+}
+
+impl Declines {
+    /// Records a good response to a request that was sent at `routed_at`. If that was before a
+    /// request with 4xx, the response shows an earlier state and does not end the row.
+    #[inline]
+    pub(super) fn succeeded(&mut self, routed_at: Instant) {
+        let (row, sent_at) = self.in_row;
+        if row > 0 && routed_at >= sent_at {
+            self.in_row.0 = 0;
+        }
+    }
 }
 
 /// A comparison of a backend's 4xx with those of the others.
@@ -32,21 +44,19 @@ pub(crate) struct Comparison {
 }
 
 impl Backend {
-    /// Counts a response with status 4xx.
-    pub(crate) fn declined(&mut self, now: Instant, half_life: Duration) {
+    /// Counts a response with status 4xx to a request that was sent at `routed_at`.
+    pub(crate) fn declined(&mut self, now: Instant, routed_at: Instant, half_life: Duration) {
         self.requests.declines.recent.add(now, 1.0, half_life);
         let ended = self.requests.ended;
         self.requests.declines.of_late.observe(ended, DECLINES_MEMORY);
         self.requests.declines.before.observe(ended, DECLINES_BEFORE);
-        let (row, last) = self.requests.declines.in_row;
-        let row = if ended == last + 1 { row.saturating_add(1) } else { 1 };
-        self.requests.declines.in_row = (row, ended);
+        let (row, sent_at) = self.requests.declines.in_row;
+        self.requests.declines.in_row = (row.saturating_add(1), sent_at.max(routed_at));
     }
 
-    /// The number of 4xx in a row, if its latest response was one.
+    /// The number of 4xx in a row.
     pub(crate) const fn declines_in_row(&self) -> u32 {
-        let (row, last) = self.requests.declines.in_row;
-        if self.requests.ended <= last + 1 { row } else { 0 }
+        self.requests.declines.in_row.0
     }
 
     /// Whether 4xx were rare among about its last [`DECLINES_BEFORE`] requests.

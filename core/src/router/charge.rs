@@ -112,8 +112,10 @@ impl Router {
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
             (now.since(at) < apart).then_some(stands_out)
         });
-        let stands_out = known.unwrap_or_else(|| self.compare(now, backend));
-        self.table.update(backend, |backend| backend.declined(now, half_life));
+        let stands_out =
+            self.still_stands_out(backend) || known.unwrap_or_else(|| self.compare(now, backend));
+        let routed_at = lease.routed_at;
+        self.table.update(backend, |backend| backend.declined(now, routed_at, half_life));
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }
     }
 
@@ -142,6 +144,17 @@ impl Router {
         let comparison = Comparison { at: now, stands_out, has_turned };
         self.table.update(id, |backend| backend.set_comparison(comparison));
         stands_out
+    }
+
+    /// Whether a backend stood out when it was last compared, has sent nothing but 4xx since, and the
+    /// others hardly send any. A trial of such a backend shows at its first 4xx that nothing has
+    /// changed: otherwise it took up to six.
+    fn still_stands_out(&self, id: BackendId) -> bool {
+        let facts = self.table.get(id);
+        facts.is_some_and(|facts| facts.comparison().stands_out && facts.declines_in_row() > 0)
+            && self
+                .of_others(id, Backend::decline_share_of_late, median)
+                .is_some_and(|(share, _)| share <= GAP_MIN)
     }
 
     /// Whether a backend's 4xx in a row are more than chance: at the median share of the others, a

@@ -116,7 +116,7 @@ impl Router {
         let is_refused = matches!(outcome, Outcome::Failed(RequestFailure::Refused));
         let done = self.table.update_often(backend, |backend| {
             let was_full = backend.is_full();
-            backend.lease_home(now, &outcome, rules);
+            backend.lease_home(now, lease.routed_at, &outcome, rules);
             if is_excused {
                 backend.excused();
             }

@@ -252,3 +252,74 @@ fn a_broken_release_stays_one_until_it_answers() {
     }
     assert_eq!(serve(&mut world, A, 404), refused + 1);
 }
+
+/// Good responses to requests that were sent before the first 404 show an earlier state. They do not
+/// end a row of 404s: a backend that has many requests in flight is found as soon as an idle one.
+#[test]
+fn older_requests_do_not_end_a_row() {
+    let mut world = without_spill_over();
+    let to_a = |world: &mut World| {
+        let lease = world.router.route(world.now, &[B]).expect("one is left");
+        assert_eq!(lease.backend(), A);
+        lease
+    };
+    for _ in 0..200 {
+        let lease = to_a(&mut world);
+        world.finish(lease, 200);
+        let lease = world.router.route(world.now, &[A]).expect("one is left");
+        world.finish(lease, 200);
+    }
+    let mut older: Vec<_> = (0..60).map(|_| to_a(&mut world)).collect();
+    world.now += Duration::from_millis(10);
+    let refused = |world: &World| world.snapshot().backends[0].refused;
+    let mut count = 0;
+    while refused(&world) == 0 {
+        let lease = to_a(&mut world);
+        world.finish(lease, 404);
+        world.finish(older.pop().expect("a broken release is found soon"), 200);
+        world.now += Duration::from_millis(10);
+        count += 1;
+    }
+    assert_eq!(count, 6);
+    // Many more of them do not hide that the next 404 has the same cause.
+    older.into_iter().for_each(|lease| world.finish(lease, 200));
+    world.now += Duration::from_secs(9);
+    let lease = to_a(&mut world);
+    world.finish(lease, 404);
+    assert_eq!(refused(&world), 2);
+    // A good response to a later request does: a single 404 is usual then.
+    let lease = to_a(&mut world);
+    world.finish(lease, 200);
+    let lease = to_a(&mut world);
+    world.finish(lease, 404);
+    assert_eq!(refused(&world), 2);
+}
+
+/// Under every policy a backend that named a time gets no request for that time while another one
+/// is usable, whether the others are idle or busy. Afterwards it gets requests again.
+#[test]
+fn every_policy_heeds_a_hold() {
+    for policy in PolicyKind::ALL {
+        let mut world = World::with_rules(&["a", "b", "c"], Rules { policy, ..Rules::default() });
+        [A, B, C].into_iter().for_each(|backend| world.answer(backend, 10));
+        let lease = world.route();
+        let held = lease.backend();
+        let hold = Some(Duration::from_secs(20));
+        world.end(lease, Outcome::Refused { status: 503, hold });
+        let mut busy = Vec::new();
+        for _ in 0..100 {
+            let lease = world.route();
+            assert_ne!(lease.backend(), held, "{}", policy.name());
+            busy.push(lease);
+            assert_ne!(world.serve(), held, "{}", policy.name());
+        }
+        busy.into_iter().for_each(|lease| world.finish(lease, 200));
+        world.now += Duration::from_secs(20);
+        // Without these two only the held one is left, which was released.
+        let others: Vec<_> = [A, B, C].into_iter().filter(|id| *id != held).collect();
+        let lease = world.router.route(world.now, &others).expect("it is usable again");
+        assert_eq!(lease.backend(), held, "{}", policy.name());
+        world.finish(lease, 200);
+        assert_eq!(world.snapshot().backends[held.index()].held, None, "{}", policy.name());
+    }
+}
