@@ -173,7 +173,9 @@ impl Router {
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
-            Event::StreamOpened { lease, backend, .. } => self.stream_opened(now, lease, backend),
+            Event::StreamOpened { lease, backend, status, latency } => {
+                self.stream_opened(now, lease, backend, status, latency);
+            }
             Event::LeasePaused { lease, backend } => self.lease_paused(now, lease, backend),
             Event::LeaseResumed { lease, backend } => self.lease_resumed(now, lease, backend),
             Event::ProbeFinished { probe, result } => self.probe_finished(now, probe, &result),

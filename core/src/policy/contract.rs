@@ -61,6 +61,12 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// A request now waits for its client, or has become a stream: it is not work for its backend.
     fn on_pause(&mut self, _now: Instant, _backend: BackendId) {}
 
+    /// A request has become a stream. It was in flight for `elapsed` without a result that could
+    /// be compared with those of other requests.
+    fn on_stream(&mut self, now: Instant, backend: BackendId, _elapsed: Duration) {
+        self.on_pause(now, backend);
+    }
+
     /// A request that waited for its client counts as work again, or is about to end.
     fn on_resume(&mut self, _now: Instant, _backend: BackendId) {}
 

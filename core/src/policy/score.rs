@@ -13,6 +13,8 @@
 //! The width is compared with a backend's own requests in flight, not with a difference between
 //! backends. Under a rule of "15 more in flight" three serial backends would do a third of their
 //! possible work.
+use std::time::Duration;
+
 use crate::backend::Backend;
 use crate::config::Rules;
 use crate::id::BackendId;
@@ -110,6 +112,12 @@ impl Policy for Score {
     fn on_pause(&mut self, now: Instant, backend: BackendId) {
         if let Some(model) = &mut self.model {
             model.on_pause(now, backend);
+        }
+    }
+
+    fn on_stream(&mut self, now: Instant, backend: BackendId, elapsed: Duration) {
+        if let Some(model) = &mut self.model {
+            model.on_stream(now, backend, elapsed);
         }
     }
 

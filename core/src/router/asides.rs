@@ -65,7 +65,14 @@ impl Router {
     }
 
     /// See [`Event::StreamOpened`](crate::Event::StreamOpened).
-    pub(super) fn stream_opened(&mut self, now: Instant, lease: LeaseId, backend: BackendId) {
+    pub(super) fn stream_opened(
+        &mut self,
+        now: Instant,
+        lease: LeaseId,
+        backend: BackendId,
+        status: u16,
+        latency: Duration,
+    ) {
         let known = self.asides.get(&lease).copied();
         let is_possible = match known {
             Some(aside) => aside.state != AsideState::Stream && aside.backend == backend,
@@ -81,8 +88,12 @@ impl Router {
         let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
         self.enter(lease, Aside { backend, state: AsideState::Stream, waited });
         self.set_aside(backend, true);
-        if self.habits.listens {
+        if self.habits.listens && status == 101 {
+            // A tunnel opens with its head: there was no silence.
             self.policy.on_pause(now, backend);
+        } else if self.habits.listens {
+            let elapsed = latency.saturating_add(self.rules.streams.idle).saturating_sub(waited);
+            self.policy.on_stream(now, backend, elapsed);
         }
     }
 

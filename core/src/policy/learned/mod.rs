@@ -436,6 +436,16 @@ impl Policy for Learned {
         self.weigh(backend.index());
     }
 
+    fn on_stream(&mut self, now: Instant, backend: BackendId, elapsed: Duration) {
+        // The exposure of a stalled backend was not counted yet.
+        let is_counted = !self.units[backend.index()].restraints.is_stalled;
+        self.on_pause(now, backend);
+        if is_counted {
+            self.units[backend.index()].was_no_work(&mut self.pool, millis(elapsed));
+            self.weigh(backend.index());
+        }
+    }
+
     fn on_resume(&mut self, now: Instant, backend: BackendId) {
         self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];

@@ -79,6 +79,17 @@ impl Speed {
         self.block = Stretch::default();
     }
 
+    /// Takes back exposure of a time in which nothing was due, until the speed of each memory is
+    /// `most`: how much of the exposure belonged to other requests is known only roughly.
+    pub(super) fn withdraw_up_to(&mut self, dx: f64, most: f64) {
+        let before = self.exposure;
+        self.withdraw(dx);
+        for memory in 0..MEMORIES {
+            let least = before[memory].min(self.completions[memory] / most);
+            self.exposure[memory] = self.exposure[memory].max(least);
+        }
+    }
+
     /// Counts a good completion.
     pub(super) fn complete(&mut self) {
         for completions in &mut self.completions {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::blame::Asker;
 use crate::config::PolicyKind;
-use crate::event::{Action, EjectReason, Notice, Outcome};
+use crate::event::{Action, EjectReason, Event, Notice, Outcome};
 use crate::health::Health;
 use crate::policy::state::{PolicyState, PolicyStateError, StateOf};
 use crate::policy::testing::Bench;
@@ -427,4 +427,37 @@ fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
     }
     assert!(late < 20, "{late} of 2000 were refused");
     assert_eq!(learned(&bench, 0).state, LearnedStanding::Normal);
+}
+
+/// Forty streams at one of two equal backends send a head at once and then nothing, while other
+/// requests come and go or while there are none. When the streams have left the account both
+/// backends still have about the same speed: silence is no work. Counted as such it made that
+/// backend look a third as fast.
+#[test]
+fn silent_streams_leave_no_trace() {
+    for rounds in [0, 25] {
+        let mut bench = bench(2);
+        let serve_both = |bench: &mut Bench| {
+            for other in [1, 0] {
+                let slot = bench.send(&[other]);
+                bench.answer(slot, 20.0);
+            }
+        };
+        (0..300).for_each(|_| serve_both(&mut bench));
+        let speeds = |bench: &Bench| [0, 1].map(|slot| learned(bench, slot).speed);
+        let [before, equal] = speeds(&bench);
+        assert_eq!(before, equal);
+        let streams: Vec<_> = (0..40).map(|_| bench.hold(0)).collect();
+        bench.wait(5);
+        (0..rounds).for_each(|_| serve_both(&mut bench));
+        bench.wait(1000 - 40 * rounds);
+        for (lease, backend) in streams {
+            let latency = Duration::from_millis(5);
+            let opened = Event::StreamOpened { lease, backend, status: 200, latency };
+            bench.router.handle_event(bench.now, opened);
+        }
+        let [with, without] = speeds(&bench);
+        assert!((with / without - 1.0).abs() < 0.1, "{rounds}: {with} {without}");
+        assert_eq!(learned(&bench, 0).in_flight, 0);
+    }
 }

@@ -356,6 +356,34 @@ impl Unit {
         }
     }
 
+    /// Takes back what a stream has added to the exposure in `elapsed_ms`: nothing was due from it.
+    /// Counted as work, forty silent streams made a backend look half as fast. Its part is the last
+    /// of those in flight and not an equal one: when forty streams have left the account one after
+    /// the other, the exposure is that of the other requests alone. The speed rises to the pool's
+    /// median at most.
+    pub(super) fn was_no_work(&mut self, pool: &mut Pool, elapsed_ms: f64) {
+        let n = self.in_flight + 1;
+        let more = f64::from(n);
+        if pool.is_booting() {
+            let part = (more.sqrt() - (more - 1.0).sqrt()) * elapsed_ms;
+            pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
+            return;
+        }
+        let pace = more / self.shape.latency(&pool.curve, n);
+        // A pace of no requests is not defined by the curve.
+        let others = if self.in_flight == 0 {
+            0.0
+        } else {
+            f64::from(self.in_flight) / self.shape.latency(&pool.curve, self.in_flight)
+        };
+        let exposure = (pace - others).max(0.0) * elapsed_ms;
+        self.due = (self.due - self.due_speed * exposure).max(0.0);
+        let predicted = &mut self.shape.predicted[bin(n)];
+        *predicted = (*predicted - self.shrunk_speed * exposure).max(0.0);
+        self.speed.withdraw_up_to(exposure, pool.center_speed);
+        self.settle(pool);
+    }
+
     /// Drops the exposure of a silence: it shows nothing about the speed after the silence.
     pub(super) fn was_silent(&mut self) {
         self.pending = 0.0;
