@@ -210,7 +210,8 @@ least_request, p2c and peak_ewma, if these run.
 
 Baselines, each with its documented defaults: envoy is least request with outlier detection, haproxy
 is leastconn with observe and slow start, nginx is least_conn with max_fails. local_oracle knows
-everything except the requests of other proxies.
+everything except the requests of other proxies. learning_oracle also has to find out speeds and faults,
+by one response each.
 ";
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ fn streams_leave_early() {
     let mut bench = bench(1);
     let lease = bench.router.route(bench.now, &[]).expect("a backend");
     let (id, backend) = (lease.id(), lease.backend());
-    let open = || crate::Event::StreamOpened {
+    let open = || Event::StreamOpened {
         lease: id,
         backend,
         status: 101,
@@ -239,7 +239,7 @@ fn streams_leave_early() {
     assert_eq!(bench.router.snapshot(bench.now).backends[0].in_flight, 1);
     bench.wait(100_000);
     let outcome = Outcome::Abandoned;
-    bench.router.handle_event(bench.now, crate::Event::RequestFinished { lease, outcome });
+    bench.router.handle_event(bench.now, Event::RequestFinished { lease, outcome });
     assert_eq!(bench.router.snapshot(bench.now).backends[0].in_flight, 0);
 }
 

@@ -244,6 +244,21 @@ fn an_oracle_of_one_proxy() {
     assert!(own < counting, "{own} {counting}");
 }
 
+/// The learning oracle knows of a fault from the first response on. Of requests 20 ms apart to two
+/// backends, one of which fails everything for two seconds, it loses one. The oracles that know all
+/// lose none.
+#[test]
+fn an_oracle_that_has_to_find_out() {
+    let csv: String = (0..200).map(|n| format!("{},10\n", 0.02 * f64::from(n))).collect();
+    let sinkhole = r#"{ "fromS": 1, "forS": 2, "what": { "sinkhole": { "afterMs": 1 } } }"#;
+    let json = format!(
+        r#"{{ "durationS": 10, "arrivals": {{ "trace": "t" }},
+             "backends": [{{ "name": "bad", "faults": [{sinkhole}] }}, {{ "name": "good" }}] }}"#
+    );
+    let failed = |contender| play_trace(&json, &csv, contender).figures.failed;
+    assert_eq!(["oracle", "local_oracle", "learning_oracle"].map(failed), [0, 0, 1]);
+}
+
 /// The same seed gives the same bits for a scenario with most of these features, with every
 /// contender. All contenders get the same arrivals, and every request is counted.
 #[test]
