@@ -84,9 +84,9 @@ impl Speed {
     pub(super) fn withdraw_up_to(&mut self, dx: f64, most: f64) {
         let before = self.exposure;
         self.withdraw(dx);
-        for memory in 0..MEMORIES {
-            let least = before[memory].min(self.completions[memory] / most);
-            self.exposure[memory] = self.exposure[memory].max(least);
+        let memories = self.exposure.iter_mut().zip(before).zip(self.completions);
+        for ((exposure, before), completions) in memories {
+            *exposure = exposure.max(before.min(completions / most));
         }
     }
 
