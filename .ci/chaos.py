@@ -12,12 +12,15 @@ touched, a different one every ten seconds; every other one meets one of these a
   restarted    SIGTERM, then started again on the same port
 
 Clients send GET requests over kept connections at a fixed total rate. A request is lost when its response is not 200,
-not whole, or does not come. The resident memory and the open descriptors of the proxy are read twice a second and must
-not grow: the median of the last third of the run is held against that of the second third. The run ends with code 1 if
-a request was lost or if either has grown. Builds nothing: `cargo build --workspace --release --locked` comes before.
+not whole, or does not come. The proxy's access log says why: exchanges that did not go well are printed by their ends.
+The resident memory and the open descriptors of the proxy are read twice a second and must not grow: the median of the
+last third of the run is held against that of the second third. The run ends with code 1 if a request was lost or if
+either has grown. Builds nothing: `cargo build --workspace --release --locked` comes before.
 """
 import argparse
+import collections
 import http.client
+import json
 import os
 import pathlib
 import random
@@ -26,6 +29,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -144,6 +148,18 @@ def watch(pid, end, seen):
         time.sleep(0.5)
 
 
+def bad_ends(log):
+    """The exchanges of the access log that did not go well, by what the proxy did, with their numbers and the first one's time."""
+    ends = collections.defaultdict(list)
+    with open(log) as lines:
+        for line in lines:
+            if '"status":200,' not in line or '"end":"complete"' not in line:
+                record = json.loads(line)
+                fields = ("status", "end", "error", "why", "tries")
+                ends[", ".join(f"{field} {record[field]}" for field in fields)].append(record["time"])
+    return [(len(times), f"{what}; first at {times[0]}") for what, times in ends.items()]
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--seconds", type=float, default=20)
@@ -154,8 +170,10 @@ def main():
     random.seed(options.seed)
     backends = [Backend(f"b{number}") for number in range(BACKENDS)]
     named = [f"--backend={backend.name}=http://127.0.0.1:{backend.port}" for backend in backends]
+    folder = tempfile.TemporaryDirectory()
+    log = pathlib.Path(folder.name) / "access.log"
     proxy = subprocess.Popen(
-        [TARGET / "intelliproxy", "--listen=127.0.0.1:0", f"--policy={options.policy}", *named], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [TARGET / "intelliproxy", "--listen=127.0.0.1:0", f"--policy={options.policy}", f"--access-log={log}", *named], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     lines = []
     try:
@@ -181,6 +199,7 @@ def main():
             thread.join()
         assert proxy.poll() is None, "the proxy has ended:\n" + "".join(lines[-20:])
     finally:
+        time.sleep(0.5)  # The access log is written every 100 ms.
         proxy.kill()
         proxy.wait()
         for backend in backends:
@@ -192,6 +211,8 @@ def main():
     print("disturbances: " + ", ".join(f"{count} {what}" for what, count in sorted(done.items())))
     for loss in tally.lost[:10]:
         print(f"  lost {loss}")
+    for count, what in bad_ends(log):
+        print(f"  {count} in the access log: {what}")
     third = len(seen) // 3
     (memory, descriptors), (memory_after, descriptors_after) = (
         tuple(statistics.median(column) for column in zip(*part)) for part in (seen[third : 2 * third], seen[2 * third :])
