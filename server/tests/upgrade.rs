@@ -295,3 +295,28 @@ fn a_stop_ends_an_unfinished_upgrade() {
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the port is closed");
     }
 }
+
+/// The event stream of a live page ends with its last chunk at an upgrade, so that the old process can
+/// leave and the page connects to the new one.
+#[test]
+fn an_upgrade_ends_event_streams() {
+    let mut upgraded = Upgraded::start("streams", &config(""));
+    upgraded.program.line_with("A is up");
+    let mut page = upgraded.program.connect();
+    let request = b"GET /stats HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n";
+    page.write_all(request).expect("sent");
+    let mut first = [0; 15];
+    page.read_exact(&mut first).expect("the stream has begun");
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    upgraded.ask();
+    upgraded.take_follower();
+    let mut rest = Vec::new();
+    page.read_to_end(&mut rest).expect("a clean end");
+    assert!(rest.ends_with(b"\n\n\r\n0\r\n\r\n"), "the last chunk");
+    drop(page);
+    assert_eq!(upgraded.program.exit_code(), Some(0));
+    let mut again = upgraded.program.connect();
+    again.write_all(request).expect("sent");
+    again.read_exact(&mut first).expect("the new process has a stream");
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+}
