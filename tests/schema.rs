@@ -99,7 +99,8 @@ fn entries_of_lists_agree() {
         "status": ["200"], "body": "ok", "fields": { "X": "1" }, "intervalMs": 1, "timeoutMs": 1,
         "initial": "down" });
     let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000,
-        "backup": true, "health": health });
+        "backup": true,
+        "expand": true, "resolveMs": 100, "health": health });
     let keys = |object: &Value| object.as_object().expect("an object").keys().cloned().collect();
     let known: Vec<String> = keys(&values);
     let listed: Vec<String> = keys(&backend["properties"]);
@@ -243,7 +244,7 @@ fn list_rule(row: &KeyRow) -> Value {
         }
         "backends" => {
             let mut entry = object(Map::new());
-            let name = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" });
+            let name = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}(/[][A-Za-z0-9._:-]{1,260})?$" });
             put(&mut entry, "name", name);
             put(&mut entry, "url", json!({ "type": "string", "pattern": "^[Hh][Tt][Tt][Pp]://" }));
             put(
@@ -255,6 +256,13 @@ fn list_rule(row: &KeyRow) -> Value {
                 json!({ "type": "integer", "minimum": 0, "maximum": 1000, "default": 100 });
             put(&mut entry, "weight", weight);
             put(&mut entry, "backup", json!({ "type": "boolean", "default": false }));
+            put(&mut entry, "expand", json!({ "type": "boolean", "default": false }));
+            let spans = json!([
+                { "type": "integer", "minimum": 100, "maximum": 86_400_000 },
+                { "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" },
+                { "type": "null" },
+            ]);
+            put(&mut entry, "resolveMs", json!({ "anyOf": spans }));
             entry["required"] = json!(["name", "url"]);
             entry
         }

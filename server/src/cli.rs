@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::config::{BackendTarget, Config, ListenAddress};
+use crate::config::{Config, ListenAddress};
 use crate::edge::activation;
+use crate::edge::discovery::read_backends;
 use crate::edge::early::Early;
 use crate::edge::folders;
 use crate::edge::handover::Taken;
@@ -131,11 +132,15 @@ fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
         }
     };
     let Start { args, early, .. } = start;
-    let result = reactor::serve(Setup {
-        log: log.watch(),
-        early: early.ok(),
-        reload: Some(Source::new(move || reload(file.as_deref(), &args))),
-        ..setup
+    let mut setup = setup;
+    // After the log has started, which gets lines about names that do not resolve.
+    let result = setup.find().and_then(|()| {
+        reactor::serve(Setup {
+            log: log.watch(),
+            early: early.ok(),
+            reload: Some(Source::new(move || reload(file.as_deref(), &args))),
+            ..setup
+        })
     });
     log.finish();
     match result {
@@ -168,7 +173,7 @@ fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
 }
 
 /// Reads the configuration file again with the arguments, and resolves its backends.
-fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendTarget>), String> {
+fn reload(file: Option<&str>, args: &[OsString]) -> Result<Config, String> {
     match file {
         Some(file) => info!("reading {file} again"),
         None => info!("no --config FILE, so only the backends' names are resolved again"),
@@ -181,11 +186,10 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<(Config, Vec<BackendT
     if let Some(line) = state::unusable(&config).or_else(|| folders::missing(&config)) {
         return Err(line);
     }
-    let targets = backend_targets(&config)?;
     if let Some(line) = state::unused(&config) {
         warn!("{line}");
     }
-    Ok((*config, targets))
+    Ok(*config)
 }
 
 /// Resolves all names of a configuration, and gives up after `time`.
@@ -203,7 +207,11 @@ fn resolve_within(config: Box<Config>, time: Duration) -> Result<(), String> {
 
 /// Resolves the names of backends and listeners.
 fn names(config: &Config) -> Result<(), String> {
-    backend_targets(config)?;
+    let mut all = config.clone();
+    if let Some(file) = &config.discovery.file {
+        all.backends.extend(read_backends(file)?);
+    }
+    backend_targets(&all)?;
     let admin = config.admin.listen.as_deref();
     for address in config.listen.iter().map(|listen| listen.address.as_str()).chain(admin) {
         let fail = |wrong: String| format!("cannot listen on {address}: {wrong}");

@@ -131,8 +131,8 @@ fn run_time_errors_exit_with_1() {
             format!("cannot listen on {address}: address already in use\n"),
         ),
         (
-            ["--backend", "A=http://nowhere.invalid", "--log-level=error"],
-            "backend A (http://nowhere.invalid): cannot resolve nowhere.invalid: ".to_owned(),
+            ["--admin", &address, "--log-level=error"],
+            format!("cannot listen on {address}: address already in use\n"),
         ),
     ] {
         let output = output(&arguments);

@@ -196,10 +196,6 @@ fn a_bad_file_changes_nothing() {
             ":3:12: limits.clients: must be a whole number from 1",
         ),
         ("{\n\"backends\": [", ":2:13: unterminated array"),
-        (
-            "{\"backends\": [{\"name\": \"N\", \"url\": \"http://nowhere.invalid\"}]}",
-            "backend N (http://nowhere.invalid): cannot resolve nowhere.invalid: ",
-        ),
     ] {
         program.reload(text);
         let line = program.line_with("configuration");

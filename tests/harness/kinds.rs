@@ -34,6 +34,7 @@ pub(crate) const fn of_notice(notice: &Notice) -> &'static str {
         Notice::ClientsLimited { .. } => "notice ClientsLimited",
         Notice::Expired { .. } => "notice Expired",
         Notice::UnreadableReport { .. } => "notice UnreadableReport",
+        Notice::Discovered(_) => "notice Discovered",
         Notice::Reconfigured(_) => "notice Reconfigured",
         Notice::ConfigRefused { .. } => "notice ConfigRefused",
         Notice::UnsolicitedBytes { .. } => "notice UnsolicitedBytes",

@@ -1,13 +1,16 @@
 //! One backend as configured.
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::OwnHealthChecks;
+use super::{OwnHealthChecks, optional_millis};
 
 /// One backend as configured.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendConfig {
-    /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`.
+    /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`. The name of a backend that
+    /// was found has the address after a slash.
     pub name: String,
     /// `http://HOST[:PORT]`, without path, query or user; port 80 if omitted.
     pub url: String,
@@ -21,6 +24,17 @@ pub struct BackendConfig {
     /// Whether it gets requests only while no other backend can take them (false).
     #[serde(default, skip_serializing_if = "is_false")]
     pub backup: bool,
+    /// Whether each address of the host is a backend of its own, `NAME/ADDRESS` (false).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub expand: bool,
+    /// Time between two look-ups of the host, instead of `discovery.resolveMs` and with its range.
+    #[serde(
+        rename = "resolveMs",
+        default,
+        with = "optional_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub resolve: Option<Duration>,
     /// Health checks that differ from those of all backends (`health`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<OwnHealthChecks>,
@@ -30,7 +44,16 @@ impl BackendConfig {
     /// Returns a backend with the defaults of the other values.
     pub fn new(name: &str, url: &str) -> Self {
         let (name, url) = (name.to_owned(), url.to_owned());
-        Self { name, url, limit: None, weight: None, backup: false, health: None }
+        Self {
+            name,
+            url,
+            limit: None,
+            weight: None,
+            backup: false,
+            expand: false,
+            resolve: None,
+            health: None,
+        }
     }
 }
 

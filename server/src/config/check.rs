@@ -67,6 +67,12 @@ impl Config {
             }
         }
         self.check_health()?;
+        if !(RESOLVE_MIN..=SPAN_MAX).contains(&self.discovery.resolve) {
+            return Err(ConfigError::new("discovery.resolveMs", &resolve_allowed()));
+        }
+        if self.discovery.file.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("discovery.file", "the path of a file, or null"));
+        }
         if self.state_file.as_ref().is_some_and(String::is_empty) {
             return Err(ConfigError::new("stateFile", "the path of a file, or null"));
         }
@@ -118,6 +124,9 @@ impl Config {
 
     /// Returns the range of the whole number or time at a path, in words.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
+        if path == "discovery.resolveMs" {
+            return Some(resolve_allowed());
+        }
         let count = COUNTS.iter().find(|count| count.path == path).map(Count::allowed);
         let span = || SPANS.iter().any(|span| span.path == path).then(Span::allowed);
         count.or_else(span).or_else(|| (path == LAME_DUCK).then(lame_duck_allowed))
@@ -161,6 +170,11 @@ impl Config {
             if !is_backend_name(&backend.name) {
                 let allowed = "1 to 64 letters, digits, '.', '_' and '-'";
                 return Err(ConfigError::new(&path, allowed));
+            }
+            let resolve = backend.resolve.unwrap_or(RESOLVE_MIN);
+            if !(RESOLVE_MIN..=SPAN_MAX).contains(&resolve) {
+                let path = format!("backends[{index}].resolveMs");
+                return Err(ConfigError::new(&path, &resolve_allowed()));
             }
             if self.backends.iter().take(index).any(|earlier| earlier.name == backend.name) {
                 return Err(refuse(&path, "a name of its own", &backend.name, "is there already"));
@@ -321,7 +335,11 @@ const PER_BACKEND_MAX: u32 = 1_000_000;
 /// The maximum number of entries of `listen`.
 const LISTEN_MAX: usize = 64;
 /// The maximum number of entries of `backends`.
-const BACKENDS_MAX: usize = 1000;
+pub(super) const BACKENDS_MAX: usize = 1000;
+/// The shortest time between two look-ups of a name.
+const RESOLVE_MIN: Duration = Duration::from_millis(100);
+/// The maximum length of the address in a name: a DNS name and a port.
+const ADDRESS_MAX: usize = 260;
 /// The maximum number of entries of `stats.allow`, and of `forwarding.trusted`. Each may be checked
 /// for every client.
 const NETWORKS_MAX: usize = 64;
@@ -357,10 +375,20 @@ fn check_length(path: &str, length: usize, least: usize, most: usize) -> Result<
     Ok(())
 }
 
-/// Whether a name is safe in a log line, a flag, a URL and a metric's label.
+/// Whether a name is safe in a log line, a flag, a URL and a metric's label. That of a backend which
+/// was found has a slash and its address.
 fn is_backend_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
+    let is_of_address = |byte: u8| is_plain(byte) || matches!(byte, b':' | b'[' | b']');
+    let (name, address) = name.split_once('/').unwrap_or((name, "0"));
+    (1..=NAME_MAX).contains(&name.len())
+        && name.bytes().all(is_plain)
+        && (1..=ADDRESS_MAX).contains(&address.len())
+        && address.bytes().all(is_of_address)
+}
+
+fn resolve_allowed() -> String {
+    format!("milliseconds from {} to {}", RESOLVE_MIN.as_millis(), SPAN_MAX.as_millis())
 }
 
 /// Whether this is a token (RFC 9110 section 5.6.2) of a permitted length.

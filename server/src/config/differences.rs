@@ -21,6 +21,7 @@ impl Config {
             ("accessLog", self.access_log != old.access_log),
             ("probePaths", self.probe_paths != old.probe_paths),
             ("health", self.health != old.health),
+            ("discovery", self.discovery != old.discovery),
             ("requestId", self.request_id != old.request_id),
             ("recording", self.recording != old.recording),
             ("stateFile", self.state_file != old.state_file),
@@ -28,9 +29,12 @@ impl Config {
         settings.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
     }
 
-    /// Returns the names of the backends that `old` has, too, but with another limit or weight.
+    /// Returns the names of the backends that `old` has, too, but with another limit, weight, health
+    /// check or role.
     pub(crate) fn backends_unlike(&self, old: &Self) -> Vec<String> {
-        let share = |backend: &BackendConfig| (backend.limit, backend.weight);
+        let share = |backend: &BackendConfig| {
+            (backend.limit, backend.weight, backend.backup, backend.health.clone())
+        };
         let old: BTreeMap<&str, _> =
             old.backends.iter().map(|backend| (backend.name.as_str(), share(backend))).collect();
         let is_other = |backend: &&BackendConfig| {
@@ -66,6 +70,7 @@ mod tests {
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');
         new.health.port = Some(1);
+        new.discovery.file = Some("d".to_owned());
         new.request_id.to_client = true;
         new.admin.listen = Some("[::1]:2".to_owned());
         new.log.level = "warn".to_owned();

@@ -58,6 +58,12 @@ impl<'t> Document<'t> {
         self.root.as_object().is_some_and(|object| object.get(key).is_some())
     }
 
+    /// Whether the text is a list whose first element is an object with this key.
+    pub(super) fn first_has_key(&self, key: &str) -> bool {
+        let first = self.root.as_array().and_then(|list| list.elements.first());
+        first.and_then(Value::as_object).is_some_and(|object| object.get(key).is_some())
+    }
+
     /// Returns the value at a path such as `backends[1].url`, or the nearest one around it.
     fn find(&self, path: &str) -> &Value<'t> {
         let mut found = &self.root;

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 mod backend;
 mod check;
 mod differences;
+mod discovery;
 mod document;
 mod file;
 mod health;
@@ -42,6 +43,8 @@ mod units;
 mod url;
 
 pub use backend::BackendConfig;
+pub use discovery::{DiscoveryRules, Found, Known};
+pub(crate) use discovery::{backends_from_file, fixed_addresses};
 pub(crate) use file::rules_from_json;
 pub(crate) use health::Check;
 pub use health::{CheckKind, CheckMethod, HealthChecks, InitialHealth, OwnHealthChecks};
@@ -83,6 +86,8 @@ pub struct Config {
     pub probe_paths: ProbePaths,
     /// The health checks of all backends.
     pub health: HealthChecks,
+    /// Backends that are found while the proxy runs.
+    pub discovery: DiscoveryRules,
     /// The program's log.
     pub log: LogRules,
     /// One line for each exchange.
@@ -113,6 +118,7 @@ impl Default for Config {
             admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
             health: HealthChecks::default(),
+            discovery: DiscoveryRules::default(),
             log: LogRules::default(),
             access_log: AccessLogRules::default(),
             request_id: RequestIdRules::default(),

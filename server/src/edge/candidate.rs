@@ -9,15 +9,18 @@ use super::logging;
 use super::record::{self, Opened};
 use super::socket::ControlSocket;
 use super::state::Kept;
-use crate::config::{BackendTarget, Config};
+use crate::config::{Config, Found};
 use crate::proxy::Overrides;
 
 /// A configuration that can be applied without waiting.
 #[derive(Debug)]
 pub(crate) struct Candidate {
+    /// The configuration, with the backends that were found.
     pub(crate) config: Config,
+    /// The configuration as it was read.
+    pub(crate) wanted: Config,
     /// The backends with their addresses.
-    pub(crate) targets: Vec<BackendTarget>,
+    pub(crate) found: Found,
     pub(crate) listeners: ConfiguredListeners,
     /// The listeners of the admin pages.
     pub(crate) admin: ConfiguredListeners,
@@ -56,11 +59,8 @@ impl Candidate {
     ///
     /// # Errors
     /// One line that names the address or the file.
-    pub(crate) fn open(
-        config: Config,
-        targets: Vec<BackendTarget>,
-        mut current: Current,
-    ) -> Result<Self, String> {
+    pub(crate) fn open(wanted: Config, found: Found, mut current: Current) -> Result<Self, String> {
+        let config = Config { backends: found.backends.clone(), ..wanted.clone() };
         let listeners = ConfiguredListeners::bind(&config.listen, &current.listeners)?;
         let admin = ConfiguredListeners::bind(&admin_entries(&config), &current.admin)?;
         let is_other = config.admin.socket != current.config.admin.socket;
@@ -88,7 +88,8 @@ impl Candidate {
         fresh.into_iter().for_each(disk::Fresh::keep);
         Ok(Self {
             config,
-            targets,
+            wanted,
+            found,
             listeners,
             admin,
             control,

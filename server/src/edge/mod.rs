@@ -9,6 +9,7 @@
 pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod candidate;
+pub(crate) mod discovery;
 pub(crate) mod disk;
 pub(crate) mod early;
 pub(crate) mod folders;
@@ -38,13 +39,14 @@ use mio::Waker;
 
 use self::access::AccessLog;
 use self::candidate::{Candidate, Current, Files};
+use self::discovery::Discovery;
 use self::logging::LogWatch;
 use self::observe::{LineLimits, log_notice};
 use self::record::{Names, Opened, RecordGuard};
 use self::reload::{Reading, Reloader, Source};
 use self::state::{Keeper, Kept};
 use self::worker::Ended;
-use crate::config::Config;
+use crate::config::{Config, Found};
 use crate::pages::{AccessCounts, LogCounts};
 use crate::proxy::{Notice, Proxy};
 
@@ -64,6 +66,7 @@ pub(crate) struct Edge {
     learned: Option<String>,
     /// Reads the configuration again; `None` without a file and without names to resolve.
     source: Option<Source>,
+    discovery: Discovery,
     reloader: Reloader<Candidate>,
     /// Whether another reading was requested during the last one.
     is_asked_again: bool,
@@ -94,6 +97,7 @@ impl Edge {
             keeper,
             learned: None,
             source: reload,
+            discovery: Discovery::default(),
             reloader: Reloader::new(),
             is_asked_again: false,
             waker,
@@ -231,11 +235,32 @@ impl Edge {
             // If the poll is gone, the reactor has ended.
             let _ = waker.wake();
         };
-        let load = move || source.candidate(current);
+        let (discovery, time) = (self.discovery.clone(), proxy.reload_time() / 2);
+        let load = move || source.candidate(current, &discovery, time);
         if let Err(wrong) = self.reloader.ask(now, proxy.reload_time(), load, wake) {
             proxy.handle_config_refused(wrong);
         }
         Some(readings)
+    }
+
+    /// Finds the backends of a configuration from now on, in which `found` are in use.
+    pub(crate) fn follow(&mut self, discovery: Discovery, config: &Config, found: Found) {
+        self.discovery = discovery;
+        let waker = Arc::clone(&self.waker);
+        self.discovery.follow(config, found, move || {
+            // If the poll is gone, the reactor has ended.
+            let _ = waker.wake();
+        });
+    }
+
+    /// The parts that find backends.
+    pub(crate) fn discovery(&self) -> Discovery {
+        self.discovery.clone()
+    }
+
+    /// Returns the backends that were found, if they have changed.
+    pub(crate) fn take_found(&self) -> Option<Found> {
+        self.discovery.take()
     }
 
     /// Keeps and saves the learned state. Called before a command changes the policy.

@@ -15,7 +15,8 @@ use crossbeam_channel::{Receiver, Sender};
 use intelliproxy_core::Instant;
 
 use super::candidate::{Candidate, Current};
-use crate::config::{BackendTarget, Config};
+use super::discovery::{Discovery, LOOK_TIME};
+use crate::config::Config;
 use crate::plain::os_error_text;
 
 /// The result of a reading.
@@ -26,8 +27,8 @@ pub(crate) struct Reading<T> {
     pub(crate) is_asked_again: bool,
 }
 
-/// Reads a configuration and resolves its names.
-type Load = dyn Fn() -> Result<(Config, Vec<BackendTarget>), String> + Send + Sync;
+/// Reads a configuration.
+type Load = dyn Fn() -> Result<Config, String> + Send + Sync;
 
 /// Reads the configuration. Clones read the same one.
 #[derive(Clone)]
@@ -36,18 +37,22 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source that calls `load`, which returns the configuration with its backends' addresses, or
-    /// the error in one line.
-    pub fn new(
-        load: impl Fn() -> Result<(Config, Vec<BackendTarget>), String> + Send + Sync + 'static,
-    ) -> Self {
+    /// A source that calls `load`, which returns the configuration, or the error in one line.
+    pub fn new(load: impl Fn() -> Result<Config, String> + Send + Sync + 'static) -> Self {
         Self { load: Arc::new(load) }
     }
 
-    /// Reads the configuration and prepares everything that it needs. May block.
-    pub(crate) fn candidate(&self, current: Current) -> Result<Candidate, String> {
-        let (config, targets) = (self.load)()?;
-        Candidate::open(config, targets, current)
+    /// Reads the configuration and prepares everything that it needs. May block, but not longer than
+    /// `time` for its names.
+    pub(crate) fn candidate(
+        &self,
+        current: Current,
+        discovery: &Discovery,
+        time: Duration,
+    ) -> Result<Candidate, String> {
+        let config = (self.load)()?;
+        let found = discovery.look(&config, time.min(LOOK_TIME))?;
+        Candidate::open(config, found, current)
     }
 }
 

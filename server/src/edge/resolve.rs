@@ -2,9 +2,9 @@
 //!
 //! The resolver of the standard library may block, so the reactor never calls it. Names are
 //! resolved before anything is served; for a reload, a separate thread resolves them.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use crate::config::{BackendTarget, BackendUrl, Config};
+use crate::config::{BackendTarget, BackendUrl, Config, fixed_addresses};
 use crate::plain::os_error_text;
 
 /// The addresses of a host, each once, in the order of connection attempts.
@@ -15,14 +15,22 @@ use crate::plain::os_error_text;
 /// # Errors
 /// The error of the system's resolver, or that the name has no address.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    if host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost") {
-        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        return Ok(loopback.map(|address| SocketAddr::new(address, port)).to_vec());
-    }
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in (host, port).to_socket_addrs().map_err(|error| os_error_text(&error))? {
-        if !addresses.contains(&address) {
-            addresses.push(address);
+    let addresses = match fixed_addresses(host) {
+        Some(addresses) => addresses,
+        None => look_up(host)?,
+    };
+    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+}
+
+/// The addresses of a name, each once, by the system's resolver. May block for long.
+///
+/// # Errors
+/// The error of the resolver, or that the name has no address.
+pub(crate) fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in (host, 0).to_socket_addrs().map_err(|error| os_error_text(&error))? {
+        if !addresses.contains(&address.ip()) {
+            addresses.push(address.ip());
         }
     }
     if addresses.is_empty() {

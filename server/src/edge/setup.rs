@@ -1,21 +1,25 @@
 //! The parts that serving needs, from a configuration: resolved backends and bound listeners.
+use super::discovery::{Discovery, LOOK_TIME};
 use super::early::Early;
 use super::handover::{Predecessor, Taken};
 use super::listen::{BoundListener, ConfiguredListeners, Place, admin_entries};
 use super::logging::LogWatch;
 use super::notify::Environment;
 use super::reload::Source;
-use super::resolve::backend_targets;
 use super::upgrade::Program;
 use crate::config::{BackendTarget, Config};
 
 /// The parts that serving needs: the configuration, addresses and listeners.
 #[derive(Debug)]
 pub struct Setup {
-    /// The configuration, validated.
+    /// The configuration, validated, with the backends that were found.
     pub config: Config,
+    /// The configuration as it was read.
+    pub(crate) wanted: Config,
     /// The backends in their configured order, with their addresses.
     pub backends: Vec<BackendTarget>,
+    /// Finds backends again later.
+    pub(crate) discovery: Discovery,
     /// The listeners for clients.
     pub listeners: Vec<BoundListener>,
     /// The listeners of the admin pages; empty if `admin.listen` is null.
@@ -37,22 +41,35 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Resolves the backends and binds the listeners of a configuration.
+    /// Resolves the backends and binds the listeners of a configuration. Backends whose names do not
+    /// resolve are left out until they do.
     ///
     /// # Errors
-    /// One line that names the faulty backend or address.
+    /// One line that names the faulty address.
     pub fn new(config: Config) -> Result<Self, String> {
-        Self::following(config, None)
+        let mut setup = Self::following(config, None)?;
+        setup.find()?;
+        Ok(setup)
     }
 
-    /// Like [`new`](Self::new), but uses open listeners whose addresses match: those of the process
+    /// Finds the backends. Starts threads.
+    ///
+    /// # Errors
+    /// There are too many backends, or no thread can be started.
+    pub(crate) fn find(&mut self) -> Result<(), String> {
+        let found = self.discovery.look(&self.wanted, LOOK_TIME)?;
+        self.config.backends = found.backends;
+        self.backends = found.targets;
+        Ok(())
+    }
+
+    /// Like [`new`](Self::new) without finding the backends, but uses open listeners whose addresses match: those of the process
     /// before this one, or those of the service manager. The former are closed if they are not
     /// needed.
     ///
     /// # Errors
     /// As for [`new`](Self::new), and if a listener of the service manager is not needed.
     pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
-        let backends = backend_targets(&config)?;
         let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
             taken.unwrap_or_default();
         let places = |open: &[BoundListener]| -> Vec<Place> {
@@ -75,8 +92,10 @@ impl Setup {
         Ok(Self {
             listeners: all,
             admin_listeners: of_admin,
+            wanted: config.clone(),
             config,
-            backends,
+            backends: Vec::new(),
+            discovery: Discovery::default(),
             reload: None,
             log: LogWatch::default(),
             learned,

@@ -38,6 +38,11 @@ impl Overrides {
                 self.policy = None;
             }
         }
+        self.apply_to_backends(config);
+    }
+
+    /// Puts the changes into backends that were just found. Drops the changes that these end.
+    pub(super) fn apply_to_backends(&mut self, config: &mut Config) {
         self.weights.retain(|name, (replaced, weight)| {
             let mut backends = config.backends.iter_mut();
             let backend = backends.find(|backend| backend.name == *name);

@@ -95,6 +95,8 @@ pub enum Notice {
     },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),
+    /// The backends that were found have changed; only their names are in the change.
+    Discovered(Box<ConfigChange>),
     /// A new configuration is invalid or did not arrive in time; the current one stays.
     ConfigRefused {
         /// The fault, in one line.

@@ -8,8 +8,8 @@ use super::Proxy;
 use super::conn::Conn;
 use super::id::ConnId;
 use super::notice::{ConfigChange, Notice};
-use super::upstreams::router_config;
-use crate::config::{BackendTarget, Config};
+use super::upstreams::{Move, router_config};
+use crate::config::{BackendConfig, BackendTarget, Config};
 use crate::pages::live::Kind;
 use crate::pages::{LogCounts, ReloadCounts, describe_change};
 
@@ -38,7 +38,58 @@ impl Proxy {
             changed: config.backends_unlike(&self.shared.config),
             ..ConfigChange::default()
         };
-        let displaced = self.upstreams.compare(&targets, &mut change);
+        self.apply(now, config, wanted, targets, &mut change, Move::OtherAddresses);
+        self.reload_counts.done += 1;
+        self.reload_counts.last_error = None;
+        self.adopt_live(now);
+        self.show_event(now, Kind::Reload, format!("configuration: {}", describe_change(&change)));
+        self.notify(Notice::Reconfigured(Box::new(change)));
+        Ok(())
+    }
+
+    /// Applies the backends that were found, instead of those in use, like a new configuration that
+    /// is otherwise the same. A backend that keeps the address in use stays the same one, even if
+    /// others of its addresses have changed.
+    ///
+    /// # Errors
+    /// The first invalid value; nothing has changed then.
+    pub fn handle_discovered(
+        &mut self,
+        now: Instant,
+        backends: Vec<BackendConfig>,
+        targets: Vec<BackendTarget>,
+    ) -> Result<(), ConfigError> {
+        let mut config = Config { backends, ..self.shared.config.clone() };
+        config.validate()?;
+        let mut overrides = self.overrides.clone();
+        overrides.apply_to_backends(&mut config);
+        let names = targets.iter().map(|target| target.name.clone()).collect();
+        let wanted = router_config(&config, names, overrides.modes());
+        wanted.validate()?;
+        self.overrides = overrides;
+        let changed = config.backends_unlike(&self.shared.config);
+        let mut change = ConfigChange { changed, ..ConfigChange::default() };
+        self.apply(now, config, wanted, targets, &mut change, Move::LostAddress);
+        self.adopt_live(now);
+        if change != ConfigChange::default() {
+            let line = format!("discovery: {}", describe_change(&change));
+            self.show_event(now, Kind::Reload, line);
+            self.notify(Notice::Discovered(Box::new(change)));
+        }
+        Ok(())
+    }
+
+    /// Applies a valid configuration by the rules R1 to R8.
+    fn apply(
+        &mut self,
+        now: Instant,
+        config: Config,
+        wanted: RouterConfig,
+        targets: Vec<BackendTarget>,
+        change: &mut ConfigChange,
+        moves: Move,
+    ) {
+        let displaced = self.upstreams.compare(&targets, change, moves);
         self.upstreams.keep_decisions(config.admin.listen.is_some());
         self.shared.reconfigure(config);
         // The deadlines of sessions were set by the old times, and their connections were counted
@@ -49,8 +100,8 @@ impl Proxy {
             }
             self.arm_session(id);
         }
-        self.tell_router(now, wanted, &displaced, &change);
-        self.upstreams.set_places(targets);
+        self.tell_router(now, wanted, &displaced, change);
+        self.upstreams.set_places(targets, moves);
         self.upstreams.set_modes(self.overrides.modes());
         self.upstreams.set_checks(&self.shared.config);
         self.stats.handle_reconfigured();
@@ -59,12 +110,6 @@ impl Proxy {
         self.tell_clients(now);
         self.limit_clients(now);
         self.serve_queue(now);
-        self.reload_counts.done += 1;
-        self.reload_counts.last_error = None;
-        self.adopt_live(now);
-        self.show_event(now, Kind::Reload, format!("configuration: {}", describe_change(&change)));
-        self.notify(Notice::Reconfigured(Box::new(change)));
-        Ok(())
     }
 
     /// Reports a new configuration that could not be read or is invalid: the current one stays.

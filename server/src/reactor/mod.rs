@@ -46,6 +46,7 @@ use self::socket::Socket;
 use self::token::{LISTENERS_MAX, Source};
 use self::unacknowledged::Diagnosis;
 use self::upkeep::Upkeep;
+use crate::config::Found;
 use crate::edge::Edge;
 use crate::edge::record::Opened;
 use crate::edge::service::Service;
@@ -154,6 +155,7 @@ impl Reactor {
         let recording = record::open(&setup.config.recording, None)?;
         let access_log = access::Opened::new(&setup.config.access_log)?;
         let config = setup.config.clone();
+        let found = Found { backends: config.backends.clone(), targets: setup.backends.clone() };
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
         let is_restored = setup.learned.is_some_and(|text| match proxy.restore(&text) {
@@ -180,6 +182,7 @@ impl Reactor {
         let service = Service::new(&setup.manager, setup.program, Arc::clone(&waker), now);
         let mut edge = Edge::new(setup.log, keeper, setup.reload, waker, recording);
         edge.set_access_log(now, access_log, &mut proxy)?;
+        edge.follow(setup.discovery, &setup.wanted, found);
         let mut admin = AdminPort::new();
         admin.listeners.open(setup.admin_listeners, registry).map_err(fail)?;
         // Called after everything that opens files for the life of the process, because it counts

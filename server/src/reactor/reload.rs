@@ -2,13 +2,14 @@
 //! `edge/reload.rs` reads it, `edge/candidate.rs` opens what it needs.
 use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
 
 use super::Reactor;
 use super::admin::AdminPort;
 use super::clock::wall_clock_nanos;
 use super::control::ControlPort;
 use crate::admin::CONNECTIONS_MAX;
+use crate::config::Found;
 use crate::control::CONNECTIONS_MAX as CONTROL_MAX;
 use crate::edge::candidate::{Candidate, Current};
 
@@ -53,9 +54,22 @@ impl Reactor {
         }
     }
 
+    /// Applies the backends that were found, if they have changed.
+    pub(super) fn take_found(&mut self) {
+        let Some(Found { backends, targets }) = self.edge.take_found() else { return };
+        if self.listeners.is_empty() {
+            return;
+        }
+        if let Err(error) = self.proxy.handle_discovered(self.now, backends, targets) {
+            warn!("discovery: {error}: keeping the backends in use");
+        }
+        self.flush();
+    }
+
     /// Applies a configuration completely, or leaves everything as it was.
     fn apply(&mut self, candidate: Candidate) -> Result<(), String> {
-        let Candidate { config, targets, listeners, admin, control, files } = candidate;
+        let Candidate { config, wanted, found, listeners, admin, control, files } = candidate;
+        let targets = found.targets.clone();
         let fail = |error: std::io::Error| format!("cannot watch a new listener: {error}");
         let registry = self.poll.registry();
         let control = match control {
@@ -87,6 +101,8 @@ impl Reactor {
             self.admin = None;
         }
         let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
+        let discovery = self.edge.discovery();
+        self.edge.follow(discovery, &wanted, found);
         // Logs the line about the configuration before those about its parts.
         self.flush();
         for slot in opened {

@@ -70,6 +70,7 @@ impl Reactor {
             Source::Waker => {
                 self.take_successor();
                 self.take_reloaded();
+                self.take_found();
             }
             Source::ControlListener | Source::Control(_) => {
                 self.control.iter_mut().for_each(|control| control.take_readiness(source));

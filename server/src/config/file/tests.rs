@@ -128,7 +128,7 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\n\"a.b\":\n1}",
             "2:1: a.b: unknown key; known: listen, backends, routing, limits, timeouts, \
-             forwarding, pool, overflow, stats, admin, probePaths, health, log, accessLog, requestId, \
+             forwarding, pool, overflow, stats, admin, probePaths, health, discovery, log, accessLog, requestId, \
              recording, stateFile",
         ),
         (
@@ -176,7 +176,7 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\", \"colour\": 1}]}",
             "2:34: backends[0].colour: unknown key; known: name, url, limit, weight, \
-             backup, health",
+             backup, expand, resolveMs, health",
         ),
         (
             "{\"backends\": [\n[\"A\", \"http://a\"]]}",

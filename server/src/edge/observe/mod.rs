@@ -101,6 +101,7 @@ pub(crate) fn log_notice<'a>(
         Notice::Reconfigured(change) => {
             info!("configuration: {}", describe_change(change));
         }
+        Notice::Discovered(change) => info!("discovery: {}", describe_change(change)),
         Notice::ConfigRefused { wrong } => {
             error!("configuration not applied, keeping the current one: {wrong}");
         }

@@ -20,8 +20,8 @@ use intelliproxy_core::{
 
 pub(crate) use self::decisions::Decisions;
 use self::idle::Idle;
-pub(crate) use self::places::Attempt;
 use self::places::Places;
+pub(crate) use self::places::{Attempt, Move};
 use super::id::ConnId;
 use super::notice::{ConfigChange, ReportFault};
 use crate::config::{BackendTarget, Check, Config};
@@ -227,12 +227,13 @@ impl Upstreams {
         &self,
         targets: &[BackendTarget],
         change: &mut ConfigChange,
+        moves: Move,
     ) -> BTreeSet<BackendId> {
         let mut displaced = BTreeSet::new();
         let mut kept = BTreeSet::new();
         for target in targets {
             match self.router.backend(&target.name) {
-                Some(id) if self.places.is_at(id, target) => {
+                Some(id) if self.places.stays(id, target, moves) => {
                     kept.insert(id);
                 }
                 Some(id) => {
@@ -269,10 +270,10 @@ impl Upstreams {
     }
 
     /// Makes these backends the configured ones. The router must have them already.
-    pub(crate) fn set_places(&mut self, targets: Vec<BackendTarget>) {
+    pub(crate) fn set_places(&mut self, targets: Vec<BackendTarget>, moves: Move) {
         let ids: Vec<BackendId> =
             targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
-        self.places.set(&ids, targets);
+        self.places.set(&ids, targets, moves);
     }
 
     /// Sets the health checks of the configured backends.

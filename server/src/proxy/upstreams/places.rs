@@ -83,10 +83,10 @@ impl Places {
 
     /// Makes these backends, with these ids, the configured ones. A backend at the same addresses
     /// keeps its preferred address. A removed backend loses its addresses.
-    pub(crate) fn set(&mut self, ids: &[BackendId], targets: Vec<BackendTarget>) {
+    pub(crate) fn set(&mut self, ids: &[BackendId], targets: Vec<BackendTarget>, moves: Move) {
         debug_assert!(ids.len() == targets.len(), "the router knows every backend");
         let stays: Vec<bool> =
-            ids.iter().zip(&targets).map(|(&id, target)| self.is_at(id, target)).collect();
+            ids.iter().zip(&targets).map(|(&id, target)| self.stays(id, target, moves)).collect();
         for place in &mut self.places {
             place.is_configured = false;
         }
@@ -94,6 +94,12 @@ impl Places {
             match self.places.get_mut(id.index()) {
                 Some(place) if stays => {
                     place.target.url = target.url;
+                    if !is_same_set(&place.target.addresses, &target.addresses) {
+                        let used = place.target.addresses.get(place.preferred);
+                        let at = target.addresses.iter().position(|address| Some(address) == used);
+                        place.preferred = at.unwrap_or(0);
+                        place.target.addresses = target.addresses;
+                    }
                     place.is_configured = true;
                 }
                 Some(place) => *place = Place::new(id, target, place.revision.wrapping_add(1)),
@@ -132,13 +138,14 @@ impl Places {
         self.places.get(backend.index()).filter(|place| place.id == backend)
     }
 
-    /// Whether a backend is configured and already at the addresses of `target`, in any order.
-    pub(crate) fn is_at(&self, backend: BackendId, target: &BackendTarget) -> bool {
+    /// Whether a backend is configured and does not move to another place with `target`.
+    pub(crate) fn stays(&self, backend: BackendId, target: &BackendTarget, moves: Move) -> bool {
         self.place(backend).filter(|place| place.is_configured).is_some_and(|place| {
             let (old, new) = (&place.target.addresses, &target.addresses);
-            place.target.authority == target.authority
-                && old.iter().all(|address| new.contains(address))
-                && new.iter().all(|address| old.contains(address))
+            let stays = is_same_set(old, new)
+                || moves == Move::LostAddress
+                    && old.get(place.preferred).is_some_and(|used| new.contains(used));
+            place.target.authority == target.authority && stays
         })
     }
 
@@ -187,6 +194,20 @@ impl Places {
     }
 }
 
+/// What counts as a move of a backend to another place, besides another host.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Move {
+    /// Other addresses, in any order.
+    OtherAddresses,
+    /// The loss of the address in use.
+    LostAddress,
+}
+
+/// Whether both have the same addresses, in any order.
+fn is_same_set(a: &[SocketAddr], b: &[SocketAddr]) -> bool {
+    a.iter().all(|address| b.contains(address)) && b.iter().all(|address| a.contains(address))
+}
+
 impl Place {
     const fn new(id: BackendId, target: BackendTarget, revision: u32) -> Self {
         Self { id, target, preferred: 0, revision, told_faults: 0, is_configured: true }
@@ -223,8 +244,8 @@ mod tests {
         assert!(second.is_further());
         places.prefer(A, second);
         let other = BackendTarget { url: "http://a/".to_owned(), ..target("A", "a", &[3, 1, 2]) };
-        assert!(places.is_at(A, &other));
-        places.set(&[A], vec![other]);
+        assert!(places.stays(A, &other, Move::OtherAddresses));
+        places.set(&[A], vec![other], Move::OtherAddresses);
         assert!(places.is_current(A, second));
         assert_eq!(port(&places, places.first_attempt(A)), Some(2));
         assert_eq!(places.target(A).map(|target| &*target.url), Some("http://a/"));
@@ -235,10 +256,10 @@ mod tests {
     fn a_slot_that_is_used_again_has_another_backend() {
         let mut places = Places::new(vec![target("A", "a", &[1])]);
         let old = places.first_attempt(A);
-        places.set(&[], Vec::new());
+        places.set(&[], Vec::new(), Move::OtherAddresses);
         assert_eq!(places.target(A).map(|target| &*target.name), Some("A"));
         let next = BackendId::new(0, 1);
-        places.set(&[next], vec![target("C", "a", &[1])]);
+        places.set(&[next], vec![target("C", "a", &[1])], Move::OtherAddresses);
         assert_eq!(places.target(A).map(|target| &*target.name), None);
         assert!(!places.is_current(A, old));
         assert!(!places.is_current(next, old));
@@ -256,8 +277,8 @@ mod tests {
             let mut places = Places::new(vec![target("A", "a", &[1, 2])]);
             let old = places.first_attempt(A).next();
             places.prefer(A, old);
-            assert!(!places.is_at(A, &moved));
-            places.set(&[A], vec![moved]);
+            assert!(!places.stays(A, &moved, Move::OtherAddresses));
+            places.set(&[A], vec![moved], Move::OtherAddresses);
             assert!(!places.is_current(A, old));
             places.prefer(A, old);
             assert_eq!(port(&places, old), None);
@@ -265,13 +286,35 @@ mod tests {
         }
         let mut places = Places::new(vec![target("A", "a", &[1])]);
         let old = places.first_attempt(A);
-        places.set(&[B], vec![target("B", "b", &[9])]);
+        places.set(&[B], vec![target("B", "b", &[9])], Move::OtherAddresses);
         let configured: Vec<_> = places.configured().collect();
         assert_eq!(configured, [(B, "B")]);
         assert_eq!(port(&places, places.first_attempt(A)), None, "one that left is nowhere");
         assert_eq!(places.target(A).map(|target| &*target.name), Some("A"), "and has its name");
-        places.set(&[B, A], vec![target("B", "b", &[9]), target("A", "a", &[1])]);
+        places.set(
+            &[B, A],
+            vec![target("B", "b", &[9]), target("A", "a", &[1])],
+            Move::OtherAddresses,
+        );
         assert!(!places.is_current(A, old));
         assert_eq!(port(&places, places.first_attempt(A)), Some(1));
+    }
+
+    /// For backends that were found, a changed set of addresses is no move while the address in use is
+    /// still there. It stays the first one.
+    #[test]
+    fn the_loss_of_the_used_address_is_a_move() {
+        let mut places = Places::new(vec![target("A", "a", &[1, 2])]);
+        let second = places.first_attempt(A).next();
+        places.prefer(A, second);
+        let other = target("A", "a", &[3, 2]);
+        assert!(!places.stays(A, &other, Move::OtherAddresses));
+        assert!(places.stays(A, &other, Move::LostAddress));
+        places.set(&[A], vec![other], Move::LostAddress);
+        assert!(places.is_current(A, second));
+        let first = places.first_attempt(A);
+        assert_eq!((port(&places, first), port(&places, first.next())), (Some(2), Some(3)));
+        assert!(!places.stays(A, &target("A", "a", &[1, 3]), Move::LostAddress));
+        assert!(!places.stays(A, &target("A", "b", &[2]), Move::LostAddress));
     }
 }

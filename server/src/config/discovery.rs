@@ -1,0 +1,204 @@
+//! Backends that are found while the proxy runs: by names that stand for several addresses, and in a
+//! watched file. Nothing here opens a file or resolves a name: `edge/discovery/` does both, and
+//! [`Config::found`] makes the backends from what it has learned.
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::check::BACKENDS_MAX;
+use super::document::Document;
+use super::place::FileError;
+use super::{BackendConfig, BackendTarget, BackendUrl, Config, millis};
+
+/// Backends that are found while the proxy runs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct DiscoveryRules {
+    /// A file with further backends, which is read once a second (null: none).
+    pub file: Option<String>,
+    /// Time between two look-ups of a name (5000 ms); 100 ms to a day.
+    #[serde(rename = "resolveMs", with = "millis")]
+    pub resolve: Duration,
+}
+
+impl Default for DiscoveryRules {
+    fn default() -> Self {
+        Self { file: None, resolve: Duration::from_millis(5000) }
+    }
+}
+
+/// What is known of names and of the watched file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Known {
+    /// The addresses of each host that was looked up, in the order of connection attempts.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// The backends in the watched file.
+    pub file: Vec<BackendConfig>,
+}
+
+/// The backends that are used.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    /// The backends, each name once. One that stands for several is replaced by these.
+    pub backends: Vec<BackendConfig>,
+    /// The same backends with their addresses.
+    pub targets: Vec<BackendTarget>,
+}
+
+impl Config {
+    /// Returns the backends that are used: those of the configuration whose hosts are known, then
+    /// those of the watched file. Of two of the same name the first is used.
+    ///
+    /// # Errors
+    /// There are too many of them.
+    pub fn found(&self, known: &Known) -> Result<Found, String> {
+        let mut found = Found::default();
+        let mut names = BTreeSet::new();
+        for backend in self.backends.iter().chain(&known.file) {
+            // Both lists were checked, so that every URL is one.
+            let Ok(url) = BackendUrl::parse(&backend.url) else { continue };
+            let addresses = match fixed_addresses(&url.host) {
+                Some(addresses) => addresses,
+                None => match known.hosts.get(&url.host) {
+                    Some(addresses) if !addresses.is_empty() => addresses.clone(),
+                    _ => continue,
+                },
+            };
+            let places = match backend.expand {
+                true => expanded(backend, &url, addresses),
+                false => {
+                    let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, url.port));
+                    vec![(backend.clone(), addresses.collect())]
+                }
+            };
+            for (backend, addresses) in places {
+                if names.insert(backend.name.clone()) {
+                    let BackendConfig { name, url: text, .. } = backend.clone();
+                    let authority = url.authority.clone();
+                    found.backends.push(backend);
+                    found.targets.push(BackendTarget { name, url: text, authority, addresses });
+                }
+            }
+        }
+        if found.backends.len() > BACKENDS_MAX {
+            let count = found.backends.len();
+            return Err(format!("{count} backends were found, more than {BACKENDS_MAX}"));
+        }
+        Ok(found)
+    }
+
+    /// Returns the hosts that have to be looked up, each with the shortest time between look-ups.
+    pub fn hosts(&self, file: &[BackendConfig]) -> BTreeMap<String, Duration> {
+        let mut hosts = BTreeMap::new();
+        for backend in self.backends.iter().chain(file) {
+            let Ok(url) = BackendUrl::parse(&backend.url) else { continue };
+            if fixed_addresses(&url.host).is_none() {
+                let every = backend.resolve.unwrap_or(self.discovery.resolve);
+                let entry = hosts.entry(url.host).or_insert(every);
+                *entry = every.min(*entry);
+            }
+        }
+        hosts
+    }
+}
+
+/// Returns one backend for each address, IPv4 first, in ascending order.
+fn expanded(
+    backend: &BackendConfig,
+    url: &BackendUrl,
+    mut addresses: Vec<IpAddr>,
+) -> Vec<(BackendConfig, Vec<SocketAddr>)> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    let one = |ip: IpAddr| {
+        let address = SocketAddr::new(ip, url.port);
+        let name = format!("{}/{ip}", backend.name);
+        let text = format!("http://{address}");
+        let one =
+            BackendConfig { name, url: text, expand: false, resolve: None, ..backend.clone() };
+        (one, vec![address])
+    };
+    addresses.into_iter().map(one).collect()
+}
+
+/// Returns the addresses of a host that needs no look-up: an address, or `localhost`, which always
+/// means both loopback addresses, regardless of the machine's hosts file.
+pub(crate) fn fixed_addresses(host: &str) -> Option<Vec<IpAddr>> {
+    if host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost") {
+        return Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+    }
+    host.parse().ok().map(|address| vec![address])
+}
+
+/// Reads the backends of a watched file: a list like `backends`, an object with such a list, or
+/// target groups of Prometheus.
+///
+/// # Errors
+/// The first fault, with its place.
+pub(crate) fn backends_from_file(text: &str) -> Result<Vec<BackendConfig>, FileError> {
+    let document = Document::parse(text)?;
+    let (form, backends) = if document.has_key("backends") {
+        (Form::Object, document.read::<BackendsFile>("")?.backends)
+    } else if document.first_has_key("targets") {
+        (Form::Groups, of_groups(&document.read::<Vec<TargetGroup>>("")?))
+    } else {
+        (Form::List, document.read::<Vec<BackendConfig>>("")?)
+    };
+    let config = Config { backends, ..Config::default() };
+    match config.validate() {
+        Ok(()) => Ok(config.backends),
+        Err(error) => {
+            let at = match form {
+                Form::Object => error.path.clone(),
+                Form::List => error.path.trim_start_matches("backends[").replacen(']', "", 1),
+                // The target is named by the error itself.
+                Form::Groups => String::new(),
+            };
+            Err(document.refuse(&at, format!("must be {}", error.allowed)))
+        }
+    }
+}
+
+/// The form of a watched file.
+enum Form {
+    Object,
+    List,
+    Groups,
+}
+
+/// A watched file in our own form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackendsFile {
+    backends: Vec<BackendConfig>,
+}
+
+/// Targets in the form of the file-based discovery of Prometheus.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetGroup {
+    targets: Vec<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Returns a backend for each target, `JOB/HOST:PORT`, each once. Without a label `job` it is
+/// `file/HOST:PORT`.
+fn of_groups(groups: &[TargetGroup]) -> Vec<BackendConfig> {
+    let mut backends: Vec<BackendConfig> = Vec::new();
+    for TargetGroup { targets, labels } in groups {
+        let job = labels.get("job").map_or("file", String::as_str);
+        for target in targets {
+            let name = format!("{job}/{target}");
+            if backends.iter().all(|earlier| earlier.name != name) {
+                backends.push(BackendConfig::new(&name, &format!("http://{target}")));
+            }
+        }
+    }
+    backends
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Finds backends while the proxy runs: looks names up again, and reads the watched file again.
+//!
+//! One thread keeps what is known. Everything that may block has a thread of its own that ends with
+//! its result: each look-up (`getaddrinfo` of the system), and each reading of the file. So a resolver
+//! or a mount that hangs holds up nothing but its own name or file: the last result stays in use. No
+//! thread is awaited at the end of the program.
+//!
+//! The reactor gets the backends when they have changed, and applies them like a new configuration.
+mod finder;
+mod watched;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use self::finder::{Finder, Message};
+pub(crate) use self::watched::read_backends;
+use super::resolve::look_up;
+use crate::config::{Config, Found, Known};
+use crate::plain::os_error_text;
+
+/// Looks a host up. May block.
+pub(crate) type LookUp = dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync;
+
+/// Finds backends in its own threads. Clones use the same ones.
+#[derive(Clone)]
+pub(crate) struct Discovery {
+    look_up: Arc<LookUp>,
+    /// The way to its thread; `None` before there is anything to find.
+    thread: Arc<Mutex<Option<Sender<Message>>>>,
+    results: Arc<Mutex<Results>>,
+}
+
+/// The backends that were found last and not taken yet.
+#[derive(Default)]
+struct Results {
+    found: Option<(u64, Found)>,
+    /// The number of configurations so far. Backends of an earlier one are not taken.
+    generation: u64,
+    wake: Option<Box<dyn Fn() + Send>>,
+}
+
+impl Discovery {
+    /// Finds by these look-ups. Starts no thread yet.
+    pub(crate) fn new(look_up: Arc<LookUp>) -> Self {
+        Self { look_up, thread: Arc::default(), results: Arc::default() }
+    }
+
+    /// Returns the backends of a configuration. Waits up to `time` for the look-ups and the reading
+    /// that it needs; what has not arrived by then, or has failed, is as it was known before. Lines
+    /// about it are in the log.
+    ///
+    /// # Errors
+    /// There are too many backends, or no thread can be started.
+    pub(crate) fn look(&self, config: &Config, time: Duration) -> Result<Found, String> {
+        if !needs_finder(config) {
+            return config.found(&Known::default());
+        }
+        let (reply, known) = crossbeam_channel::bounded(1);
+        let until = Instant::now() + time;
+        self.send(Message::Look { config: Box::new(config.clone()), until, reply })?;
+        // A little longer, since the thread itself watches the time.
+        let known = known.recv_timeout(time + GRACE).unwrap_or_default();
+        config.found(&known)
+    }
+
+    /// Follows a configuration that is applied now with these backends: looks its names up and reads
+    /// its file from now on. `wake` is called when there is something to [take](Self::take).
+    pub(crate) fn follow(&self, config: &Config, used: Found, wake: impl Fn() + Send + 'static) {
+        let generation = {
+            let Ok(mut results) = self.results.lock() else { return };
+            results.generation += 1;
+            results.found = None;
+            results.wake = Some(Box::new(wake));
+            results.generation
+        };
+        let is_running = self.thread.lock().is_ok_and(|thread| thread.is_some());
+        if needs_finder(config) || is_running {
+            let config = Box::new(config.clone());
+            // Without its thread nothing is found again; `look` has reported that.
+            let _ = self.send(Message::Follow { config, used: Box::new(used), generation });
+        }
+    }
+
+    /// Returns the backends of the current configuration, if they have changed.
+    pub(crate) fn take(&self) -> Option<Found> {
+        let mut results = self.results.lock().ok()?;
+        let (generation, found) = results.found.take()?;
+        (generation == results.generation).then_some(found)
+    }
+
+    /// Sends a message to the thread, which is started if there is none.
+    fn send(&self, message: Message) -> Result<(), String> {
+        let Ok(mut thread) = self.thread.lock() else { return Ok(()) };
+        if thread.is_none() {
+            let (sender, messages) = crossbeam_channel::unbounded();
+            let (look_up, results) = (Arc::clone(&self.look_up), Arc::clone(&self.results));
+            let finder = Finder::new(look_up, sender.clone(), messages, results);
+            let start = thread::Builder::new().name("discovery".to_owned());
+            start
+                .spawn(move || finder.run())
+                .map_err(|error| format!("cannot start a thread: {}", os_error_text(&error)))?;
+            *thread = Some(sender);
+        }
+        if let Some(thread) = &*thread {
+            let _ = thread.send(message);
+        }
+        Ok(())
+    }
+}
+
+/// Finds by the resolver of the system.
+impl Default for Discovery {
+    fn default() -> Self {
+        Self::new(Arc::new(look_up))
+    }
+}
+
+impl std::fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Discovery")
+    }
+}
+
+/// Whether a configuration has names to look up, or a file to read.
+fn needs_finder(config: &Config) -> bool {
+    config.discovery.file.is_some() || !config.hosts(&[]).is_empty()
+}
+
+/// The longest wait for look-ups at the start, and for a reload: the first timeout of the resolver of
+/// glibc is 5 s.
+pub(crate) const LOOK_TIME: Duration = Duration::from_secs(5);
+/// The longest wait beyond the time that `look` is given.
+const GRACE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;
