@@ -123,7 +123,7 @@ fn files_have_three_forms() {
         ),
         (
             r#"{"backends": [{"name": "", "url": "http://a"}]}"#,
-            wrong("1:23: backends[0].name: must be 1 to 64 letters, digits, '.', '_' and '-'"),
+            wrong("1:24: backends[0].name: must be 1 to 64 letters, digits, '.', '_' and '-'"),
         ),
         (
             r#"[{"targets": ["a b"]}]"#,
