@@ -9,7 +9,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The results of look-ups by host. A host without one hangs until it has one.
 #[derive(Clone, Default)]
-struct Names(Arc<Mutex<BTreeMap<String, Result<Vec<IpAddr>, String>>>>);
+struct Names(Arc<Mutex<BTreeMap<String, LookedUp>>>);
+
+type LookedUp = Result<Vec<IpAddr>, String>;
 
 impl Names {
     fn set(&self, host: &str, result: Result<&[&str], &str>) {
