@@ -191,7 +191,7 @@ impl Finder {
             let of = name.clone();
             let work = move || {
                 let result = look_up(&of);
-                // The proxy has ended if nobody takes it.
+                // Without a receiver the proxy has ended.
                 let _ = sender.send(Message::LookedUp { host: of, result });
             };
             if let Err(error) = thread::Builder::new().name("resolve".to_owned()).spawn(work) {

@@ -56,7 +56,7 @@ fn names(found: &Found) -> Vec<&str> {
 fn follow(discovery: &Discovery, config: &Config, found: Found) -> mpsc::Receiver<()> {
     let (sender, wakes) = mpsc::channel();
     discovery.follow(config, found, move || {
-        // The test has ended if nobody waits.
+        // Without a receiver the test has ended.
         let _ = sender.send(());
     });
     wakes
