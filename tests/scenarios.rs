@@ -179,8 +179,8 @@ fn crashes_lose_no_get() {
     assert_eq!(report.statuses(0), [200]);
 }
 
-/// A response that is cut in its body is also cut for the client, in every framing. It ends with a
-/// reset where a clean end would look complete.
+/// A response that is cut in its body is cut for the client as well, in every framing. It ends with
+/// a reset where a clean end would look complete.
 #[test]
 fn a_cut_response_looks_cut() {
     let old = "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n";

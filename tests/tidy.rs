@@ -406,7 +406,8 @@ fn slug(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Returns whether `word` is in `line` as a whole word. `Atomic` may also begin a longer one.
+/// Returns whether `word` is in `line` as a whole word. `Atomic` may be the beginning of a longer
+/// one.
 fn has_word(line: &str, word: &str) -> bool {
     let is_beside = |c: char| c.is_alphanumeric() || c == '_';
     let starts_open = word.starts_with(|c: char| c.is_alphanumeric());

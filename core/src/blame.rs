@@ -275,11 +275,11 @@ impl Default for Failures {
 
 const GROUPS: usize = 64;
 /// Requests after which all counts are halved, so that groups are compared by recent traffic. At 64
-/// groups this is 64 requests each.
-/// Chosen; without effect from half to twice in the scenarios of [`outlier`](crate::outlier).
+/// groups this is 64 requests each. Chosen; halving or doubling it changes no result in the
+/// scenarios of [`outlier`](crate::outlier).
 const REQUESTS: u32 = 4096;
-/// The time for which a second opinion holds.
-/// Chosen; without effect from half to twice in the scenarios of [`outlier`](crate::outlier).
+/// The time for which a second opinion holds. Chosen; halving or doubling it changes no result in
+/// the scenarios of [`outlier`](crate::outlier).
 const OPINION: Duration = Duration::from_secs(10);
 /// Two errors in quick succession should count as two, although the first has decayed a little.
 /// This is the tolerance for that decay.

@@ -433,7 +433,7 @@ impl Outcome {
     }
 }
 
-/// The longest time for which one refusal keeps requests away from a backend. A minute: a backend
+/// The maximum time for which one refusal keeps requests away from a backend. A minute: a backend
 /// must not be able to remove itself for hours with one header field.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 

@@ -249,8 +249,8 @@ mod tests {
         }
     }
 
-    /// A backend that is down refuses connections from a refused one until a ping that is answered or
-    /// fails otherwise, also before its first good ping.
+    /// A backend that is down refuses connections from a refused one until a ping that is answered
+    /// or fails otherwise, even before its first good ping.
     #[test]
     fn refusing_lasts_until_other_news() {
         for (pings, is_refusing) in [

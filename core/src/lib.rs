@@ -65,7 +65,7 @@
 //! let everyone: Vec<_> = router.snapshot(now).backends.iter().map(|b| b.id).collect();
 //! assert_eq!(router.route(now, &everyone), Err(NoRoute::AllTried));
 //!
-//! // The reason: one error beside ten assumed good requests is a rate of 1/11, at 40 points a
+//! // The reason: one error plus ten assumed good requests is a rate of 1/11, at 40 points a
 //! // percent.
 //! let near = &router.snapshot(now).backends[0];
 //! assert_eq!(near.score.latency, 3.0);

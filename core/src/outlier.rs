@@ -1,5 +1,5 @@
-//! Ejection by live traffic, under every policy: a backend gets no requests for a while if its
-//! requests fail and those to the others do not.
+//! Ejection by live traffic, under every policy: a backend whose requests fail, while requests to
+//! the others succeed, gets no requests for a while.
 //!
 //! | standing | left on | for |
 //! |---|---|---|
@@ -15,7 +15,7 @@
 //! requests. Where no other backend has had enough requests, five failures in a row are needed.
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
-//! fourth consecutive ejection on it is a quarter of the time since the first one, 8 s to 2 min. A
+//! fourth consecutive ejection it is a quarter of the time since the first one, 8 s to 2 min. A
 //! backend that has failed for a long time will most likely fail the next trial, too, and each
 //! trial is a request that fails. The back-off ends early when the others fail or refuse enough
 //! requests to justify a trial. A probation needs 4 good requests, doubled by each relapse up to
@@ -29,13 +29,13 @@
 //! capacities, only the observed results.
 //!
 //! # Constants
-//! A constant without a source was chosen. "Insensitive" means that half and twice its value
-//! change the cost relative to the oracle's by at most 1.2 %, in the geometric mean over the
+//! A constant without a source was chosen. "Hardly changes" means that halving or doubling the
+//! value changes the cost relative to the oracle's by at most 1.2 %, in the geometric mean over the
 //! scenarios of `cargo lab sinkhole blackhole brownout refuses broken_release broken_url
 //! partial_errors crash cuts low_sinkhole low_silence low_crash big_one --policies
 //! learned,least_request --seeds 1 --duration-scale 0.5`. Other seeds change the same figure by up
-//! to 1.2 %. "Without effect" means that the figure stays the same. In these scenarios a backend is
-//! back within 30 s, so they do not cover longer faults. The runs were made before the rule of
+//! to 1.2 %. "Changes no result" means that the figure stays the same. In these scenarios a backend
+//! is back within 30 s, so they do not cover longer faults. The runs were made before the rule of
 //! [`GOOD_REQUESTS`] was added.
 mod regret;
 
@@ -49,7 +49,7 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 pub(crate) struct Watch {
     pub(crate) standing: Standing,
-    /// Requests in flight that slow start allows; unlimited from [`WINDOW_OPEN`] on.
+    /// Requests in flight that slow start allows; unlimited at [`WINDOW_OPEN`] and above.
     pub(crate) window: u32,
     /// The window after a return.
     slow: u32,
@@ -66,7 +66,7 @@ pub(crate) struct Watch {
     relapses: u32,
     /// The end of the last back-off, or the time of the last return.
     troubled_at: Option<Instant>,
-    /// The time of the first ejection of the current row of ejections.
+    /// The time of the first ejection of the current series.
     since: Instant,
 }
 
@@ -135,7 +135,7 @@ impl Watch {
     }
 
     /// Records a good response to a request that was sent at `sent_at`. If that was before the
-    /// latest failed request was sent, the response does not end the row of failures: it shows an
+    /// latest failed request was sent, the response does not end the run of failures: it shows an
     /// earlier state.
     pub(crate) fn succeeded(&mut self, sent_at: Instant) {
         if sent_at >= self.erred_at {
@@ -402,23 +402,23 @@ pub(crate) const fn is_within_cap(ejected: usize, of: usize) -> bool {
     2 * ejected <= of
 }
 
-/// The window at which slow start ends. Chosen; insensitive from half to twice.
+/// The window at which slow start ends. Chosen; halving or doubling it hardly changes results.
 pub(crate) const WINDOW_OPEN: u32 = 64;
-/// The window at which slow start begins. Chosen; insensitive from half to twice.
+/// The window at which slow start begins. Chosen; halving or doubling it hardly changes results.
 pub(crate) const WINDOW_START: u32 = 2;
 /// The interval of pings while a backend is ejected, on probation or in slow start after that.
-/// Chosen; insensitive from half to twice.
+/// Chosen; halving or doubling it hardly changes results.
 pub(crate) const PING_EVERY: Duration = Duration::from_millis(250);
 /// Requests after which an earlier one has lost most of its weight in the recent figures. Chosen:
 /// twice as many change 0.1 %, half as many cost 3.2 %.
 const RECENT: f64 = 20.0;
-/// Decayed failures below this are treated as 0. Chosen; without effect from half to twice.
+/// Decayed failures below this are treated as 0. Chosen; halving or doubling it changes no result.
 const FORGOTTEN: f64 = 1e-3;
-/// Failures in a row that eject a backend that is worse than the others. Chosen; insensitive from
-/// half to twice.
+/// Failures in a row that eject a backend that is worse than the others. Chosen; halving or
+/// doubling it hardly changes results.
 const ERRORS_IN_ROW: u32 = 3;
-/// Failures in a row that eject a backend if the others have no failures. Chosen; insensitive from
-/// 1 to 4.
+/// Failures in a row that eject a backend if the others have no failures. Chosen; values from 1 to
+/// 4 hardly change results.
 const ERRORS_IN_ROW_CALM: u32 = 2;
 /// Failures in a row that eject a backend if nothing is known of the others (Envoy's
 /// `consecutive_5xx`).
@@ -426,24 +426,25 @@ const ERRORS_IN_ROW_ALONE: u32 = 5;
 /// Recent failures, not in a row, that eject a backend that is worse than the others. Chosen: half
 /// of it saves 1.1 %, twice costs 1.5 %; half of it is a second failure in 20, which may be chance.
 const ERRORS_RECENT: f64 = 2.5;
-/// The least number of requests with which a backend's share is used. Chosen; without effect from
-/// half to twice.
+/// The minimum number of requests for which a backend's share is used. Chosen; halving or doubling
+/// it changes no result.
 const KNOWN_REQUESTS: f64 = 2.0;
-/// Below this share, failures of the others are treated as none. Chosen; without effect from half
-/// to twice.
+/// Below this share, failures of the others are treated as none. Chosen; halving or doubling it
+/// changes no result.
 const CALM_SHARE: f64 = 0.001;
 /// Requests of the others, all good, after which a single failure ejects a backend that gets few
 /// requests: two of each of two.
 const GOOD_REQUESTS: f64 = 4.0;
 /// With fewer requests of the others a share of 0 does not show that failures are rare. Chosen;
-/// insensitive from half to twice.
+/// halving or doubling it hardly changes results.
 const CALM_REQUESTS: f64 = 50.0;
-/// Time for which a single failure ranks a backend behind the others. Chosen; without effect from
-/// half to twice.
+/// Time for which a single failure ranks a backend behind the others. Chosen; halving or doubling
+/// it changes no result.
 const FAILING_TIME: Duration = Duration::from_secs(1);
-/// The first back-off, one ping interval. Chosen; insensitive from half to twice.
+/// The first back-off, one ping interval. Chosen; halving or doubling it hardly changes results.
 const BACK_OFF: Duration = Duration::from_millis(250);
-/// The longest back-off that grows by the factor of eight. Chosen; insensitive from half to twice.
+/// The longest back-off that grows by the factor of eight. Chosen; halving or doubling it hardly
+/// changes results.
 const BACK_OFF_MAX: Duration = Duration::from_secs(8);
 /// The longest back-off of a backend that has failed for a long time. (Envoy's `max_ejection_time`
 /// is 300 s.)
@@ -451,22 +452,22 @@ const BACK_OFF_LONG: Duration = Duration::from_secs(120);
 /// The divisor of that time that gives its back-off: a backend that recovers within a minute is
 /// tried within 15 s.
 const BACK_OFF_SHARE: u32 = 4;
-/// Relapses that are counted. Chosen; without effect from half to twice.
+/// Relapses that are counted. Chosen; halving or doubling it changes no result.
 const RELAPSES_MAX: u32 = 3;
-/// Time after which an ejection no longer counts as a relapse. Chosen; without effect from half to
-/// twice.
+/// Time after which an ejection no longer counts as a relapse. Chosen; halving or doubling it
+/// changes no result.
 const CALM: Duration = Duration::from_secs(30);
-/// Good requests that a first probation needs; each relapse doubles them. Chosen; insensitive from
-/// half to twice.
+/// Good requests that a first probation needs; each relapse doubles them. Chosen; halving or
+/// doubling it hardly changes results.
 const PROBATION: u32 = 4;
-/// The maximum number of good requests that a probation needs. Chosen; without effect from half to
-/// twice.
+/// The maximum number of good requests that a probation needs. Chosen; halving or doubling it
+/// changes no result.
 const PROBATION_MAX: u32 = 32;
-/// From this share on, failures of the others count as usual. Chosen; without effect from half to
-/// twice.
+/// At this share and above, failures of the others count as usual. Chosen; halving or doubling it
+/// changes no result.
 const COMMON_SHARE: f64 = 0.01;
-/// A probation without a failure ends after this time at the latest. Chosen; without effect from
-/// half to twice.
+/// A probation without a failure ends after this time at the latest. Chosen; halving or doubling it
+/// changes no result.
 const PROBATION_TIME: Duration = Duration::from_secs(8);
 #[cfg(test)]
 mod tests;

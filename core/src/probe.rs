@@ -11,9 +11,9 @@
 //!
 //! A line therefore never has two probes outstanding. The first probe of each line is due at once.
 //! The next one is due one interval after the start of the last. Only the wait for the second one
-//! is shorter: backend `i` of `n`, counted from 0, waits `(i + 1) / n` of the interval. This
-//! spreads the backends over the interval from then on. While a health verdict is open, or there
-//! are few pings, the next ping follows a short time after the end of the last one.
+//! is shorter: backend `i` of `n`, counted from 0, waits `(i + 1) / n` of the interval. This then
+//! spreads the backends over the interval. While a health verdict is open, or there are few pings,
+//! the next ping follows a short time after the end of the last one.
 use std::collections::BTreeMap;
 use std::time::Duration;
 

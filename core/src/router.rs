@@ -330,7 +330,8 @@ impl Router {
     /// request. It is an input like any event: a replay needs it.
     ///
     /// # Errors
-    /// Another version or policy, or a number out of range. Nothing has changed then.
+    /// The version or the policy is another one, or a number is out of range. In that case nothing
+    /// has changed.
     pub fn restore(&mut self, state: &PolicyState) -> Result<(), PolicyStateError> {
         if state.version != PolicyState::VERSION {
             return Err(PolicyStateError::Version(state.version));

@@ -25,7 +25,7 @@ pub(crate) struct Ranked {
     pub(crate) slot: usize,
 }
 
-/// The key of a slot that does not take part.
+/// The key of a slot that cannot win.
 pub(crate) const ABSENT: u64 = u64::MAX;
 
 impl Tournament {

@@ -273,7 +273,7 @@ proptest! {
             Some(Record::Ended { is_continued: false }));
     }
 
-    /// A shadow under any rules handles any history without a panic, also with gaps in it.
+    /// A shadow under any rules handles any history without a panic, even one with gaps.
     #[test]
     fn shadows_live_through_everything(
         recorded in rules(), others in rules(), seed: u64, steps in steps(), gap in 0_usize..4,
@@ -391,7 +391,7 @@ fn foreign_files_are_refused() {
 /// Blocks that the sink rejects become a gap of that many records. Nothing is compared after it.
 #[test]
 fn gaps_are_told() {
-    // Blocks are handed over every second. The first one has all records up to then.
+    // Blocks are handed over every second. The first one has all records of the first second.
     let mut steps = vec![Call::Route { tried: 0 }; 5];
     for _ in 0..3 {
         steps.push(Call::Wait { nanos: 1_100_000_000 });

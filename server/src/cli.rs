@@ -2,7 +2,7 @@
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | it served until a signal, or `--help`, `--version`, `--check` succeeded |
+//! | 0 | it served until a signal, or `--help`, `--version`, `--check` or `--print-config` succeeded |
 //! | 1 | it could not run (a port is in use, a backend does not resolve), or `--check` found such a fault |
 //! | 2 | an argument or the configuration file is invalid |
 use std::ffi::OsString;
@@ -56,7 +56,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     if args.next_if(|arg| arg == "stats").is_some() {
         return intelliproxy_top::stats(args);
     }
-    // Signals that the proxy handles later must not end it while it starts.
+    // SIGHUP, SIGUSR1 and SIGUSR2 must not end the program while it starts; SIGTERM and SIGINT may.
     let early = Early::catch();
     let args: Vec<OsString> = args.collect();
     let read_file = |path: &Path| read_file_within(path, READ_TIME);
@@ -96,15 +96,15 @@ fn check(config: Box<Config>, file: Option<&str>, is_offline: bool) -> ExitCode 
     print(&format!("{prefix}configuration is valid"))
 }
 
-/// Facts about the start of this process.
+/// How this process was started.
 struct Start {
     /// The name by which the program was called.
     name: Option<OsString>,
     /// Its arguments.
     args: Vec<OsString>,
-    /// The signals so far.
+    /// The signals received so far.
     early: io::Result<Early>,
-    /// The user that serves.
+    /// The user that the process becomes.
     user: Option<String>,
 }
 
@@ -115,7 +115,7 @@ fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
         complain(&line);
         return ExitCode::FAILURE;
     }
-    // Before the log: until here the process has no other thread, so that the user can change.
+    // This precedes the log: so far the process has no other thread, so the user can still change.
     let rules = config.log.clone();
     let setup = match set_up(config, &start) {
         Ok(setup) => setup,
@@ -152,8 +152,8 @@ fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
     }
 }
 
-/// Takes over the listeners of the process that has started this one, or of the service manager,
-/// and opens the remaining ones. Then changes to the user that serves.
+/// Takes over the listeners of the process that started this one, or of the service manager, and
+/// opens the remaining ones. Then becomes the configured user.
 fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
     let user = start.user.as_deref().map(User::find).transpose()?;
     let taken = match upgrade::take_over()? {
@@ -180,7 +180,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<Config, String> {
     }
     let command = Command::parse(args.iter().cloned(), read_file);
     let Command::Run { config, .. } = command.map_err(|error| error.to_string())? else {
-        // The arguments are the same as at the start, so this does not occur.
+        // The arguments are the same as at startup, so this does not occur.
         return Err("these arguments serve nothing".to_owned());
     };
     if let Some(line) = state::unusable(&config).or_else(|| folders::missing(&config)) {
@@ -196,7 +196,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<Config, String> {
 fn resolve_within(config: Box<Config>, time: Duration) -> Result<(), String> {
     let (sender, resolved) = crossbeam_channel::bounded(1);
     let work = move || {
-        // After the time the result is dropped.
+        // Once the time is over, the result is dropped.
         let _ = sender.send(names(&config));
     };
     let thread = thread::Builder::new().name("names".to_owned()).spawn(work);
@@ -234,17 +234,17 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a file as [`read_file`] does, and gives up after `time`: a pipe without a writer, or a
-/// dead mount, would hold the start for ever. The thread that hangs ends with the process.
+/// dead mount, would block startup forever. A thread that hangs ends with the process.
 fn read_file_within(path: &Path, time: Duration) -> io::Result<Vec<u8>> {
     let (sender, read) = crossbeam_channel::bounded(1);
     let owned = path.to_owned();
     let reader = thread::Builder::new().name("config".to_owned()).spawn(move || {
-        // After the time the result is dropped.
+        // Once the time is over, the result is dropped.
         let _ = sender.send(read_file(&owned));
     })?;
     match read.recv_timeout(time) {
         Ok(result) => {
-            // The thread is ending. It must be gone first, as `--user` needs a process of one
+            // The thread is ending. Waits for its end, because `--user` needs a process with one
             // thread.
             let _ = reader.join();
             result
@@ -256,7 +256,7 @@ fn read_file_within(path: &Path, time: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Prints to stdout. A closed stdout is not a fault of the program.
+/// Prints to stdout. Ignores a closed stdout.
 fn print(text: &str) -> ExitCode {
     let _ = writeln!(io::stdout(), "{}", plain_lines(text));
     ExitCode::SUCCESS
@@ -267,12 +267,12 @@ fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "intelliproxy: {}", plain(text));
 }
 
-/// The longest time of reading the configuration at the start and for `--check`, and of resolving
-/// its names for `--check`. The default of `timeouts.reloadMs` is the same.
+/// The time limit for reading the configuration, at startup and for `--check`, and for resolving
+/// its names for `--check`. The same as the default of `timeouts.reloadMs`.
 const READ_TIME: Duration = Duration::from_secs(30);
 /// Exit code for invalid arguments and files.
 const EXIT_USAGE: u8 = 2;
-/// Bytes of a configuration file: a thousand backends take a tenth of it.
+/// The maximum size of a configuration file, in bytes. A thousand backends take a tenth of it.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]
@@ -282,7 +282,7 @@ mod tests {
 
     use super::*;
 
-    /// A file and a pipe with a writer are read; a pipe without one is given up.
+    /// A file is read. Reading a pipe without a writer ends with an error.
     #[test]
     fn a_silent_pipe_is_given_up() {
         let folder =
@@ -296,7 +296,7 @@ mod tests {
         let error =
             read_file_within(&pipe, Duration::from_millis(20)).expect_err("it has no writer");
         assert_eq!(error.to_string(), "reading took longer than 20 ms");
-        // Ends the thread that was given up, which waits for a writer.
+        // Lets the abandoned thread end: it still waits for a writer.
         fs::write(&pipe, "{}").expect("a reader waits");
         fs::remove_dir_all(folder).expect("the folder goes");
     }

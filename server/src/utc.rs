@@ -39,8 +39,8 @@ impl Utc {
 mod tests {
     use super::*;
 
-    /// Seconds become the right dates, also around leap days. The expected dates were computed by
-    /// hand.
+    /// Seconds become the right dates, including around leap days. The expected dates were computed
+    /// by hand.
     #[test]
     fn dates_are_right() {
         let rows = [

@@ -282,7 +282,7 @@ fn rotation_loses_no_line() {
     assert_eq!(targets.len(), CLIENTS * REQUESTS, "each request has one line");
 }
 
-/// A file that cannot be opened ends the start with one line.
+/// If a file cannot be opened, startup fails with one line.
 #[test]
 fn an_unusable_file_ends_the_start() {
     let folder = Folder::new("access-log-unusable");

@@ -296,7 +296,7 @@ fn a_reload_is_answered_with_its_result() {
 }
 
 /// Only the owner may use the socket, and the program removes it at its end. A stale socket is
-/// replaced. If another process uses it, the start fails. A reload moves it.
+/// replaced. If another process uses it, startup fails. A reload moves it.
 #[test]
 fn the_socket_comes_and_goes() {
     let mut proxy = Proxy::start("socket", "");

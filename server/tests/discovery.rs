@@ -43,8 +43,8 @@ fn replace(folder: &Folder, text: &str) {
     fs::rename(folder.file("new"), folder.file("found.json")).expect("one file system");
 }
 
-/// The backends of a watched file join and leave, in both forms, beside a configured one. A bad file
-/// changes nothing and is logged once, a missing one, too.
+/// The backends of a watched file join and leave, in both forms, together with a configured one. A
+/// bad file changes nothing and is logged once, a missing one, too.
 #[test]
 fn a_watched_file_is_followed() {
     let folder = Folder::new("discovery-file");

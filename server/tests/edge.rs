@@ -91,7 +91,7 @@ fn a_hanging_configuration_is_given_up() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A pipe, a folder or a link is not accepted for a recording or a state: the start fails with one
+/// A pipe, a folder or a link is not accepted for a recording or a state: startup fails with one
 /// line and does not block.
 #[test]
 fn irregular_files_are_refused_at_the_start() {
@@ -122,7 +122,7 @@ fn irregular_files_are_refused_at_the_start() {
     assert!(!std::path::Path::new(&folder.path("target")).exists());
 }
 
-/// A file in a folder that does not exist is refused by the start, `--check` and SIGHUP, which
+/// A file in a folder that does not exist is refused at startup, by `--check` and by SIGHUP, which
 /// leaves nothing behind.
 #[test]
 fn a_missing_folder_is_refused() {
@@ -170,7 +170,7 @@ fn a_missing_folder_is_refused() {
     assert!(!fs::exists(&log).expect("a folder") && !fs::exists(&access).expect("a folder"));
 }
 
-/// A bad state file does not prevent the start: it is renamed, and a good one is written.
+/// A bad state file does not prevent startup: it is renamed, and a good one is written.
 #[test]
 fn a_bad_state_is_kept_beside() {
     let folder = Folder::new("edge-state");
@@ -185,7 +185,7 @@ fn a_bad_state_is_kept_beside() {
     assert!(text.contains("\"version\""), "{text}");
 }
 
-/// A state file is not used with a policy that learns nothing. `--check`, the start and a SIGHUP
+/// A state file is not used with a policy that learns nothing. `--check`, startup and a SIGHUP
 /// report that and continue.
 #[test]
 fn an_unused_state_file_is_a_warning() {

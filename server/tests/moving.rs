@@ -21,7 +21,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// Starts the proxy with these keys beside `backends`.
+    /// Starts the proxy with these keys in addition to `backends`.
     fn start(name: &str, backend: String, keys: &str) -> Self {
         let folder = Folder::new(&format!("moving-{name}"));
         let file = folder.file("proxy.json");

@@ -109,7 +109,7 @@ fn listeners_of_the_manager_are_used() {
     assert!(status.success());
 }
 
-/// If a listener is not in the configuration, or a descriptor is not a socket, the start fails with
+/// If a listener is not in the configuration, or a descriptor is not a socket, startup fails with
 /// one line.
 #[test]
 fn other_descriptors_are_refused() {

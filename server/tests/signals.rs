@@ -23,7 +23,8 @@ fn send(signal: &str, process: u32) {
     assert!(status.success(), "kill {signal}");
 }
 
-/// Each signal that means nothing to the program leaves a log line, and the program serves on.
+/// Each signal that means nothing to the program leaves a log line, and the program continues to
+/// serve.
 #[test]
 fn signals_without_meaning_have_no_effect() {
     let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);

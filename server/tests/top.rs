@@ -1,5 +1,5 @@
-//! `intelliproxy top` and `intelliproxy stats` as processes: in a terminal, into a pipe, beside a
-//! proxy and beside another kind of server.
+//! `intelliproxy top` and `intelliproxy stats` as processes: in a terminal, into a pipe, against a
+//! proxy and against another kind of server.
 mod process;
 mod terminal;
 

@@ -34,7 +34,7 @@ fn low_port() -> u16 {
 
 /// Started by root, the program listens on a low port. All of its threads have the user's rights,
 /// no further group and no capability. It serves and stops as usual. If the user could not write
-/// the state file, the start fails. Without root the flag is refused.
+/// the state file, startup fails. Without root the flag is refused.
 #[test]
 fn root_is_given_up_after_the_listeners_are_open() {
     if !is_root() {

@@ -35,9 +35,9 @@ pub(crate) fn refuse(mut stream: &TcpStream) {
 
 /// The way in which a connection ends.
 enum End {
-    /// In order: the bytes written must arrive.
+    /// A normal end: all bytes that were written must arrive.
     Close,
-    /// No more bytes for this client.
+    /// Without sending the client any more bytes.
     Cut,
 }
 
@@ -256,8 +256,8 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Bounds an idle connection, and every pause within a request. Longer than a proxy keeps idle
-/// connections, so that the proxy closes them.
+/// The time limit for an idle connection, and for every pause within a request. It is longer than a
+/// proxy keeps idle connections, so that the proxy closes them first.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than any proxy waits for a ping.

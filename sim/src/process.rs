@@ -93,8 +93,8 @@ mod tests {
         assert!(memory_rss().is_some_and(|bytes| bytes > 100_000));
     }
 
-    /// The meter has a figure from the first full second on, over about the last second only: 200
-    /// ms of CPU in the first second and none later.
+    /// The meter has a figure from the first full second, over about the last second only: 200 ms
+    /// of CPU in the first second and none later.
     #[test]
     fn cpu_is_measured_over_the_last_second() {
         let mut meter = CpuMeter::default();

@@ -125,7 +125,7 @@ fn good_chunks_are_encoded_again() {
     }
 }
 
-/// A trailer section that does not fit beside waiting bytes is forwarded once the backend accepts
+/// A trailer section that does not fit behind waiting bytes is forwarded once the backend accepts
 /// those, whether or not the client ends its side meanwhile. No timeout expires because of it.
 #[test]
 fn a_long_trailer_section_waits_for_room() {

@@ -107,7 +107,7 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
     }
 }
 
-/// A client's idle time begins when its last response is written, also for a slow reader. (The
+/// A client's idle time begins when its last response is written, even for a slow reader. (The
 /// fuzzer found a deadline that was earlier than its check.)
 #[test]
 fn a_slow_reader_is_not_idle() {

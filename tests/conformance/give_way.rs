@@ -252,7 +252,7 @@ fn the_limit_that_is_reached_is_named() {
     }
 }
 
-/// A limit by open files is reported at the start and when it has changed, not with every new
+/// A limit by open files is reported at startup and when it has changed, not with every new
 /// configuration.
 #[test]
 fn a_limit_by_files_is_reported_when_it_changes() {

@@ -29,7 +29,7 @@ fn is_made(id: &str) -> bool {
 }
 
 /// An id is taken where the rules permit it. Otherwise the backend gets a new one instead of the
-/// client's field, also if the client wrote the name with an underscore. The client gets the same
+/// client's field, even if the client wrote the name with an underscore. The client gets the same
 /// id, once.
 #[test]
 fn ids_are_taken_or_made() {
@@ -89,7 +89,7 @@ fn the_field_is_untouched_by_default() {
 }
 
 /// Interim responses get no id. These get one: the 101 of a tunnel, a chunked response, /stats, and
-/// the proxy's own errors, also for invalid requests.
+/// the proxy's own errors, including those for invalid requests.
 #[test]
 fn every_final_response_has_the_id() {
     let ask = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: e\r\nConnection: upgrade\r\n\r\n";

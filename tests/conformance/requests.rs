@@ -350,7 +350,7 @@ fn targets_of_any_bytes_pass() {
     }
 }
 
-/// Fields are forwarded in their order with unchanged bytes, also above ASCII.
+/// Fields are forwarded in their order with unchanged bytes, including those above ASCII.
 #[test]
 fn fields_pass_untouched() {
     let lines: [&[u8]; 6] =

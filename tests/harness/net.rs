@@ -77,7 +77,7 @@ pub struct Link {
     is_refused: bool,
     /// Whether the backend left or moved while it was open: no request may begin on it.
     pub is_displaced: bool,
-    /// The outcome of the connect, until it is reported. `None` also if the connect hangs.
+    /// The outcome of the connect, until it is reported. Stays `None` if the connect hangs.
     pub connecting: Option<Result<(), ConnectFailure>>,
 }
 

@@ -9,7 +9,7 @@ pub struct Written {
     reader: Reader,
     /// The requests that have no complete response yet.
     asked: VecDeque<Asked>,
-    /// Whether a final response has begun and is not complete.
+    /// Whether a final response has begun and is incomplete.
     is_inside: bool,
 }
 

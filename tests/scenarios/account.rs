@@ -76,7 +76,7 @@ fn a_download_that_is_not_taken_is_no_work() {
     assert_work("download", world, &[(200, 1, 0), (400, 1, 0), (3000, 0, 0)]);
 }
 
-/// A tunnel is not work from its 101 on, whatever passes through it.
+/// After its 101 a tunnel is not work, whatever passes through it.
 #[test]
 fn a_tunnel_is_no_work() {
     let granted = "HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: sim/1\r\n\r\n";

@@ -202,7 +202,7 @@ fn a_bad_configuration_changes_nothing() {
         .reload_at(100, |wanted| wanted.config.limits.clients = 0)
         .reload_at(110, |wanted| wanted.config.routing.switch.threshold = f64::NAN)
         .reload_at(120, |wanted| {
-            // A repeated name beside valid values.
+            // A repeated name among valid values.
             wanted.config.limits.clients = 7;
             wanted.config.stats.allow.clear();
             wanted.backends = vec![Named { name: 0, machine: 1 }, Named { name: 0, machine: 0 }];
@@ -347,7 +347,7 @@ fn access_to_stats_changes_at_once() {
     assert!(bodies(&report, 0)[1].starts_with("[{\"name\":\"b0\""));
 }
 
-/// Settings of the driver are reported, and the proxy serves on.
+/// Settings of the driver are reported, and the proxy continues to serve.
 #[test]
 fn settings_of_the_driver_are_reported() {
     let report = World::new()

@@ -96,7 +96,7 @@ impl Header {
         let wrong = |text: String| JournalError::new(at + 2 + FRAME_BYTES, Fault::Config(text));
         let json_read: HeaderJson =
             serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
-        // The limits are not a part of the `routing` object, so they are stored beside it.
+        // The limits are not a part of the `routing` object, so they are stored next to it.
         let rules = Rules { limits: json_read.limits, ..json_read.routing };
         let config = RouterConfig { backends: json_read.backends, rules };
         if config.backends.len() > BACKENDS_MAX {

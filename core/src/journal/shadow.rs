@@ -22,7 +22,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub struct Shadow {
     router: Router,
-    /// Rules that replace the recorded ones, also after a recorded reconfiguration.
+    /// Rules that replace the recorded ones, even after a recorded reconfiguration.
     rules: Rules,
     leases: BTreeMap<LeaseId, Lease>,
     /// Recorded probes that are outstanding.

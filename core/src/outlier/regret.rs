@@ -107,30 +107,32 @@ impl Regret {
 }
 
 /// The minimum saving of an ejection, as a share of all requests: a backend that stopped responding
-/// has not failed many yet. Chosen; without effect from half to twice.
+/// has not failed many yet. Chosen; halving or doubling it changes no result.
 const SAVED_MIN: f64 = 0.01;
 /// Requests over which refusals before an ejection, and failures and refusals after it, are
-/// remembered. Chosen; insensitive from half to twice.
+/// remembered. Chosen; halving or doubling it hardly changes results.
 pub(crate) const REGRET_MEMORY: f64 = 400.0;
 /// Failures and refusals elsewhere after which a trial, which may cost one more request, is
-/// tolerable. Chosen; without effect from half to twice.
+/// tolerable. Chosen; halving or doubling it changes no result.
 const MISSED: u32 = 20;
-/// Requests to wait for before an ejection is judged. Chosen; without effect from half to twice.
+/// Requests to wait for before an ejection is judged. Chosen; halving or doubling it changes no
+/// result.
 const REGRET_REQUESTS: f64 = 50.0;
-/// A rise of the latency by up to this factor does not count against the ejection. Chosen;
-/// insensitive from half to twice.
+/// A rise of the latency by up to this factor does not count against the ejection. Chosen; halving
+/// or doubling it hardly changes results.
 const LATENCY_SLACK: f64 = 1.5;
-/// Bound of the charge for failures, as a multiple of the latency, if the ejected backend failed less
-/// than half of its requests. Chosen; insensitive from half to twice.
+/// Bound of the charge for failures, as a multiple of the latency, if the ejected backend failed
+/// less than half of its requests. Chosen; halving or doubling it hardly changes results.
 const LATENCY_RISE: f64 = 5.0;
-/// The share of a new latency in the average: about the last 50 requests. Chosen; insensitive from
-/// half to twice.
+/// The share of a new latency in the average: about the last 50 requests. Chosen; halving or
+/// doubling it hardly changes results.
 const LATENCY_ALPHA: f64 = 0.02;
-/// The pause of ejections after the first regret; doubled by each further one. Chosen; insensitive
-/// from half to twice.
+/// The pause of ejections after the first regret; doubled by each further one. Chosen; halving or
+/// doubling it hardly changes results.
 const REGRET_TIME: Duration = Duration::from_secs(8);
-/// Regrets that are counted: the longest pause is 64 s. Chosen; without effect from half to twice.
+/// Regrets that are counted: the longest pause is 64 s. Chosen; halving or doubling it changes no
+/// result.
 const REGRETS_MAX: u32 = 4;
 /// Time after a pause without a regret after which the next pause is the shortest again. Chosen;
-/// without effect from half to twice.
+/// halving or doubling it changes no result.
 const REGRET_CALM: Duration = Duration::from_secs(60);

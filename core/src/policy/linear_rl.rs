@@ -462,7 +462,7 @@ mod tests {
         }
     }
 
-    /// Tokens find their features, also beyond the largest token. Forgotten tokens find none.
+    /// Tokens find their features, even beyond the largest token. Forgotten tokens find none.
     #[test]
     fn tokens_find_their_features() {
         for first in [0, TOKEN_BIT - 2, Token::MAX - 1] {

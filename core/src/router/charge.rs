@@ -1,5 +1,6 @@
 //! Decides whether the end of a request counts against its backend or only against the request.
-//! [`outlier`](crate::outlier) explains the words "insensitive" and "without effect" on constants.
+//! [`outlier`](crate::outlier) explains "hardly changes" and "changes no result" in the comments on
+//! constants.
 use std::time::Duration;
 
 use super::Router;
@@ -10,21 +11,21 @@ use crate::id::BackendId;
 use crate::time::Instant;
 
 impl Router {
-    /// The backend that the next request with these groups (`asker`) must avoid: another backend is
-    /// to give a second opinion.
+    /// The backend that the next request with these groups (`asker`) must avoid, because another
+    /// backend is to give a second opinion.
     pub fn second_opinion_on(&self, now: Instant, asker: Asker) -> Option<BackendId> {
         let not = self.blame.wants_other(asker.bounded())?;
         Some(not).filter(|not| self.has_other(now, &[*not]))
     }
 
-    /// Whether a backend that is not in `tried` is up, not held and not ejected, so that it may take
-    /// a request.
+    /// Whether a backend outside `tried` may take a request: it is up, not held, not ejected and
+    /// not full.
     pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
         let guards_itself = self.habits.guards_itself;
         // The table does not know which backends a policy with its own ejection has ejected.
         let is_out = |id| guards_itself && self.watch_of(id).is_some_and(|watch| !watch.is_in());
         let is_free = |id| self.table.get(id).is_some_and(|b| b.is_free_at(now)) && !is_out(id);
-        // Backups take no part unless they serve.
+        // Backups count only while they are in use.
         let access = self.table.lowest().and_then(|id| self.table.row(id)).map(|row| row.access);
         let backups_serve = access.is_some_and(Access::is_behind_others);
         let is_spare = |id| self.table.get(id).is_some_and(|backend| backend.is_backup());
@@ -49,10 +50,10 @@ impl Router {
                 self.blame.ended(now, lease.id, lease.asker, true);
                 self.charge_client_error(now, lease, outcome, status)
             }
-            // A broken connection is always the backend's own fault.
             Outcome::Answered { .. } | Outcome::Failed(RequestFailure::TimedOut) => {
                 self.charge_error(now, lease, outcome)
             }
+            // A broken connection is charged without asking for a second opinion.
             Outcome::Refused { .. } | Outcome::Failed(_) | Outcome::Abandoned => {
                 self.blame.ended(now, lease.id, lease.asker, false);
                 outcome
@@ -60,7 +61,7 @@ impl Router {
         }
     }
 
-    /// Counts a refusal without a time. Its weight depends on the work of the other usable
+    /// Counts a refusal that has no Retry-After. Its weight depends on the work of the other usable
     /// backends.
     #[cold]
     pub(super) fn note_refusal(&mut self, now: Instant, id: BackendId, outcome: &Outcome) {
@@ -68,7 +69,7 @@ impl Router {
             return;
         }
         let others = self.order.iter().filter(|other| **other != id && self.is_usable(**other));
-        // Backups that do not serve have no work.
+        // Backups that are not in use have no work.
         let is_backup = self.table.get(id).is_some_and(|backend| backend.is_backup());
         let others = others.filter_map(|other| self.table.get(*other));
         let works = others.filter(|other| other.is_backup() == is_backup).map(Backend::at_work);
@@ -98,8 +99,8 @@ impl Router {
     ) -> Outcome {
         let half_life = self.rules.errors.half_life;
         let (backend, id, asker) = (lease.backend, lease.id, lease.asker);
-        // 4xx that one client among many provokes do not count. A second opinion is not needed, as
-        // the shares of the other backends are compared.
+        // A 4xx that only one client among many provokes does not count. No second opinion is
+        // needed, because the shares of the other backends are compared.
         if !self.declines.counts(now, backend, id, asker, half_life, false) {
             return outcome;
         }
@@ -119,11 +120,18 @@ impl Router {
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }
     }
 
-    /// Whether a backend sends 4xx for a larger share of its requests than the others do: its share
-    /// exceeds the median of the others by some standard errors and at least a tenth. All recent
-    /// requests show small differences; the latest ones show sudden changes. A row of 4xx is enough
-    /// if it is unlikely at the others' share. If most of the backends begin to send 4xx at the
-    /// same time, the median is one of theirs, so they are compared with the best backend.
+    /// Whether a backend sends 4xx for a larger share of its requests than the others do. One of
+    /// four tests is enough. A share must exceed the other one by some standard errors and at least
+    /// [`GAP_MIN`].
+    ///
+    /// 1. It seldom sent 4xx before, now sends them for most of its latest requests, and for a
+    ///    larger share than the best backend. If most of the backends begin to send 4xx at the same
+    ///    time, the median is one of theirs, so the best is the measure.
+    /// 2. Its share of all recent requests exceeds the median of the others. This finds small
+    ///    differences.
+    /// 3. Its current run of 4xx is unlikely at the others' share.
+    /// 4. Its share of the latest requests exceeds the median of the others. This finds sudden
+    ///    changes.
     fn compare(&mut self, now: Instant, id: BackendId) -> bool {
         let half_life = self.rules.errors.half_life;
         let share = |backend: &Backend| backend.decline_share(now, half_life);
@@ -136,8 +144,9 @@ impl Router {
             || self.is_unlikely_row(id)
             || self
                 .is_above(id, ERRORS_APART_OF_LATE, late, median)
-                // A backend that gets all requests leaves no figures of the others. Its share is
-                // then compared with 0: the others must get the chance to do better.
+                // While one backend gets all requests, the others have no figures. It stands out if
+                // it sends 4xx for most of its latest requests and another backend can take some:
+                // that one must get the chance to do better.
                 .unwrap_or_else(|| {
                     self.table.get(id).is_some_and(declines_most) && self.has_other(now, &[id])
                 });
@@ -146,9 +155,9 @@ impl Router {
         stands_out
     }
 
-    /// Whether a backend stood out when it was last compared, has sent nothing but 4xx since, and the
-    /// others hardly send any. A trial of such a backend shows at its first 4xx that nothing has
-    /// changed: otherwise it took up to six.
+    /// Whether a backend stood out when it was last compared, has sent only 4xx since, and the
+    /// others hardly send any. The first 4xx of a trial then shows that nothing has changed.
+    /// Without this rule a trial took up to six requests.
     fn still_stands_out(&self, id: BackendId) -> bool {
         let facts = self.table.get(id);
         facts.is_some_and(|facts| facts.comparison().stands_out && facts.declines_in_row() > 0)
@@ -157,8 +166,8 @@ impl Router {
                 .is_some_and(|(share, _)| share <= GAP_MIN)
     }
 
-    /// Whether a backend's 4xx in a row are more than chance: at the median share of the others, a
-    /// row of this length has a chance below 1 in [`ROW_ODDS`].
+    /// Whether a backend's run of 4xx is more than chance: at the median share of the others, a run
+    /// of this length has a chance below 1 in [`ROW_ODDS`].
     fn is_unlikely_row(&self, id: BackendId) -> bool {
         let Some(row) = self.table.get(id).map(Backend::declines_in_row) else { return false };
         let usual = self.of_others(id, Backend::decline_share_of_late, median);
@@ -168,10 +177,10 @@ impl Router {
             })
     }
 
-    /// Whether a backend's share is above that of another one by `errors` standard errors and at
-    /// least a tenth; `None` if nothing is known of the others. `which` selects the other one by
-    /// its place, see [`of_others`](Self::of_others). `share` returns a share and its number of
-    /// requests.
+    /// Whether a backend's share exceeds that of another one by `errors` standard errors and at
+    /// least [`GAP_MIN`]; `None` if nothing is known of the others. `which` selects the other one
+    /// by its place, see [`of_others`](Self::of_others). `share` returns a share and the number of
+    /// its requests.
     fn is_above(
         &self,
         id: BackendId,
@@ -203,13 +212,13 @@ impl Router {
     }
 }
 
-/// The place of the median among `count` shares. Of an even number it is the lower one, so that a
-/// second backend that sends 4xx does not excuse the first.
+/// The place of the median among `count` shares: the lower one if `count` is even, so that a second
+/// backend that sends 4xx does not excuse the first.
 const fn median(count: usize) -> usize {
     count.saturating_sub(1) / 2
 }
 
-/// The place of the least share.
+/// The place of the smallest share.
 const fn best(_count: usize) -> usize {
     0
 }
@@ -219,32 +228,33 @@ fn declines_most(backend: &Backend) -> bool {
     backend.decline_share_of_late().0 > DECLINES_MANY
 }
 
-/// The shortest time between two comparisons of a backend. Chosen; without effect from half to
-/// twice.
+/// The minimum time between two comparisons of a backend. Chosen; halving or doubling it changes no
+/// result.
 const COMPARED_APART: Duration = Duration::from_millis(100);
-/// The shortest time between two comparisons of a backend that sends many 4xx and is not known to
-/// stand out. Chosen; insensitive from half to twice.
+/// The minimum time between two comparisons of a backend that sends many 4xx and is not known to
+/// stand out. Chosen; halving or doubling it hardly changes results.
 const COMPARED_APART_MIN: Duration = Duration::from_millis(5);
-/// The share of 4xx among the latest requests from which a backend is compared at once. Chosen;
-/// insensitive from half to twice.
+/// A backend is compared at once if the share of 4xx among its latest requests exceeds this.
+/// Chosen; halving or doubling it hardly changes results.
 const DECLINES_MANY: f64 = 0.4;
-/// Shorter rows of 4xx are not compared with chance: with [`ROW_MARGIN`] none of them is unlikely
-/// enough. Chosen; insensitive from half to twice.
+/// The minimum length of a run of 4xx that is compared with chance. Because of [`ROW_MARGIN`],
+/// shorter ones are never unlikely enough. Chosen; halving or doubling it hardly changes results.
 const ROW_MIN: u32 = 4;
-/// Added to the others' share, because 4xx are correlated. Chosen; insensitive from half to twice.
+/// Added to the others' share, because 4xx are correlated. Chosen; halving or doubling it hardly
+/// changes results.
 const ROW_MARGIN: f64 = 0.05;
-/// A row of 4xx is unlikely if its chance is below 1 in this number. Chosen; without effect from
-/// half to twice.
+/// A run of 4xx is unlikely if its chance is below 1 in this number. Chosen; halving or doubling it
+/// changes no result.
 const ROW_ODDS: f64 = 1e5;
-/// The least number of recent requests with which another backend is part of a comparison. Chosen;
-/// without effect from half to twice.
+/// The minimum number of recent requests for which another backend is part of a comparison. Chosen;
+/// halving or doubling it changes no result.
 const REQUESTS_MIN: f64 = 1.0;
-/// The least difference of two shares that counts, however certain it is. Chosen; without effect
-/// from half to twice.
+/// The minimum difference between two shares that counts, however certain it is. Chosen; halving or
+/// doubling it changes no result.
 const GAP_MIN: f64 = 0.1;
-/// Standard errors of a significant difference among all recent requests. Chosen; without effect
-/// from half to twice.
+/// Standard errors of a significant difference among all recent requests. Chosen; halving or
+/// doubling it changes no result.
 const ERRORS_APART: f64 = 3.0;
 /// Standard errors of a significant difference among the latest requests. They are compared often,
-/// so a wider margin keeps chance out. Chosen; insensitive from half to twice.
+/// so a wider margin keeps chance out. Chosen; halving or doubling it hardly changes results.
 const ERRORS_APART_OF_LATE: f64 = 5.0;

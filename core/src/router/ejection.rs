@@ -346,6 +346,6 @@ impl Router {
     }
 }
 
-/// The interval of comparing ejected backends with the others. Chosen; without effect from half to
-/// twice.
+/// The interval of comparing ejected backends with the others. Chosen; halving or doubling it
+/// changes no result.
 const FORGIVE_EVERY: Duration = Duration::from_millis(250);

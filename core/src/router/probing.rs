@@ -52,7 +52,7 @@ impl Router {
         self.table.get(id).map_or(*usual, |backend| backend.checks().of_probes(usual))
     }
 
-    /// Whether these are the pings of a backend that is not pinged.
+    /// Whether these belong to a backend without pings.
     pub(super) fn is_unchecked(&self, line: LineId) -> bool {
         line.kind == ProbeKind::Ping
             && self.table.get(line.backend).is_some_and(|backend| backend.checks().is_off)

@@ -1,4 +1,4 @@
-//! A router beside its oracle, and the driver of both. Each step applies one operation to both and
+//! A router, its oracle, and the driver of both. Each step applies one operation to both and
 //! compares everything visible.
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) enum Step {
         which: usize,
         outcome: Outcome,
     },
-    /// A request waits for its client, for its backend again, or becomes a stream.
+    /// A request begins to wait for its client, waits for its backend again, or becomes a stream.
     SetAside {
         which: usize,
         to: Aside,
@@ -119,7 +119,7 @@ impl World {
             Step::Sleep { ms } => self.now += ms,
             Step::Route => self.route(&[]),
             Step::Retry { tried } => {
-                // `seen` also has backends that left long ago, whose slots may belong to others
+                // `seen` includes backends that left long ago, whose slots may belong to others
                 // now.
                 let bit = |id: &&BackendId| tried >> ((id.index() + id.generation() as usize) % 8);
                 let tried: Vec<_> =
@@ -318,7 +318,7 @@ impl World {
             Outcome::Answered { status: 429 | 503, .. } | Outcome::Refused { hold: None, .. } => {
                 backend.refused += 1;
                 // A refusal counts as ((1 + others - own) / (1 + others))³ of a request: as a whole
-                // one where the backend looks idle beside the others.
+                // one where the backend looks idle compared with the others.
                 let own = f64::from(backend.at_work());
                 let idle = ((1.0 + others - own) / (1.0 + others)).clamp(0.0, 1.0);
                 backend.turned_away.push((now, idle * idle * idle));
@@ -405,8 +405,7 @@ impl World {
         );
     }
 
-    /// Checks that a switch within the cooldown is a failover, and that every other one reaches
-    /// the threshold.
+    /// Checks that a switch for a better score comes after the cooldown and reaches the threshold.
     fn judge_switch(&mut self, reason: SwitchReason) {
         if let SwitchReason::Better { by } = reason {
             let cooldown = self.model.rules.switch.cooldown.as_millis() as u64;
@@ -434,7 +433,7 @@ impl World {
         snapshot.backends.iter().map(|backend| (backend.id, backend.score)).collect()
     }
 
-    /// Checks that everything visible of the router agrees with the model.
+    /// Checks that everything that the router shows agrees with the model.
     fn check(&self) {
         if self.is_tied {
             return;
@@ -530,7 +529,7 @@ pub(crate) fn config(names: &[&str], rules: Rules) -> RouterConfig {
 fn names_of(mask: u8) -> Vec<&'static str> {
     let chosen = NAMES.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
     let names = chosen.map(|(_, name)| *name);
-    // The order also varies, because the id of a backend is not its place in the configuration.
+    // The order varies as well, because the id of a backend is not its place in the configuration.
     if mask & 0b100_0000 == 0 { names.collect() } else { names.rev().collect() }
 }
 

@@ -1,5 +1,5 @@
 //! Tests of the style sheet's colours: text is legible, and parts of one bar or chart differ,
-//! also by people who are colour-blind.
+//! including by people who are colour-blind.
 use std::collections::BTreeMap;
 
 use crate::STYLE;

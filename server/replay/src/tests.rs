@@ -166,7 +166,7 @@ fn no_rust_is_printed() {
 }
 
 /// A report has every line of the text as a row of its table, with the same numbers, and curves of
-/// each backend; also of decisions by another policy.
+/// each backend, including decisions by another policy.
 #[test]
 fn reports_have_the_numbers_of_the_text() {
     let file = OneFile::new(recorded(PolicyKind::Random));

@@ -196,7 +196,7 @@ impl Access {
 /// The maximum number of bytes of records that wait for the driver; later ones are lost. With usual
 /// requests a turn of 1024 events produces less than half of it.
 const WAITING_MAX: usize = 1024 * 1024;
-/// The maximum number of free visits that are kept. Those that end in a turn with many connections
-/// begin again in the next one: with 256, and 1000 connections, each record cost 400 instructions
-/// more in the allocator. A visit takes 0.3 to 1.3 KB.
+/// The maximum number of free visits that are kept. Many visits that end in one turn are needed
+/// again in the next one: if fewer were kept, they would go through the allocator. A visit takes
+/// 0.3 to 1.3 KB.
 const SPARES_MAX: usize = 1024;

@@ -11,9 +11,10 @@
 //! | `/config` | the configuration in use, JSON |
 //! | `/explain` | the last decisions, or one with its candidates, JSON |
 //!
-//! The admin pages are a machine beside the proxy. The driver reports bytes and the time to it. It
-//! reads from the proxy and changes nothing there. It has its own few connections and buffers, so
-//! the pages can be reached when clients are at their limit. Time comes from the driver.
+//! The admin pages are a machine separate from the proxy. The driver reports bytes and the time to
+//! it. It reads from the proxy and changes nothing there. It has its own few connections and
+//! buffers, so the pages can be reached when clients are at their limit. Time comes from the
+//! driver.
 mod pages;
 mod session;
 

@@ -25,7 +25,7 @@ use crate::http::head::{HeadLimits, Parsed, RequestHead, Version, parse_request}
 use crate::http::persistence::is_persistent;
 use crate::pages::live::Cursor;
 
-/// Bytes of a request head.
+/// The maximum size of a request head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const LIMITS: HeadLimits =
     HeadLimits { head_bytes_max: HEAD_BYTES_MAX, target_bytes_max: 2048, fields_max: 64 };
@@ -33,7 +33,7 @@ const LIMITS: HeadLimits =
 const IDLE_MAX: Duration = Duration::from_secs(75);
 /// Time from a head's first byte to its end.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// The longest time in which the client accepts no byte of the response.
+/// The time limit for a client that accepts no byte of the response.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Time for which further bytes of a client are dropped after the last response, so that a reset
 /// does not destroy the response (RFC 9112 section 9.6).

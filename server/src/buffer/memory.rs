@@ -5,8 +5,8 @@ use memmap2::MmapMut;
 
 /// Size in bytes from which memory is mapped. The allocator returns memory to the system only from
 /// the end of its heap, where some small piece usually remains: 3000 heads of 30 KB left 142 MiB in
-/// use permanently. It maps pieces from 128 KiB on, but raises this threshold when the first such
-/// piece is freed. Below four pages, the rounding of a mapping to whole pages costs more.
+/// use permanently. It maps pieces of 128 KiB or more, but raises this threshold when the first
+/// such piece is freed. Below four pages, the rounding of a mapping to whole pages costs more.
 const MAPPED_FROM: usize = 16 * 1024;
 
 /// A fixed number of bytes, zero at first.

@@ -16,8 +16,8 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Keeps written bytes from now on, until [`release`](Self::release) or until they no longer
-    /// fit in one buffer.
+    /// Begins to keep written bytes, until [`release`](Self::release) or until they no longer fit
+    /// in one buffer.
     pub(crate) fn hold(&mut self) {
         debug_assert!(self.buffer.is_none(), "holding begins with the first byte");
         self.is_holding = true;
@@ -92,8 +92,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Rare: mostly nothing waits. As a part of [`push`](Self::push) it costs 60 instructions for each
-    /// exchange, since that is then not inlined.
+    /// Rare: usually nothing waits. It is a function of its own so that [`push`](Self::push) stays
+    /// small enough to be inlined.
     #[cold]
     fn push_behind(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {
         let Some(own) = &mut self.buffer else { return Err(buffer) };
@@ -169,7 +169,7 @@ impl Outbox {
         self.buffer.as_ref().is_none_or(|own| own.len() == self.sent)
     }
 
-    /// Whether all bytes, from the first one on, are still held.
+    /// Whether all bytes since the first one are still held.
     pub(crate) const fn can_rewind(&self) -> bool {
         self.is_holding || !self.has_sent
     }

@@ -28,7 +28,7 @@ pub enum Command {
         config: Box<Config>,
         /// The file that the configuration was read from.
         file: Option<String>,
-        /// Whether names are not resolved.
+        /// Whether to skip resolving names.
         is_offline: bool,
     },
     /// Print the configuration that would be used.

@@ -38,7 +38,8 @@ argument";
 
 /// The socket that is used without `--socket`.
 const SOCKET: &str = "/run/intelliproxy/control.sock";
-/// The longest wait for a response: a reload may take `timeouts.reloadMs`, 30 s by default, twice.
+/// The time limit for a response. A reload can take twice `timeouts.reloadMs`, which is 30 s by
+/// default.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Follows the error if no proxy listens there.
@@ -113,7 +114,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<(String, Command
     }
 }
 
-/// Whether an argument is a dash and a digit.
+/// Whether an argument begins with a dash and a digit.
 fn is_number(flag: &str) -> bool {
     flag.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }

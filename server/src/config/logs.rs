@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LogRules {
-    /// The most detailed level that is written (`info`), also by module: `info,reactor=debug`.
+    /// The most detailed level that is written (`info`), optionally by module:
+    /// `info,reactor=debug`.
     pub level: String,
     /// The form of a line.
     pub format: LogFormat,

@@ -1,9 +1,9 @@
 //! The control socket: commands that change the running proxy, one line each.
 //!
-//! A machine beside the proxy, like the admin pages: the driver reports bytes and the time, carries
-//! out the commands and reports their results. A line has at most [`LINE_MAX`] bytes. The response
-//! is a line as well: `ok`, `error` and the reason, or the JSON of /stats. A connection may send
-//! one command after another; it is closed when its client ends its side.
+//! A machine separate from the proxy, like the admin pages: the driver reports bytes and the time,
+//! carries out the commands and reports their results. A line has at most [`LINE_MAX`] bytes. The
+//! response is a line as well: `ok`, `error` and the reason, or the JSON of /stats. A connection
+//! may send one command after another; it is closed when its client ends its side.
 //!
 //! | a connection waits for | at most |
 //! |---|---|
@@ -24,9 +24,9 @@ pub(crate) use self::command::Command;
 pub(crate) const CONNECTIONS_MAX: usize = 8;
 /// The maximum length of a command's line, bytes.
 const LINE_MAX: usize = 1024;
-/// The longest time without a whole command.
+/// The time limit for a connection without a complete command.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// The longest time in which the client accepts no byte of a response.
+/// The time limit for a client that accepts no byte of a response.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// The control connections.

@@ -51,7 +51,7 @@ pub(crate) struct Handover {
     pub(crate) learned: Option<String>,
 }
 
-/// The text beside the descriptors.
+/// The text sent with the descriptors.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Text {

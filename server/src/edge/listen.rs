@@ -1,4 +1,4 @@
-//! Binds listeners, at the start and for a new configuration.
+//! Binds listeners, at startup and for a new configuration.
 //!
 //! A new configuration keeps every listener whose address stays. The others are bound while the old
 //! ones are open, so that nothing has changed if a port is taken.
@@ -45,7 +45,7 @@ impl ConfiguredListeners {
     /// Binds the listeners of these entries, except where one of the `held` listeners fits.
     ///
     /// # Errors
-    /// One line that names the address. Nothing stays bound then.
+    /// One line that names the address. In that case nothing stays bound.
     pub fn bind(entries: &[Listen], held: &[Place]) -> Result<Self, String> {
         let mut all = Self::default();
         for entry in entries {

@@ -136,7 +136,7 @@ impl Target for LogFile {
 #[must_use = "lines that are still queued are lost unless the log is finished"]
 pub(crate) struct LogGuard {
     messages: Queue<Message>,
-    /// Dropped when the program ends. From then on failed writes are not repeated.
+    /// Dropped when the program ends. After that failed writes are not repeated.
     patience: Sender<()>,
     ended: Ended,
     watch: LogWatch,
@@ -404,7 +404,8 @@ impl Writer {
         }
     }
 
-    /// Opens the file again if that was requested, and logs a failure. The open file is kept then.
+    /// Reopens the file if that was requested. If that fails, logs the failure and keeps the open
+    /// file.
     fn reopen_if_asked(&mut self) {
         if self.watch.is_reopen_asked.load(Ordering::Acquire) {
             self.reopen();

@@ -160,7 +160,7 @@ impl Edge {
     /// Replaces the access log by another one, or by none.
     ///
     /// # Errors
-    /// The new one cannot be started. The old one continues then.
+    /// The new one cannot be started. In that case the old one continues.
     pub(crate) fn set_access_log(
         &mut self,
         now: Instant,

@@ -26,7 +26,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) struct Environment {
     /// The manager's socket: a path, or a name that begins with `@`.
     pub(crate) socket: Option<OsString>,
-    /// The longest time between two watchdog messages, microseconds.
+    /// The maximum time between two watchdog messages, microseconds.
     pub(crate) watchdog_usec: Option<OsString>,
     /// The process that must send them; any process if absent.
     pub(crate) watchdog_pid: Option<OsString>,

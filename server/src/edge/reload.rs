@@ -96,7 +96,7 @@ impl<T: Send + 'static> Reloader<T> {
     /// current one. `load` reads; it may block. `wake` is called when a result can be [taken](Self::take).
     ///
     /// # Errors
-    /// The thread cannot be started, or too many earlier ones hang. No reading is started then.
+    /// The thread cannot be started, or too many earlier ones hang. In that case nothing is read.
     pub(crate) fn ask(
         &mut self,
         now: Instant,

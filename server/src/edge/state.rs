@@ -2,7 +2,7 @@
 //!
 //! The file is a cache. It is read before anything is served, and for a new configuration. An
 //! unusable file is moved aside. A separate thread writes the state every [`SAVE_INTERVAL`], before
-//! the policy or the file changes, and at the end. It writes a new file beside the old one and
+//! the policy or the file changes, and at the end. It writes a new file next to the old one and
 //! renames it, so the name always has a complete file. The reactor only queues the state and never
 //! waits for the disk.
 use std::fs;
@@ -24,7 +24,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The maximum number of states that wait while another one is written: one before a command and
 /// one before a reload. More room would only hold older states.
 const STATES_MAX: usize = 2;
-/// Room in the queue beside [`STATES_MAX`] states, for a rename.
+/// Room in the queue in addition to [`STATES_MAX`] states, for a rename.
 const RESERVED: usize = 1;
 /// The longest wait for the last save at the end.
 pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
@@ -207,7 +207,7 @@ impl Keeper {
 /// Returns the warning for a state file that is not used because the policy does not learn; `None`
 /// if it is used.
 ///
-/// `--check`, the start and SIGHUP share this rule: it is a warning, not an error.
+/// Startup, `--check` and SIGHUP share this rule: it is a warning, not an error.
 pub(crate) fn unused(config: &Config) -> Option<String> {
     let path = config.state_file.as_ref()?;
     let rules = config.routing.clone();
@@ -217,7 +217,7 @@ pub(crate) fn unused(config: &Config) -> Option<String> {
 }
 
 /// Returns the error for a state file whose name belongs to a link, a pipe, a device or a folder.
-/// `--check` and SIGHUP refuse it with the same text as the start.
+/// `--check` and SIGHUP refuse it with the same text as startup does.
 pub(crate) fn unusable(config: &Config) -> Option<String> {
     let path = config.state_file.as_ref()?;
     let wrong = disk::irregular(Path::new(path))?;

@@ -30,7 +30,7 @@ const OF_THIS_PROCESS: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID"];
 /// The longest wait of a new process for a message of its predecessor.
 const TAKE_TIME: Duration = Duration::from_secs(30);
-/// The longest time between the end of a process's socket and its own end. Meanwhile it prints its
+/// The time limit between the end of a process's socket and its own end. Meanwhile it prints its
 /// error, which takes about a millisecond.
 const END_TIME: Duration = Duration::from_secs(1);
 /// The longest wait for a killed process. It ends at once unless a system call blocks it.
@@ -138,7 +138,7 @@ impl Upgrader {
         }
     }
 
-    /// Whether the start of a process was given up because this one stops.
+    /// Whether starting a process was abandoned because this one stops.
     pub(crate) const fn is_cancelled(&self) -> bool {
         self.is_cancelled
     }

@@ -19,7 +19,7 @@ pub(crate) fn logs_connection_in(fields: &Fields<'_, '_>) -> bool {
 }
 
 /// Whether a challenge or credentials begin with the name of one of these schemes. A parameter's
-/// value that looks like one also counts. The only effect is that the connection is not shared.
+/// value that looks like one counts as well. The only effect is that the connection is not shared.
 fn is_of_connection(text: &[u8]) -> bool {
     let end = text.iter().position(|byte| b" \t".contains(byte)).unwrap_or(text.len());
     let scheme = &text[..end];

@@ -1,5 +1,7 @@
-//! Forwarded heads: hop-by-hop fields are removed (RFC 9110 section 7.6.1), the proxy's fields are
-//! added, all others stay unchanged and in order.
+//! Forwarded heads. Hop-by-hop fields are removed (RFC 9110 section 7.6.1) and the proxy's fields
+//! are added. Host, the X-Forwarded fields, Forwarded, Content-Length and Max-Forwards may be
+//! replaced or removed, as may fields of the names that the proxy adds by configuration. All others
+//! stay unchanged and in order.
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -16,12 +18,12 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) host_line: &'a HostLine,
     /// Whether the client's Host is sent instead.
     pub(crate) keeps_host: bool,
-    /// Whether the client is a trusted hop. Its Forwarded and X-Forwarded-Host, -Port and -Proto
-    /// are kept then.
+    /// Whether the client is a trusted hop. If so, its Forwarded and X-Forwarded-Host, -Port and
+    /// -Proto are kept.
     pub(crate) is_trusted: bool,
     /// The text of [`client_fields`].
     pub(crate) client: &'a str,
-    /// The end of its head, with Via.
+    /// The end of the request's head, with Via.
     pub(crate) ends: &'a RequestEnds,
     /// A field that replaces the client's fields of the same name.
     pub(crate) added: Option<AddedField<'a>>,
@@ -78,7 +80,8 @@ impl RequestEnds {
         Self { http10: end("1.0"), http11: end("1.1") }
     }
 
-    /// Whether a request has passed through this instance before: its Via has exactly this name.
+    /// Whether a request has passed through this instance before: its Via has this name, ignoring
+    /// case.
     #[cold]
     pub(crate) fn have_passed(&self, fields: &Fields<'_, '_>) -> bool {
         // The name is between the version and the empty line.
@@ -115,10 +118,11 @@ pub(crate) fn request_len_max(
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
 ) -> usize {
-    // The sum includes the new lines. Every other addition is shorter than the client's field that
-    // it replaces: a comma for each X-Forwarded-For, Connection for TE and Upgrade.
+    // The sum includes the lines that the proxy adds. Other additions are no longer than the
+    // client's fields that they replace: a comma replaces each further X-Forwarded-For, and a new
+    // Connection replaces TE or Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
-    // One byte more, for `https` instead of `http`.
+    // One more byte for `https` instead of `http`.
     let ends = context.ends.of(head.version).len() + 1;
     let added =
         context.added.map_or(0, |field| field.name.len() + ": \r\n".len() + field.value.len());
@@ -209,7 +213,7 @@ fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], 
     }
 }
 
-/// Appends the Connection field for the backend.
+/// Appends the Connection field for the backend, and TE if the client reads trailer fields.
 #[cold]
 fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut Buffer) {
     if plan.is_upgrade {
@@ -239,7 +243,7 @@ fn encode_line(method: &str, path: &[u8], out: &mut Buffer) -> &'static [u8] {
     b" HTTP/1.1\r\n"
 }
 
-/// Form of a response's body and connection towards the client.
+/// How a response's body is framed for the client, and whether the connection stays open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ResponsePlan {
     /// Whether the body is written in chunks.
@@ -261,7 +265,7 @@ const DROPPED: u32 = Name::Connection.bit()
     | Name::TransferEncoding.bit()
     | Name::Upgrade.bit();
 
-/// Whether a response's head is forwarded unchanged, without encoding. Most are.
+/// Whether a response's head is forwarded unchanged, without encoding. This is the usual case.
 pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> bool {
     head.version == Version::Http11
         && head.reason.is_some()

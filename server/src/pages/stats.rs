@@ -425,8 +425,7 @@ mod tests {
         }
     }
 
-    /// The displayed parts add up to the displayed score, also where rounding changed each of
-    /// them.
+    /// The displayed parts add up to the displayed score, even where rounding changed each of them.
     #[test]
     fn parts_sum_to_the_score() {
         let mut backend = unknown_backend(0, "A");

@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// Excerpts are bounded. Of a chunked body only the size of a chunk and one more byte are
+    /// Excerpts are bounded. For a chunked body only the size of a chunk and one more byte are
     /// shown.
     #[test]
     fn excerpts_are_bounded() {

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | an event of a connection | `traffic.rs`, then `session/` |
 //! | a need of a session | `serving.rs`; for a backend `dispatch.rs`, `queue.rs` and `upstreams/` |
-//! | a failed or refused request | `session/remedy.rs`, `session/refused.rs`, `retry_budget.rs` |
+//! | a failed or refused request | `session/remedy.rs`, `session/failure.rs`, `session/refused.rs`, `retry_budget.rs` |
 //! | a probe | `probing.rs` and `probe.rs` |
 //! | limits on clients | `room.rs`, `give_way.rs`, `per_client.rs` |
 //! | a new configuration, a command, the stop | `reconfigure.rs`, `commands.rs`, `stopping.rs` |
@@ -153,7 +153,7 @@ impl Proxy {
     /// [`policy_state`](Self::policy_state). Should be called before the first request.
     ///
     /// # Errors
-    /// The text is invalid, or the state of another policy. Nothing has changed then.
+    /// The text is invalid, or is the state of another policy. In that case nothing has changed.
     pub fn restore(&mut self, text: &str) -> Result<(), PolicyStateError> {
         self.upstreams.restore(text)
     }

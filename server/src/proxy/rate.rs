@@ -142,9 +142,9 @@ mod tests {
         assert_eq!((0..500).filter(|_| table.take(later, 1)).count(), 50);
     }
 
-    /// A million addresses send one request each, at 20 000 requests a second, beside ten clients
-    /// that send three times their limit. None that keeps its limit is refused, the ten get exactly
-    /// what buckets without a bound on memory would give them, and the table has not grown.
+    /// A million addresses send one request each, at 20 000 requests a second, together with ten
+    /// clients that send three times their limit. None that keeps its limit is refused, the ten get
+    /// exactly what buckets without a bound on memory would give them, and the table has not grown.
     #[test]
     fn a_million_addresses() {
         let mut table = RateTable::new(10, 1);

@@ -19,7 +19,7 @@ impl Proxy {
     /// beyond a lower limit give way, and bound connections to displaced backends end.
     ///
     /// # Errors
-    /// The first invalid value; nothing has changed then.
+    /// The first invalid value. In that case nothing has changed.
     pub fn handle_reconfigured(
         &mut self,
         now: Instant,
@@ -52,7 +52,7 @@ impl Proxy {
     /// others of its addresses have changed.
     ///
     /// # Errors
-    /// The first invalid value; nothing has changed then.
+    /// The first invalid value. In that case nothing has changed.
     pub fn handle_discovered(
         &mut self,
         now: Instant,

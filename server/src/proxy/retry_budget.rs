@@ -77,8 +77,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// 100 requests fail at the same time: the 5 tokens of the start and one for every five
-    /// requests permit 25 retries.
+    /// 100 requests fail at the same time: the 5 initial tokens and one for every five requests
+    /// permit 25 retries.
     #[test]
     fn a_fifth_of_the_requests_is_retried() {
         let mut budget = RetryBudget::new(20);

@@ -106,7 +106,7 @@ impl Proxy {
     fn derive_clients_max(&mut self) {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
-        // One ping and one report for each backend, which is the case at the start.
+        // One ping and one report for each backend, as at startup.
         let probes = (2 * self.upstreams.configured().len()).min(connections / 4);
         // Each client may need an upstream at the same time.
         let derived = ((connections - probes) / 2).max(1);

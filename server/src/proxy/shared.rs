@@ -132,8 +132,8 @@ impl Shared {
         self.date.extend(["Date: ", http_date, "\r\n"]);
     }
 
-    /// Returns the time of the next [`trim`](Self::trim), also without traffic; `None` if no buffer
-    /// is free.
+    /// Returns the time of the next [`trim`](Self::trim), which is due even without traffic; `None`
+    /// if no buffer is free.
     #[inline]
     pub(crate) fn trim_timeout(&self) -> Option<Instant> {
         self.buffers.has_spare().then_some(self.trim_from)

@@ -11,7 +11,7 @@ const SPARE: usize = 6;
 const OPEN_GUESSED: usize = 32;
 
 /// Raises the limit of open files as far as the system allows. Returns the number of connections
-/// that fit beside the files that are open now.
+/// that fit in addition to the files that are open now.
 pub(super) fn connections_max() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

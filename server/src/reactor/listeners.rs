@@ -107,10 +107,10 @@ impl Listeners {
         self.leaves_by = None;
     }
 
-    /// Opens new listeners beside the current ones. Returns their slots.
+    /// Opens new listeners in addition to the current ones. Returns their slots.
     ///
     /// # Errors
-    /// The poll cannot watch one of them. All of the new ones are closed then.
+    /// The poll cannot watch one of them. In that case all of the new ones are closed.
     pub(super) fn open(
         &mut self,
         bound: Vec<BoundListener>,

@@ -13,7 +13,7 @@ use crate::config::Found;
 use crate::control::CONNECTIONS_MAX as CONTROL_MAX;
 use crate::edge::candidate::{Candidate, Current};
 
-/// The longest time for which a leaving listener still accepts the clients that wait there. It
+/// The maximum time for which a leaving listener still accepts the clients that wait there. It
 /// takes more than one turn only if the proxy has no room for more clients.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 
@@ -134,8 +134,8 @@ impl Reactor {
         self.reserve();
     }
 
-    /// Passes to the proxy how many connections fit beside the listeners, the admin pages and the
-    /// control socket.
+    /// Passes to the proxy how many connections fit in addition to the listeners, the admin pages
+    /// and the control socket.
     pub(super) fn reserve(&mut self) {
         let admin = self.admin.as_ref();
         let of_admin = admin.map_or(0, |port| CONNECTIONS_MAX + port.listeners.count());

@@ -45,8 +45,8 @@ const CONTROL: usize = SPECIAL + 6;
 const ADMIN: usize = CONTROL + CONTROL_MAX;
 const ADMIN_LISTENERS: usize = ADMIN + CONNECTIONS_MAX;
 const LISTENERS: usize = ADMIN_LISTENERS + ADMIN_LISTENERS_MAX;
-/// The maximum number of admin listeners. A new configuration opens its listeners beside the old
-/// ones, so each may have 16 addresses.
+/// The maximum number of admin listeners. A new configuration opens its listeners while it still
+/// has the old ones, so each may have 16 addresses.
 pub(super) const ADMIN_LISTENERS_MAX: usize = 32;
 /// The maximum number of listeners for clients.
 pub(super) const LISTENERS_MAX: usize = usize::MAX - LISTENERS;

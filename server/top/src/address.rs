@@ -73,7 +73,7 @@ fn read_socket(path: &str) -> Result<Reading, String> {
     let end = Instant::now() + WAIT_MAX;
     let mut reader = BufReader::new(stream.take(BODY_BYTES_MAX as u64));
     while !line.ends_with(b"\n") {
-        // A line that arrives slowly must not block for ever.
+        // A line that arrives slowly must not block forever.
         if Instant::now() > end {
             return Err(format!("{path}: no whole response within {} s", WAIT_MAX.as_secs()));
         }

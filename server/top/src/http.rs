@@ -232,11 +232,11 @@ pub(crate) fn reason(error: &io::Error) -> String {
     first.unwrap_or_default() + characters.as_str()
 }
 
-/// The longest time of an exchange.
+/// The time limit for an exchange.
 const TIME_MAX: Duration = Duration::from_secs(5);
-/// Bytes of a body: 10 000 backends make about 15 MB.
+/// The maximum size of a body, in bytes. 10 000 backends make about 15 MB.
 pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes of a line of the head.
+/// The maximum length of a line of the head, in bytes.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 const FIELDS_MAX: usize = 100;
 /// Fields of the proxy that are shown.

@@ -388,7 +388,7 @@ mod tests {
         assert!(!screen.has_selection());
     }
 
-    /// The loss of the proxy is shown beside the last figures, until the proxy is back.
+    /// The loss of the proxy is shown next to the last figures, until the proxy is back.
     #[test]
     fn a_lost_proxy_is_shown() {
         let mut screen = Screen::new("h".to_owned());

@@ -18,7 +18,7 @@ pub(crate) enum Column {
     Score,
 }
 
-/// The columns in their order, each with its heading and width, and whether it is on the left side.
+/// The columns in their order, each with its heading and width.
 const COLUMNS: [(Column, &str, usize); 9] = [
     (Column::State, "STATE", 10),
     (Column::Share, "SHARE", 6),
@@ -30,7 +30,7 @@ const COLUMNS: [(Column, &str, usize); 9] = [
     (Column::InFlight, "FLIGHT", 6),
     (Column::Score, "SCORE", 6),
 ];
-/// In a narrow window these are left out, the first one first.
+/// In a narrow window these columns are left out, in this order.
 const LEAVING: [Column; 7] = [
     Column::Bar,
     Column::P50,
@@ -223,8 +223,8 @@ mod tests {
         text
     }
 
-    /// At every width from 20 columns on a row fits, also with hostile figures; at 80 all columns
-    /// are there.
+    /// A row fits at every width of 20 columns or more, even with hostile figures; at 80 all
+    /// columns are there.
     #[test]
     fn rows_fit_their_window() {
         let mut reading =

@@ -16,10 +16,10 @@ pub enum Contender {
     /// own requests. It assumes that the other proxies behave like itself. It is the reference for
     /// fleets. With a single proxy it lacks only the knowledge of responses in transit.
     LocalOracle,
-    /// Like [`LocalOracle`](Self::LocalOracle), but it has to find out: it knows the speed of a backend
-    /// from its first response on, and a fault from the first response to a request that was sent
-    /// after its start, or from the time at which that response was to be expected. No learner can
-    /// know earlier. It knows the end of a fault at once.
+    /// Like [`LocalOracle`](Self::LocalOracle), but it has to find out: it knows the speed of a
+    /// backend from its first response, and a fault from the first response to a request that was
+    /// sent after its start, or from the time at which that response was to be expected. No learner
+    /// can know earlier. It knows the end of a fault at once.
     LearningOracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),

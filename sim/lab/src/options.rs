@@ -48,7 +48,7 @@ pub(super) struct Options {
     pub(super) timeline: bool,
     /// The file of a report.
     pub(super) html: Option<String>,
-    /// Show the progress also if stderr is not a terminal.
+    /// Show the progress even if stderr is not a terminal.
     pub(super) progress: bool,
 }
 

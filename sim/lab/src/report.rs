@@ -84,7 +84,7 @@ fn scenario(report: &mut Report, Part { scenario, result, over_time }: &Part<'_>
         ];
         of_contenders.push(charts.map(|chart| report.chart(&chart)));
     }
-    // Beside each policy the oracle, which comes first.
+    // The oracle next to each policy; it comes first.
     let sets = names.iter().zip(&of_contenders).enumerate().map(|(at, (name, own))| {
         let [share, p99, p50, failed] = *own;
         let charts = match of_contenders.first() {

@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(drain(&mut station), [(40, 2), (90, 3), (100, 1)]);
     }
 
-    /// A speed applies from the time at which it is set, also to requests in service: 100 of work,
+    /// A speed applies from the time at which it is set, even to requests in service: 100 of work,
     /// 50 done by 50, the rest at a tenth of the speed. At speed 0 nothing ends.
     #[test]
     fn speed_changes_in_service() {
@@ -239,8 +239,8 @@ mod tests {
         let mut station = Station::new(8, 0, 0.5, 1.0);
         assert!(station.accept(0, 1, 100.0));
         assert!(station.accept(40, 2, 100.0));
-        // From 40 on, request 1 has 60 left at 2/3 of the pace: it ends at 130. Then the other one
-        // has 40 of its 100 left.
+        // At 40, request 1 has 60 left at 2/3 of the pace: it ends at 130. Then the other one has
+        // 40 of its 100 left.
         assert_eq!(drain(&mut station), [(130, 1), (170, 2)]);
     }
 

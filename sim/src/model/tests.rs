@@ -205,7 +205,7 @@ fn overload_adds_loss() {
     }
 }
 
-/// New parameters apply from the next request on, and the queue fits its new maximum at once.
+/// New parameters apply from the next request, and the queue fits its new maximum at once.
 #[test]
 fn parameters_change_while_it_runs() {
     let mut model = Model::new(Parameters::default(), 12, Instant::ZERO);

@@ -16,7 +16,7 @@ fn slow(slow_ms: u32) -> Parameters {
     Parameters { slow_rate: 1.0, slow_ms, ..Parameters::faultless() }
 }
 
-/// Every path has its documented response, on one connection that stays open.
+/// Every path returns its documented response, on one connection that stays open.
 #[test]
 fn responds_on_a_kept_connection() {
     let backend = start(Parameters::faultless());
@@ -64,7 +64,7 @@ fn pipelined_requests_are_served_in_order() {
     assert_eq!(backend.counters().requests, 1);
 }
 
-/// Large bodies of both framings are accepted, and the connection serves on.
+/// Large bodies in both framings are accepted, and the connection stays usable.
 #[test]
 fn bodies_are_read_and_forgotten() {
     let backend = start(Parameters::faultless());
@@ -133,7 +133,7 @@ fn bad_requests_are_refused() {
     assert_eq!((counters.malformed, counters.requests), (1, 0));
 }
 
-/// The report has all its fields with their types, and is not a ping.
+/// The report has all of its fields with their types, and does not count as a ping.
 #[test]
 fn metrics_are_reported() {
     let parameters = Parameters { slow_ms: 7, queue_max: 9, ..Parameters::faultless() };
@@ -198,8 +198,8 @@ fn a_client_that_leaves_frees_its_connection() {
     wait_until("the connection is gone", || backend.counters().connections_open == 0);
 }
 
-/// `Faults::Health` affects pings only, `Faults::All` also traffic. The setting can change at run
-/// time.
+/// `Faults::Health` affects only pings, `Faults::All` traffic as well. The setting can change at
+/// run time.
 #[test]
 fn faults_affect_the_chosen_requests() {
     let failing = |faults| Parameters { error_rate: 1.0, faults, ..Parameters::faultless() };
@@ -223,7 +223,7 @@ fn slow_responses_take_their_time() {
     assert_eq!(backend.counters().delayed, 1);
 }
 
-/// Parameters out of range are refused at the start and later, and the current ones stay.
+/// Parameters out of range are refused at startup and later, and the current ones stay.
 #[test]
 fn bad_parameters_are_refused() {
     let bad = Parameters { loss_in_b: 1.5, ..Parameters::faultless() };

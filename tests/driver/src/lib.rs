@@ -265,7 +265,7 @@ impl Driver {
     /// Applies a configuration.
     ///
     /// # Errors
-    /// The first invalid value. Nothing has changed then.
+    /// The first invalid value. In that case nothing has changed.
     pub fn reconfigure(
         &mut self,
         config: Config,

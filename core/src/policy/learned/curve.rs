@@ -226,10 +226,10 @@ pub(super) fn shown() -> impl Iterator<Item = u32> {
 
 /// A latency above this many times that of a single request shows waiting for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;
-/// The weight of the prior, in completions. Chosen; insensitive from half to twice.
+/// The weight of the prior, in completions. Chosen; halving or doubling it hardly changes results.
 const PRIOR: f64 = 20.0;
 /// Least sum of seen and predicted completions with which a bin is fitted by itself. Chosen;
-/// insensitive from half to twice.
+/// halving or doubling it hardly changes results.
 const EVIDENCE_MIN: f64 = 1.0;
 
 const BIN_OF: [u8; LEVELS + 1] = {
@@ -246,7 +246,7 @@ const BIN_OF: [u8; LEVELS + 1] = {
     bins
 };
 
-/// `√(n/(n−1))` for each n from 2 on, computed by Newton's method.
+/// `√(n/(n−1))` for each n of at least 2, computed by Newton's method.
 const ROOTS: [f64; LEVELS + 1] = {
     let mut roots = [1.0; LEVELS + 1];
     let mut n = 2;
@@ -280,7 +280,7 @@ mod tests {
     }
 
     /// Four workers of 10 ms after long observation: 10 ms each up to 4 in flight, and 2.5 ms more
-    /// for each one above. Latency never falls, also at the unseen levels above 12.
+    /// for each one above. Latency never falls, not even at the unseen levels above 12.
     #[test]
     fn finds_four_workers() {
         let mut curve = Curve::new(1.0);

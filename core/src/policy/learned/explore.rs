@@ -166,23 +166,24 @@ fn price(cost_ms: f64, usual_ms: f64) -> f64 {
 /// The least price of a trial, and the balance that it needs.
 const TRIAL: f64 = 1.0;
 /// The highest price, for a backend that failed everything: a trial each 3200 requests shows
-/// whether it has recovered. Chosen; insensitive from a quarter to four times on random scenarios.
+/// whether it has recovered. Chosen; a quarter of it and four times as much hardly change results
+/// in random scenarios.
 const TRIAL_MAX: f64 = 16.0;
-/// The least idle time before a trial, ms. Chosen; insensitive from half to twice.
+/// The least idle time before a trial, ms. Chosen; halving or doubling it hardly changes results.
 const IDLE_MIN_MS: f64 = 1000.0;
-/// The least idle time before a trial, in mean latencies of the pool. Chosen; insensitive from half
-/// to twice.
+/// The least idle time before a trial, in mean latencies of the pool. Chosen; halving or doubling
+/// it hardly changes results.
 const IDLE_LATENCIES: f64 = 30.0;
 /// Time between two searches for an idle backend. The work of one grows with the number of
-/// backends. Chosen; insensitive from half to twice.
+/// backends. Chosen; halving or doubling it hardly changes results.
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
 /// The maximum balance, tokens. Chosen; the run of [`learned`](super) does not reach it.
 const TOKENS_MAX: f64 = 4.0;
-/// The maximum number of requests in a series after a fast trial. Chosen; insensitive from half to
-/// twice.
+/// The maximum number of requests in a series after a fast trial. Chosen; halving or doubling it
+/// hardly changes results.
 const FOLLOW_MAX: u32 = 16;
 /// The maximum number of fast trials that start no series, after a series that ended in a slow
-/// response. Chosen; insensitive from half to twice.
+/// response. Chosen; halving or doubling it hardly changes results.
 const SERIES_WAIT_MAX: u8 = 4;
 
 #[cfg(test)]

@@ -501,16 +501,19 @@ fn average(mean: &mut f64, ms: f64) {
 }
 
 /// Completions from one fit of the pool's curve to the next, so that the cost of a fit is shared.
-/// Chosen; insensitive from half to twice.
+/// Chosen; halving or doubling it hardly changes results.
 const REFRESH: u64 = 64;
-/// Completions that a backend's shape remembers: it is a property of the machine.
-/// Chosen; insensitive from half to twice.
+/// Completions that a backend's shape remembers: it is a property of the machine. Chosen; halving
+/// or doubling it hardly changes results.
 const SHAPE_MEMORY: f64 = 4000.0;
-/// Requests that the pool's share of errors remembers. Chosen; insensitive from half to twice.
+/// Requests that the pool's share of errors remembers. Chosen; halving or doubling it hardly
+/// changes results.
 const POOL_MEMORY: f64 = 1000.0;
-/// Requests that a backend's share of errors remembers. Chosen; insensitive from half to twice.
+/// Requests that a backend's share of errors remembers. Chosen; halving or doubling it hardly
+/// changes results.
 const OWN_MEMORY: f64 = 200.0;
-/// Share of a new sample in the mean latencies. Chosen; insensitive from half to twice.
+/// Share of a new sample in the mean latencies. Chosen; halving or doubling it hardly changes
+/// results.
 const LATENCY_ALPHA: f64 = 0.05;
 /// Keeps a mean above 0, which means unknown.
 const LATENCY_MIN_MS: f64 = 1e-3;

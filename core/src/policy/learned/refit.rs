@@ -80,11 +80,11 @@ impl Learned {
 }
 
 /// Bounds of the number of completions that the pool's curve remembers, which is a third of all so
-/// far. Chosen; insensitive from half to twice.
+/// far. Chosen; halving or doubling it hardly changes results.
 const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;
 /// Completions of the pool, per backend, after which the errors of a backend without requests have
-/// faded to 1/e. Chosen; insensitive from half to twice.
+/// faded to 1/e. Chosen; halving or doubling it hardly changes results.
 const UNASKED_MEMORY: f64 = 400.0;
 /// Speeds are rescaled when their median is beyond e^0.7, about 2. Only their product with the
 /// curve has a meaning: this keeps both near 1.

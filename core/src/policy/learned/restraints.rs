@@ -147,11 +147,11 @@ impl Restraints {
     }
 }
 
-/// Share of the requests in flight at a refusal that may be in flight after it.
-/// Chosen; insensitive from half to twice.
+/// Share of the requests in flight at a refusal that may be in flight after it. Chosen; halving or
+/// doubling it hardly changes results.
 const CAP_SHARE: f64 = 0.97;
-/// Growth of the cap per good response: one request per hundred responses. Chosen; insensitive from
-/// half to twice.
+/// Growth of the cap per good response: one request per hundred responses. Chosen; halving or
+/// doubling it hardly changes results.
 const CAP_GROWTH: f64 = 0.01;
 /// The least growth of a cap, after several refusals have confirmed it. Chosen on random scenarios.
 const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;

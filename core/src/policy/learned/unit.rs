@@ -511,35 +511,37 @@ pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
     middle.map_or(0.0, |(number, _)| *number)
 }
 
-/// Good completions that only set the time scale. Chosen; insensitive from half to twice.
+/// Good completions that only set the time scale. Chosen; halving or doubling it hardly changes
+/// results.
 const BOOT: u64 = 20;
 /// The time scale before the first of them. It is replaced after [`BOOT`] completions.
 const SCALE_START_MS: f64 = 10.0;
 /// Bounds of the time scale, 0.1 µs and three hours: beyond any backend, to keep floats finite.
 const SCALE_MIN_MS: f64 = 1e-4;
 const SCALE_MAX_MS: f64 = 1e7;
-/// Share of a new sample in the dispersion. Chosen; insensitive from half to twice.
+/// Share of a new sample in the dispersion. Chosen; halving or doubling it hardly changes results.
 const PHI_RATE: f64 = 0.02;
-/// The weight of the pool's dispersion in a new backend, in samples. Chosen; insensitive from half
-/// to twice.
+/// The weight of the pool's dispersion in a new backend, in samples. Chosen; halving or doubling it
+/// hardly changes results.
 const PHI_PRIOR: f64 = 4.0;
 /// Bounds of the dispersion, which is 1 for a Poisson process. Chosen.
 const PHI_MIN: f64 = 0.5;
 const PHI_MAX: f64 = 16.0;
 /// Completions that have become due since the last estimate of the speed, after which it is
-/// estimated again. Chosen; insensitive from half to twice.
+/// estimated again. Chosen; halving or doubling it hardly changes results.
 const STALE: f64 = 1.0;
 /// Completions that are overdue before a backend is stalled. In a Poisson process such a silence
-/// has probability e^−12. Chosen; insensitive from half to twice.
+/// has probability e^−12. Chosen; halving or doubling it hardly changes results.
 const STALL_DUE: f64 = 12.0;
-/// The least silence before a backend is stalled, in mean latencies. Chosen; insensitive from half
-/// to twice.
+/// The least silence before a backend is stalled, in mean latencies. Chosen; halving or doubling it
+/// hardly changes results.
 const STALL_LATENCIES: f64 = 2.0;
 /// Above this many times the latency of a single request, a backend that refuses is full.
 /// Chosen; the run of [`learned`](super) does not reach it.
 const FULL: f64 = 4.0;
 /// The cost that a request adds for later ones, relative to its latency and per request in flight.
-/// Chosen; insensitive from half to twice but for `hetero80`: its cost changes by +5 % and −6 %.
+/// Chosen; halving or doubling it hardly changes results, except in `hetero80`, where the cost
+/// changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
 /// The price of a queue if as many requests wait as are worked on; it grows with the square of that
 /// ratio. The queue of a burst is soon gone. A persistent queue makes all later requests wait, so
@@ -558,7 +560,8 @@ const REFUSALS_MIN: f64 = 0.01;
 /// The factor by which a good response reduces the recent refusals: a short queue holds about 16
 /// requests. Chosen on random scenarios.
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
-/// Good requests credited in the share of errors of the pool. Chosen; insensitive from half to twice.
+/// Good requests credited in the share of errors of the pool. Chosen; halving or doubling it hardly
+/// changes results.
 const ERRORS_PRIOR: f64 = 10.0;
 /// Keeps a cost finite where a speed is next to 0.
 const COST_MAX: f64 = 1e15;

@@ -1,5 +1,5 @@
-//! A backend that sends 404 at once for every request, beside a working one. No policy treats it as
-//! a fast one.
+//! A backend that sends 404 at once for every request, together with a working one. No policy
+//! treats it as a fast one.
 use std::time::Duration;
 
 use crate::config::PolicyKind;

@@ -1,4 +1,4 @@
-//! A path for which every backend sends 500, requested beside other paths. No policy moves the
+//! A path for which every backend sends 500, requested along with other paths. No policy moves the
 //! others.
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::event::Outcome;
 use crate::policy::testing::Bench;
 
 /// Three backends of 5, 60 and 150 ms get a hundred honest requests a second, at equal intervals.
-/// From the tenth second on there are also eight a second, in groups of four, for a path that fails
+/// From the tenth second there are eight more a second, in groups of four, for a path that fails
 /// everywhere, from the honest client's address or another one. The mean time of the honest
 /// requests rises by at most a fifth and 0.5 ms.
 #[test]

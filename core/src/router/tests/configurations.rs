@@ -118,7 +118,7 @@ fn an_empty_configuration_has_no_current_backend() {
     assert_eq!(world.notices(), [first]);
 }
 
-/// An invalid configuration is an error at the start. Later it is ignored and counted.
+/// An invalid configuration is an error at startup. Later it is ignored and counted.
 #[test]
 fn impossible_configurations_are_refused() {
     let bad_weight = Weights { cpu: f64::NAN, ..Weights::default() };

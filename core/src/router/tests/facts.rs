@@ -123,7 +123,7 @@ fn outcomes_count_as_they_should() {
     assert_eq!((a.latency, a.latency_ewma_ms), (None, None));
 }
 
-/// A backend's own figures count in full for one report interval and not at all after three, also
+/// A backend's own figures count in full for one report interval and not at all after three, even
 /// if later reports fail or lack the figure. Later figures start a new average.
 #[test]
 fn reports_grow_old() {

@@ -115,8 +115,8 @@ fn a_sudden_404_is_seen_at_once() {
     }
 }
 
-/// A row of 5 to 14 responses with 4xx counts as refusing if the other backend sends no 4xx,
-/// whatever succeeded before: four might be chance at 5 % of 4xx. A row of 10 to 29 is needed if
+/// A run of 5 to 14 responses with 4xx counts as refusing if the other backend sends no 4xx,
+/// whatever succeeded before: four might be chance at 5 % of 4xx. A run of 10 to 29 is needed if
 /// the other one sends 4xx for a quarter of the requests.
 #[test]
 fn a_row_of_404s_is_no_chance() {
@@ -253,8 +253,9 @@ fn a_broken_release_stays_one_until_it_answers() {
     assert_eq!(serve(&mut world, A, 404), refused + 1);
 }
 
-/// Good responses to requests that were sent before the first 404 show an earlier state. They do not
-/// end a row of 404s: a backend that has many requests in flight is found as soon as an idle one.
+/// Good responses to requests that were sent before the first 404 show an earlier state. They do
+/// not end a run of 404s: a backend that has many requests in flight is found as soon as an idle
+/// one.
 #[test]
 fn older_requests_do_not_end_a_row() {
     let mut world = without_spill_over();
@@ -287,7 +288,7 @@ fn older_requests_do_not_end_a_row() {
     let lease = to_a(&mut world);
     world.finish(lease, 404);
     assert_eq!(refused(&world), 2);
-    // A good response to a later request does: a single 404 is usual then.
+    // A good response to a later request does end it: from then a single 404 is normal.
     let lease = to_a(&mut world);
     world.finish(lease, 200);
     let lease = to_a(&mut world);

@@ -13,7 +13,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `always` shows it also if stderr is not a terminal.
+    /// `always` shows it even if stderr is not a terminal.
     pub(super) fn new(always: bool) -> Self {
         Self {
             is_shown: always || io::stderr().is_terminal(),

@@ -98,7 +98,7 @@ fn faults_are_told_by_their_paths() {
     }
 }
 
-/// The text of a check is found at any place of a body, also across two pieces.
+/// The text of a check is found anywhere in a body, even across two pieces.
 #[test]
 fn texts_are_found_across_pieces() {
     let check = Check { body: Some("ready".to_owned()), ..Check::default() };

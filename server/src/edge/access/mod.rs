@@ -1,15 +1,16 @@
 //! The access log: one line for each exchange, written by a separate thread.
 //!
-//! The proxy makes records (`crate::access`). The reactor's thread passes them on in blocks and
-//! never waits. The writer (`writer.rs`) formats them (`format.rs`) and writes each block at once.
+//! The proxy makes records (`crate::access`). The reactor's thread passes them to the writer in
+//! blocks and never waits. The writer (`writer.rs`) formats them (`format.rs`) and writes each
+//! block at once.
 //!
-//! If the queue is full, a block is lost and its lines are counted; the reactor's thread reports that
-//! in the program's log, at most once a second. If a write fails, because the
-//! disk is full or the reader of a pipe has left, the failure is counted and the write is repeated
-//! until it succeeds. Blocks wait in the queue meanwhile. One line in the program's log reports the
-//! failure; another one reports its end and the lost lines.
+//! If the queue is full, a block is lost and its lines are counted. The reactor's thread reports
+//! the loss in the program's log, at most once a second. If a write fails, because the disk is full
+//! or the reader of a pipe has left, the failure is counted and the write is repeated until it
+//! succeeds. Meanwhile blocks wait in the queue. One line in the program's log reports the failure.
+//! Another one reports the first success and the number of lost lines.
 //!
-//! SIGUSR1 makes the writer open its file again, so that a renamed one is closed.
+//! SIGUSR1 makes the writer reopen its file, so that a renamed file is closed.
 mod format;
 mod part;
 mod writer;
@@ -43,7 +44,7 @@ pub(crate) struct AccessLog {
     /// The file, for the program's log.
     name: String,
     state: Arc<State>,
-    /// Dropped at the end. From then on failed writes are not repeated.
+    /// Dropped at the end. After that, failed writes are not repeated.
     patience: Sender<()>,
     ended: Ended,
 }
@@ -70,18 +71,19 @@ impl Totals {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     totals: Arc<Totals>,
-    /// Whether the file is to be opened again.
+    /// Whether the writer must reopen the file.
     is_reopen_asked: AtomicBool,
-    /// Whether the last write failed. The writer reports lost lines when that ends.
+    /// Whether the last write failed. While it is set, lost lines are reported by the writer, after
+    /// its next success.
     is_failing: AtomicBool,
-    /// Lines lost so far, and those that the program's log has already reported.
+    /// The number of lines lost so far. `reported` is the part that the program's log has reported.
     dropped: AtomicU64,
     reported: AtomicU64,
 }
 
 impl State {
-    /// Returns the number of lost lines that no line of the program's log has reported, and counts
-    /// them as reported.
+    /// Returns the number of lost lines that the program's log has not reported, and marks them as
+    /// reported.
     fn report(&self) -> u64 {
         let lost = self.dropped();
         lost.saturating_sub(self.reported.fetch_max(lost, Ordering::Relaxed))
@@ -97,7 +99,7 @@ impl State {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Whether lost lines are not reported yet.
+    /// Whether some lost lines have not been reported.
     fn has_news(&self) -> bool {
         self.reported.load(Ordering::Relaxed) < self.dropped()
     }
@@ -186,11 +188,11 @@ impl AccessLog {
         })
     }
 
-    /// Replaces the log of `slot` by another one, or by none. Exchanges that have ended are written
-    /// to the old one, whose thread ends by itself afterwards.
+    /// Replaces the log in `slot`, or removes it. Exchanges that have ended are written to the old
+    /// log, whose thread then ends by itself.
     ///
     /// # Errors
-    /// The new one cannot be started. The old one continues then.
+    /// The new one cannot be started. In that case the old one continues.
     pub(crate) fn replace(
         slot: &mut Option<Self>,
         opened: Opened,
@@ -207,7 +209,7 @@ impl AccessLog {
         Ok(())
     }
 
-    /// Passes the waiting records on if there are many or they have waited for long enough.
+    /// Passes the waiting records to the writer if they are many or have waited long enough.
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
         if self.state.has_news() {
@@ -223,12 +225,12 @@ impl AccessLog {
         }
     }
 
-    /// Waiting bytes of records with which [`handle_turn`](Self::handle_turn) is due.
+    /// The number of waiting bytes at which [`handle_turn`](Self::handle_turn) is due.
     pub(crate) const fn records_max(&self) -> usize {
         if self.flush_at.is_some() { BLOCK_BYTES } else { 1 }
     }
 
-    /// Passes all waiting records on.
+    /// Passes all waiting records to the writer.
     #[cold]
     pub(crate) fn flush(&mut self, now: Instant, proxy: &mut Proxy) {
         self.flush_at = None;
@@ -241,7 +243,7 @@ impl AccessLog {
         }
     }
 
-    /// Reports lost lines, unless that was done within [`REPORTS_APART`]. The writer cannot: it is
+    /// Reports lost lines, but at most once in [`REPORTS_APART`]. The writer cannot do this: it is
     /// blocked while the reader of a pipe reads nothing.
     #[cold]
     fn tell(&mut self, now: Instant) {
@@ -254,7 +256,7 @@ impl AccessLog {
         }
     }
 
-    /// Reports the lost lines that are not reported yet.
+    /// Reports the lost lines that have not been reported.
     fn warn(&self) {
         let count = self.state.report();
         if count > 0 {
@@ -268,7 +270,7 @@ impl AccessLog {
         self.flush_at.into_iter().chain(tell_at).min()
     }
 
-    /// Asks the writer to open its file again, so that a renamed one is closed. Records of earlier
+    /// Asks the writer to reopen its file, so that a renamed file is closed. Records of earlier
     /// exchanges may go to either file.
     pub(crate) fn reopen(&self) {
         self.state.is_reopen_asked.store(true, Ordering::Release);
@@ -296,19 +298,20 @@ impl AccessLog {
     }
 }
 
-/// The number of waiting bytes at which a block is passed on at once; about 300 lines. A block wakes
-/// the writer, which takes 10 us; larger ones leave the cache before they are written.
+/// The number of waiting bytes at which a block is passed to the writer at once; about 200 lines.
+/// Smaller blocks would wake the writer more often. Larger ones leave the cache before they are
+/// written.
 pub(crate) const BLOCK_BYTES: usize = 64 * 1024;
-/// The longest time for which records wait to be passed on.
+/// The maximum time for which records wait before they are passed to the writer.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// The maximum number of blocks that wait to be written: 8 MiB, half a second at 50 000 requests a
 /// second.
 const BLOCKS_MAX: usize = 128;
-/// The shortest time between two reports of lost lines.
+/// The minimum time between two reports of lost lines.
 const REPORTS_APART: Duration = Duration::from_secs(1);
 /// The maximum number of emptied blocks that wait to be filled again.
 const SPARES_MAX: usize = 8;
-/// The longest wait for the disk at the end. It may occur twice.
+/// The maximum wait for the disk when the program ends. It may occur twice.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A part of a line: words and numbers that together have a bounded length.
 //!
 //! They are put together in place, and the part is appended to the lines at once. Appending each
-//! word and number by itself takes four times as many instructions.
+//! word and number by itself takes more instructions.
 
 /// The longest part has the counts and times of a JSON line: 151 bytes of words, and 11 numbers of up
 /// to 20 digits.

@@ -354,7 +354,7 @@ fn is_same(a: &Found, b: &Found) -> bool {
         && a.targets.iter().zip(&b.targets).all(is_alike)
 }
 
-/// Most look-ups under way at the same time. Those that hang take part of it.
+/// The maximum number of look-ups under way at the same time, including those that hang.
 const LOOK_UPS_MAX: usize = 16;
 /// Time after which the log tells of a look-up that has not ended: the first timeout of the resolver
 /// of glibc.

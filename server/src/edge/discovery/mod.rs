@@ -50,8 +50,8 @@ impl Discovery {
     }
 
     /// Returns the backends of a configuration. Waits up to `time` for the look-ups and the reading
-    /// that it needs; what has not arrived by then, or has failed, is as it was known before. Lines
-    /// about it are in the log.
+    /// that it needs; where it has not arrived by that time, or has failed, the earlier result is
+    /// used. Lines about it are in the log.
     ///
     /// # Errors
     /// There are too many backends, or no thread can be started.
@@ -130,7 +130,7 @@ fn needs_finder(config: &Config) -> bool {
     config.discovery.file.is_some() || !config.hosts(&[]).is_empty()
 }
 
-/// The longest wait for look-ups at the start, and for a reload: the first timeout of the resolver of
+/// The maximum wait for look-ups at startup and in a reload: the first timeout of the resolver of
 /// glibc is 5 s.
 pub(crate) const LOOK_TIME: Duration = Duration::from_secs(5);
 /// The longest wait beyond the time that `look` is given.

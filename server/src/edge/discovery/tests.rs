@@ -89,7 +89,7 @@ fn backends_follow_their_names() {
     assert_eq!(names(&next(&discovery, &wakes)), ["svc/10.0.0.2"]);
 }
 
-/// A name that hangs holds up neither the start nor other names; its backends come when it is there.
+/// A name that hangs delays neither startup nor other names. Its backends join once it resolves.
 #[test]
 fn a_hanging_name_holds_up_nothing() {
     let table = Names::default();

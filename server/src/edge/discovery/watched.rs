@@ -111,5 +111,5 @@ fn parse(path: &str, bytes: Vec<u8>) -> Result<Vec<BackendConfig>, String> {
 
 /// Time between two readings.
 const EVERY: Duration = Duration::from_secs(1);
-/// Bytes of a watched file: a thousand backends take a fifth of it.
+/// The maximum size of a watched file, in bytes. A thousand backends take a fifth of it.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;

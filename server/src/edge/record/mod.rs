@@ -234,7 +234,7 @@ impl Drop for RecordGuard {
 /// The maximum number of blocks that wait to be written: 2 MiB, about a second at 100 000 requests
 /// per second.
 const BLOCKS_MAX: usize = 64;
-/// Room in the queue beside [`BLOCKS_MAX`] blocks: for the last one and for headers.
+/// Room in the queue in addition to [`BLOCKS_MAX`] blocks: for the last one and for headers.
 const RESERVED: usize = 4;
 /// The longest wait for the disk at the program's end.
 const FINISH_TIME: Duration = Duration::from_secs(5);

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use intelliproxy_core::Instant;
 
-/// Events kept. Most are holds and switches, a few lines a minute in a restless pool.
+/// The maximum number of events kept. Most are holds and switches, a few a minute in a restless
+/// pool.
 const EVENTS_MAX: usize = 300;
-/// Bytes of an event's text.
+/// The maximum length of an event's text, in bytes.
 const TEXT_MAX: usize = 400;
 
 /// The kind of an event, which the page shows by a shape and a word.

@@ -109,7 +109,8 @@ impl History {
     }
 }
 
-/// Returns a number with the digits that a chart shows: one decimal from 10 on, else two.
+/// Returns a number with the digits that a chart shows: one decimal for 10 and above, otherwise
+/// two.
 fn coarse(number: f32) -> f64 {
     let digits = if number.abs() < 10.0 { 100.0 } else { 10.0 };
     (f64::from(number) * digits).round() / digits

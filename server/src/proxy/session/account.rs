@@ -6,7 +6,7 @@ use intelliproxy_core::Instant;
 
 use super::Session;
 
-/// The state of the current attempt as the router knows it, beside its lease.
+/// The state of the current attempt as the router knows it, in addition to its lease.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// Whether the awaited party may differ from the one that the router knows.
@@ -43,7 +43,7 @@ pub(crate) enum Party {
 const AWAITED_AFTER: Duration = Duration::from_millis(10);
 
 impl Session {
-    /// Notes that a long body was written in part: the client may be the awaited party from now on.
+    /// Notes that a long body was written in part: now the proxy may be waiting for the client.
     #[cold]
     pub(super) fn watch_party(&mut self) {
         if let Some(exchange) = &mut self.exchange {

@@ -86,7 +86,7 @@ pub(crate) enum End {
 #[derive(Debug)]
 #[repr(u8)]
 pub(super) enum Receive {
-    /// A request head, also between two exchanges.
+    /// A request head. This includes the time between two exchanges.
     Head,
     /// The body of the current exchange. `data` bytes of it were forwarded, and `data_max` are
     /// permitted (0: any number).
@@ -211,7 +211,7 @@ impl ClientHalf {
         &self.receive
     }
 
-    /// Whether a request head is expected, also between two exchanges.
+    /// Whether a request head is expected, or the connection is idle between two exchanges.
     pub(super) const fn is_at_head(&self) -> bool {
         matches!(self.receive, Receive::Head)
     }

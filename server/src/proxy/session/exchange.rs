@@ -14,7 +14,8 @@ use crate::http::refusal::Refusal;
 pub(crate) struct Exchange {
     /// The lease for [`backend`](Self::backend); `None` between two attempts.
     pub(crate) lease: Option<Lease>,
-    /// Backends that failed or refused the request already; allocates only then.
+    /// Backends that already failed or refused the request. Empty, and without allocation, until
+    /// one does.
     pub(crate) tried: Vec<BackendId>,
     /// The number of them that refused the connection, so that they got nothing, while another one
     /// was up.
@@ -52,7 +53,7 @@ pub(crate) struct Exchange {
     pub(crate) last_error: Option<UpstreamError>,
     /// A failed attempt that is reported once it is known whether another backend is tried.
     pub(crate) unreported: Option<(BackendId, UpstreamError)>,
-    /// Whether an idle connection turned out to be closed. From then on the request uses new
+    /// Whether an idle connection turned out to be closed. After that the request uses new
     /// connections only.
     pub(crate) has_redialled: bool,
     /// Whether bytes for the client waited so long that the backend may have timed out.

@@ -96,7 +96,7 @@ impl Hop {
         has_room
     }
 
-    /// Counts the connection for its peer, also beyond the limit.
+    /// Counts the connection for its peer, even beyond the limit.
     #[cold]
     pub(super) fn count_anyway(&mut self, shared: &mut Shared) {
         self.is_counted = !self.is_trusted && shared.per_client.limits_connections();

@@ -69,7 +69,7 @@ impl Session {
         }
     }
 
-    /// Notes the end of the exchange, also if only its last bytes are missing.
+    /// Notes the end of the exchange, even if its last bytes are still missing.
     pub(super) fn cut_visit(&mut self, ending: Ending) {
         if let Some(visit) = &mut self.client.visit {
             visit.cut(ending);

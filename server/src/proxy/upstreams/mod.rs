@@ -114,9 +114,7 @@ impl Upstreams {
         self.router.handle_timeout(now);
     }
 
-    /// Chooses a backend for a request. As a call of its own it costs 40 instructions more, mostly to
-    /// move the lease.
-    #[inline(always)]
+    /// Chooses a backend for a request.
     pub(crate) fn route(
         &mut self,
         now: Instant,
@@ -194,7 +192,6 @@ impl Upstreams {
 
     /// Keeps an idle connection to `backend`, made by `attempt`. Returns false if the backend has
     /// moved or is in maintenance, or if there are `most` already.
-    #[inline(always)]
     pub(crate) fn keep_idle(
         &mut self,
         backend: BackendId,

@@ -70,8 +70,8 @@ fn equal_arrivals_for_all() {
 }
 
 /// With the default control slice, the guard demotes a learner with inverted costs within the first
-/// three seconds (3600 requests; the slowest of 20 seeds takes 2.2 s). From then on its p99 is
-/// within 4 % of that of `least_request`. Without the guard it is more than twice as long.
+/// three seconds (3600 requests; the slowest of 20 seeds takes 2.2 s). After that its p99 is within
+/// 4 % of that of `least_request`. Without the guard it is more than twice as long.
 #[test]
 fn a_broken_learner_is_demoted() {
     let mut unguarded = five_at_60_percent();
