@@ -82,7 +82,7 @@ fn probes(report: &Report, backend: usize) -> usize {
 }
 
 /// A kept connection that the backend closes just when it is used again is not a failure: a GET is
-/// sent once more on a new one.
+/// sent again on a new one.
 #[test]
 fn a_stale_pooled_connection_is_redialled() {
     let report = World::new()

@@ -57,7 +57,7 @@ pub(crate) struct Backend {
     aside: u32,
     /// Outstanding leases that were set aside at least once.
     marked: u32,
-    /// Recent requests that it refused, as of its last event.
+    /// Recent requests that it refused, counted at its last event.
     turned_away: u32,
     /// The end of the hold that the backend requested. Until then it gets no requests while another
     /// backend can take them.
@@ -335,7 +335,7 @@ impl Backend {
         self.at_work().saturating_add(self.turned_away)
     }
 
-    /// Recent requests that it refused, as of its last event.
+    /// Recent requests that it refused, counted at its last event.
     pub(crate) const fn turned_away(&self) -> u32 {
         self.turned_away
     }

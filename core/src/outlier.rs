@@ -16,7 +16,7 @@
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
 //! fourth consecutive ejection it is a quarter of the time since the first one, 8 s to 2 min. A
-//! backend that has failed for a long time will most likely fail the next trial, too, and each
+//! backend that has failed for a long time will most likely fail the next trial as well, and each
 //! trial is a request that fails. The back-off ends early when the others fail or refuse enough
 //! requests to justify a trial. A probation needs 4 good requests, doubled by each relapse up to
 //! 32, or as many as fit into [`PROBATION_TIME`].
@@ -192,7 +192,7 @@ impl Watch {
         self.recent.share() > 3.0 * (others.share + 1.0 / (others.requests + 1.0)) + 0.1
     }
 
-    /// Whether the others fail, too, and it does not fail much more. If so, it need not stay out.
+    /// Whether the others also fail, and it does not fail much more. If so, it need not stay out.
     pub(crate) fn is_excused_by(&self, others: Others) -> bool {
         others.share > 0.0 && !self.is_worse_than(others)
     }

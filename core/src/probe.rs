@@ -89,7 +89,7 @@ impl ProbeSchedule {
     /// Adds a new or returned backend: number `index` of `count`, and the `nth` of those that join
     /// now. Its first probes are due at once or, in a large pool, a little later for each batch
     /// before it. If a probe from before its removal is still outstanding, the next one of the same
-    /// kind is due after that one's end. Probes of a previous backend in its slot are given up;
+    /// kind is due after that one's end. Probes of a previous backend in its slot are abandoned;
     /// their results count as late.
     pub(crate) fn add(
         &mut self,

@@ -58,7 +58,7 @@ use crate::time::Instant;
 ///   held, out of service, or was tried.
 /// - While no backend is usable, requests go to the least bad one, which does not become current.
 /// - The requests in flight of all backends are the outstanding leases. Leases of a backend whose
-///   slot was taken by another one do not count and end without effect.
+///   slot was taken by another one do not count, and their end changes nothing.
 #[derive(Debug)]
 pub struct Router {
     rules: Rules,

@@ -20,7 +20,7 @@ pub struct Snapshot {
     pub policy: PolicyKind,
     /// The backend that requests go to; `None` before the first request.
     pub current: Option<BackendId>,
-    /// The number of switches. The first choice does not count.
+    /// The number of switches, not counting the first choice.
     pub switches: u64,
     /// Requests that went past a full current backend.
     pub spills: u64,
@@ -41,7 +41,7 @@ pub struct Snapshot {
 /// Counts of a router's decisions and of its ignored inputs since its start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RouterCounts {
-    /// Changes of the current backend, without the first choice.
+    /// Changes of the current backend, not counting the first choice.
     pub switches: u64,
     /// Requests sent past a full current backend.
     pub spills: u64,
@@ -88,17 +88,17 @@ pub struct BackendSnapshot {
     pub reports_read: u64,
     /// Report probes that failed or could not be read.
     pub reports_failed: u64,
-    /// Requests that have ended, without those abandoned by their client.
+    /// Requests that have ended, not counting those abandoned by their client.
     pub requests: u64,
-    /// Of these, failures and responses with status 5xx, without refusals.
+    /// Of these, failures and responses with status 5xx, not counting refusals.
     pub errors: u64,
     /// Of these, refusals, which do not count as errors: 429, 503, and other 4xx of a backend that
     /// sends far more of them than the others.
     pub refused: u64,
-    /// The remaining time of the pause that it requested with a refusal.
+    /// The rest of the pause that it requested with a refusal.
     pub held: Option<Duration>,
-    /// Requests in flight that it works on: without those that wait for their client, and without
-    /// streams that no longer count.
+    /// Requests in flight that it works on. Requests that wait for their client, and streams that
+    /// no longer count, are left out.
     pub at_work: u32,
     /// Whether it is ejected, on probation or in slow start because of failed requests.
     pub standing: StandingView,
@@ -122,7 +122,7 @@ pub struct BackendSnapshot {
     pub memory_bytes: Option<f64>,
     /// Age of the last readable report.
     pub report_age: Option<Duration>,
-    /// The score that decisions use, as of the last event of this backend.
+    /// The score that decisions use, computed at the last event of this backend.
     pub score: ScoreParts,
     /// The policy's reason for or against it.
     pub policy: PolicyView,

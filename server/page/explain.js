@@ -1,6 +1,6 @@
 "use strict";
-// Why a request went where it went: the last decisions of a backend, and one of them with its
-// candidates and with what would have led elsewhere. The proxy keeps the last 256 decisions while it
+// Why a request went where it went: the last decisions of a backend, and one of them in full, with
+// its candidates and what would have changed it. The proxy keeps the last 256 decisions while it
 // has an admin listener.
 
 const explain = (() => {

@@ -44,7 +44,7 @@ fn replace(folder: &Folder, text: &str) {
 }
 
 /// The backends of a watched file join and leave, in both forms, together with a configured one. A
-/// bad file changes nothing and is logged once, a missing one, too.
+/// bad or missing file changes nothing and is logged once.
 #[test]
 fn a_watched_file_is_followed() {
     let folder = Folder::new("discovery-file");

@@ -63,7 +63,7 @@ fn a_log_without_a_reader_goes_on_later() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// If reading the configuration hangs, it is given up with a log line, and a later SIGHUP is
+/// If reading the configuration hangs, it is abandoned with a log line, and a later SIGHUP is
 /// handled.
 #[test]
 fn a_hanging_configuration_is_given_up() {

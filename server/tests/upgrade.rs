@@ -198,7 +198,7 @@ fn an_old_process_can_be_stopped() {
     assert!(!ask(&mut connect(proxy.program.port())), "the new one serves on");
 }
 
-/// A new process that ends, or that is not ready in time, is given up, and the log has the reason.
+/// A new process that ends, or that is not ready in time, is abandoned, and the log has the reason.
 /// The old process continues, and a later upgrade succeeds.
 #[test]
 fn a_new_process_that_fails_changes_nothing() {
@@ -273,8 +273,8 @@ fn the_control_socket_is_not_inherited() {
     drop(fs::remove_file(socket));
 }
 
-/// A signal to stop during an upgrade ends the new process, which has the listeners, too, before the
-/// old one. A second signal, which ends the old one at once, does not leave it behind, either.
+/// A signal to stop during an upgrade ends the new process, which also has the listeners, before
+/// the old one. A second signal, which ends the old one at once, does not leave it behind, either.
 #[test]
 fn a_stop_ends_an_unfinished_upgrade() {
     for signals in [1, 2] {

@@ -1,4 +1,4 @@
-//! Hops before the proxy: trusted fields, the client's address, access to /stats, and loops.
+//! Hops in front of the proxy: trusted fields, the client's address, access to /stats, and loops.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -244,8 +244,8 @@ fn a_proxy_header_names_the_client() {
             assert!(driver.upstreams().is_empty());
         }
     }
-    // An incomplete header has the same timeout as a head. An end inside it is not an invalid
-    // request.
+    // An incomplete header has the same timeout as a head. If the connection ends inside it, that
+    // is not an invalid request.
     let mut driver = trusting();
     let conn = driver.announced_client("192.0.2.9:1", b"PROXY TCP4 ");
     driver.pass(Duration::from_secs(10));

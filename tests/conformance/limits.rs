@@ -277,7 +277,7 @@ fn attempts() {
 
 /// A backend that refuses the connection does not count as an attempt as long as another one is up:
 /// four of five backends go at the same moment, and the request reaches the fifth. With one attempt
-/// no other backend is tried. Without a backend that is up, the request is given up.
+/// no other backend is tried. If no backend is up, the request is abandoned.
 #[test]
 fn refused_connections_are_no_attempts() {
     for (attempts, gone, dials, status) in

@@ -1,4 +1,4 @@
-//! Moves a world: one turn after the other, event by event.
+//! Runs a world turn by turn, event by event.
 use std::time::Duration;
 
 use crate::backend::{Conn, Found, Received, Reply};
@@ -14,7 +14,7 @@ use crate::world::{Change, World};
 const SIGN_WAIT: Duration = Duration::from_millis(700);
 
 impl World {
-    /// Advances to the next event. Returns false without one.
+    /// Advances to the next event. Returns false if there is none.
     pub(crate) fn turn(&mut self) -> bool {
         let accepts = !self.backlog.is_empty() && self.proxy().accepts();
         let makes_room = (!self.backlog.is_empty()).then(|| self.proxy().makes_room_from());

@@ -99,8 +99,8 @@ fn a_request_not_begun_goes_elsewhere() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// A request that would be sent once more to its own backend, because a kept connection turned out
-/// to be closed, is routed again if that backend has been removed or moved meanwhile. That does not
+/// A request that would be sent again to its own backend, because a kept connection turned out to
+/// be closed, is routed again if that backend has been removed or moved meanwhile. That does not
 /// count as an attempt.
 #[test]
 fn a_redial_is_routed_again() {

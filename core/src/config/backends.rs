@@ -34,14 +34,15 @@ pub struct BackendLimits {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct CheckRules {
-    /// Whether it is never pinged. Then requests alone decide about it: it is never down, and an
-    /// ejection ends after a time instead of after a ping.
+    /// Whether it is never pinged. If so, only requests decide about it: it is never down, and a
+    /// timer, not a ping, ends its ejection.
     pub is_off: bool,
     /// Whether it is down until its first good ping, instead of unknown.
     pub starts_down: bool,
-    /// Time between two pings instead of the usual one, ms; from 1 to an hour.
+    /// The time between two pings, ms, if it differs from the usual one; from 1 to an hour.
     pub interval_ms: Option<u32>,
-    /// Time in which a ping must be complete instead of the usual one, ms; from 1 to an hour.
+    /// The time in which a ping must be complete, ms, if it differs from the usual one; from 1 to
+    /// an hour.
     pub timeout_ms: Option<u32>,
 }
 
@@ -82,7 +83,7 @@ impl Mode {
 }
 
 impl BackendLimits {
-    /// The weight of a backend without one of its own, percent.
+    /// The weight of a backend for which none is configured, percent.
     pub const WEIGHT_USUAL: u32 = 100;
     /// The highest weight, percent: chosen. Backends of one pool rarely differ tenfold.
     pub const WEIGHT_MAX: u32 = 1000;

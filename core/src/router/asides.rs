@@ -36,7 +36,7 @@ impl Aside {
 }
 
 impl Router {
-    /// Removes the leases of a backend whose slot another one has taken. They end without effect.
+    /// Removes the leases of a backend whose slot another one has taken. Their end changes nothing.
     pub(super) fn forget_asides(&mut self, backend: BackendId) {
         self.asides.retain(|_, aside| aside.backend != backend);
     }

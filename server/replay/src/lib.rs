@@ -5,7 +5,7 @@
 //! | none of these | whether every decision is the same, bit for bit, and a summary of the traffic |
 //! | `--at`, `--request` | one decision: candidates, points, ages, rule, changes that would alter it |
 //! | `--policy`, `--rules` | other decisions: agreement, shares, an estimate of their cost |
-//! | `--fit` | a scenario for the lab with backends as recorded |
+//! | `--fit` | a scenario for the lab, with backends like the recorded ones |
 //! | `--html` | a report of a check, or of other decisions, with curves over time |
 //!
 //! The crate does no I/O: the calling program passes files and dates in as a [`Host`].
@@ -50,8 +50,8 @@ pub trait Host {
     /// Returns a time in seconds since 1970 as `2000-02-29 00:00:00 UTC`.
     fn date(&self, seconds: u64) -> String;
 
-    /// Takes the number of bytes that were read, of all bytes. A recording may be read several times
-    /// for one answer.
+    /// Reports progress: the number of bytes that were read, and of all bytes. A recording may be
+    /// read several times for one answer.
     fn progress(&self, _read: u64, _of: u64) {}
 }
 

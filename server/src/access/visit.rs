@@ -277,7 +277,7 @@ impl Visit {
         }
     }
 
-    /// Sets one of the texts. Texts are mostly set in their order, so that this one is appended.
+    /// Sets one of the texts. Texts are usually set in their order, so this one is appended.
     fn push(&mut self, text: Text, bytes: &[u8]) {
         let Range { start: begin, end } = self.range(text);
         if end == self.texts.len() {

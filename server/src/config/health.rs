@@ -376,7 +376,7 @@ const BODY_BYTES_MAX: usize = 1024;
 const FIELDS_MAX: usize = 16;
 /// Maximum length of a field's value, bytes: enough for a token.
 const VALUE_BYTES_MAX: usize = 4096;
-/// The least and the greatest time of pings, as in `routing.probes`.
+/// The minimum and maximum time of pings, as in `routing.probes`.
 const SPAN_MIN: Duration = Duration::from_millis(1);
 const SPAN_MAX: Duration = Duration::from_secs(3600);
 

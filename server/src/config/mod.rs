@@ -236,7 +236,7 @@ pub struct Timeouts {
     #[serde(rename = "lameDuckMs", with = "millis")]
     pub lame_duck: Duration,
     /// Time from a SIGHUP until the configuration is read and its names are resolved (30 s). A
-    /// longer reading is given up, and the current configuration stays.
+    /// longer reading is abandoned, and the current configuration stays.
     #[serde(rename = "reloadMs", with = "millis")]
     pub reload: Duration,
     /// Time from a SIGUSR2 until the new process is ready (30 s). If it takes longer, it is ended,

@@ -41,15 +41,15 @@ fn all_keys() -> Vec<String> {
 
 /// The rank of the same key in another object: that of one wrong letter.
 const ELSEWHERE: usize = 1;
-/// Longer keys have no suggestion, which bounds the time of the comparison.
+/// Longer keys get no suggestion, which bounds the time of the comparison.
 const KEY_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A misspelt key is found, a key of another object is found there, and other texts find
-    /// nothing; row by row.
+    /// For a misspelt key the correct one is suggested, for a key of another object that object's
+    /// key, and for other texts nothing.
     #[test]
     fn slips_find_the_key() {
         let timeouts = ["connectMs", "responseHeadMs", "responseBodyMs"];

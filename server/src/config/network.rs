@@ -13,7 +13,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `ADDRESS` or `ADDRESS/PREFIX`. Bits beyond the prefix must be zero: they are mostly a
+    /// Reads `ADDRESS` or `ADDRESS/PREFIX`. Bits beyond the prefix must be zero: they are usually a
     /// mistake. A prefix of IPv4-mapped addresses becomes an IPv4 prefix.
     ///
     /// # Errors

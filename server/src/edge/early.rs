@@ -1,9 +1,10 @@
 //! Signals before the reactor runs, while the program reads files and resolves names. Later ones are
 //! in `reactor/signal.rs`.
 //!
-//! SIGHUP, SIGUSR1, SIGUSR2 and signals without effect must not end the program then. Only SIGHUP is
-//! remembered. SIGINT and SIGTERM still end it, since a file or a resolver may hang. Nothing of the
-//! program runs before the loader has finished: the system's defaults apply for about a millisecond.
+//! During that time SIGHUP, SIGUSR1, SIGUSR2 and signals without effect must not end the program.
+//! Only SIGHUP is remembered. SIGINT and SIGTERM still end it, since a file or a resolver may hang.
+//! Nothing of the program runs before the loader has finished: the system's defaults apply for
+//! about a millisecond.
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

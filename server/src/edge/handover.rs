@@ -12,8 +12,8 @@
 //! | successor | [`READY`] |
 //! | predecessor | [`GO`] |
 //!
-//! A successor that is given up has therefore accepted no client. If the predecessor ends before it
-//! sends [`GO`], the successor ends, too.
+//! An abandoned successor has therefore accepted no client. If the predecessor ends before it sends
+//! [`GO`], the successor also ends.
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};

@@ -438,8 +438,8 @@ impl Writer {
         };
     }
 
-    /// Writes one line, continuing where a failed write stopped. Empties the buffer unless the
-    /// line was given up because the program ends.
+    /// Writes one line, continuing where a failed write stopped. Empties the buffer unless the line
+    /// was abandoned because the program ends.
     fn put(&mut self, line: &Line) {
         self.encode(line);
         let mut written = 0;

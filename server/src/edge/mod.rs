@@ -5,7 +5,7 @@
 //! manager and starts an upgrade.
 //!
 //! The reactor waits for none of these threads while the proxy serves. If reading the configuration
-//! hangs, it is given up after `timeouts.reloadMs`; a late result is dropped.
+//! hangs, it is abandoned after `timeouts.reloadMs`; a late result is dropped.
 pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod candidate;
@@ -218,7 +218,7 @@ impl Edge {
         self.recording.as_ref().map(RecordGuard::names)
     }
 
-    /// Starts reading the configuration again, or notes that it must be read once more.
+    /// Starts reading the configuration again, or notes that it must be read again.
     ///
     /// Returns how many readings must end until this request is served: 1, or 2 if one is in
     /// progress. `None` without a source of configuration.

@@ -3,7 +3,7 @@
 //! A separate thread reads the file, checks it, resolves the backends' names and opens new
 //! listeners and files. All of this may block. Then it wakes the reactor. Only one such thread is
 //! awaited at a time; signals that arrive meanwhile cause one more reading. A thread that hangs (on
-//! a pipe, a dead mount or a resolver) is given up after a time, so that later signals are not
+//! a pipe, a dead mount or a resolver) is abandoned after a time, so that later signals are not
 //! lost. Up to `HANGING_MAX` threads may hang at once.
 use std::fmt;
 use std::io;
@@ -70,7 +70,7 @@ pub(crate) struct Reloader<T> {
     state: State,
     /// The number of the current reading, or of the last one.
     reading: u64,
-    /// Threads that were given up and have not ended.
+    /// Abandoned threads that have not ended.
     hanging: usize,
 }
 
@@ -125,7 +125,7 @@ impl<T: Send + 'static> Reloader<T> {
     }
 
     /// Returns the result of the current reading; `None` if it has not arrived. Results of
-    /// readings that were given up are dropped.
+    /// abandoned readings are dropped.
     pub(crate) fn take(&mut self) -> Option<Reading<T>> {
         while let Ok((reading, loaded)) = self.loaded.try_recv() {
             match self.state {
@@ -153,7 +153,7 @@ impl<T: Send + 'static> Reloader<T> {
         }
     }
 
-    /// The time at which the current reading is given up.
+    /// The time at which the current reading is abandoned.
     pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Reading { deadline, .. } => Some(deadline),
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 
-    /// A reading that hangs is given up at its deadline and not before. The next one is taken, the
+    /// A reading that hangs is abandoned at its deadline and not before. The next one is taken, the
     /// late result of the first is not, and the number of hanging threads is bounded.
     #[test]
     fn hanging_readings_are_given_up() {

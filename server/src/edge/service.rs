@@ -41,13 +41,13 @@ impl Service {
     }
 
     /// Reports that the proxy stops. From now on no successor may take over, and one that is
-    /// starting is given up.
+    /// starting is abandoned.
     pub(crate) fn handle_stopping(&mut self) {
         self.notifier.stopping();
         self.upgrader.iter_mut().for_each(Upgrader::cancel);
     }
 
-    /// Whether a successor is starting, or being given up.
+    /// Whether a successor is starting, or being abandoned.
     pub(crate) fn is_upgrading(&self) -> bool {
         self.upgrader.as_ref().is_some_and(Upgrader::is_running)
     }

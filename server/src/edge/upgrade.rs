@@ -166,8 +166,8 @@ impl Upgrader {
     }
 }
 
-/// Starts the program and hands over, by a pair of sockets. Returns the id of the new process.
-/// The upgrade is given up when the sender of `given_up` is dropped and the socket is shut down.
+/// Starts the program and hands over, by a pair of sockets. Returns the id of the new process. The
+/// upgrade is abandoned when the sender of `given_up` is dropped and the socket is shut down.
 fn upgrade(
     program: &Program,
     handover: Handover,
@@ -200,7 +200,7 @@ fn upgrade(
     Err(format!("process {id}: {what}"))
 }
 
-/// Waits until the process has ended, for `time` at most, or until it is given up.
+/// Waits until the process has ended, for `time` at most, or until it is abandoned.
 fn wait_for(child: &Child, time: Duration, given_up: &Receiver<()>) {
     let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
     let (sender, ended) = crossbeam_channel::bounded(1);
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(Program::new(None, Vec::new()).expect("a path").path, own);
     }
 
-    /// A process that ends, one that is silent, and one that sends an unknown reply are given up,
+    /// A process that ends, one that is silent, and one that sends an unknown reply are abandoned,
     /// each with its reason. A file that cannot be run is named.
     #[test]
     fn failures_are_named() {

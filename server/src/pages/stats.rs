@@ -458,7 +458,7 @@ mod tests {
         assert_eq!(urls, [&json!("http://B"), &json!("http://A"), &Value::Null]);
     }
 
-    /// Responses are counted by the least bound that their time does not exceed.
+    /// A response is counted at the lowest bound that its time does not exceed.
     #[test]
     fn head_times_have_their_bounds() {
         let mut times = Histogram::default();

@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     pub(crate) scratch: Vec<u8>,
     /// The Host line of the backend that was chosen last, a guess for the next request. The head of
     /// a request is encoded before its backend is chosen, while the parsed head still borrows the
-    /// client's input. The guess is mostly right with a policy that holds its backend; then the
+    /// client's input. The guess is usually right with a policy that keeps its backend; then the
     /// bytes are final. Otherwise [`Session::handle_routed`](super::session::Session) replaces the
     /// value of the field, which moves the bytes after it.
     pub(crate) host_line: HostLine,

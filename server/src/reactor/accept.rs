@@ -49,7 +49,7 @@ impl Reactor {
                 let Some(listener) = self.listeners.get_mut(slot) else {
                     break;
                 };
-                // Clients mostly arrive one at a time. A failing accept costs six times as much as
+                // Clients usually arrive one at a time. A failing accept costs six times as much as
                 // a poll, because the system first creates a socket. After a turn that accepted
                 // many, half as many are accepted without a poll.
                 let is_sure = count == 0 || count < listener.burst / 2;

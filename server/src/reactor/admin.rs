@@ -101,7 +101,7 @@ impl AdminPort {
         }
     }
 
-    /// Returns the number of event streams, as of the last turn with work.
+    /// Returns the number of event streams at the last turn with work.
     pub(super) const fn streams(&self) -> usize {
         self.watchers
     }

@@ -118,7 +118,7 @@ struct Reactor {
     room: usize,
     /// Sockets by the slot of the connection's id.
     sockets: Vec<Option<Socket>>,
-    /// The proxy's next deadline, as of the end of the last turn.
+    /// The proxy's next deadline at the end of the last turn.
     deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,

@@ -31,7 +31,7 @@ pub(crate) struct Socket {
     /// Whether the peer has ended its side, possibly behind bytes that are not read yet. After a
     /// short read, the end must still be read.
     pub(crate) is_ending: bool,
-    /// Whether the connection broke, possibly with bytes of the peer left to read.
+    /// Whether the connection broke. Bytes of the peer may be left to read.
     pub(crate) is_broken: bool,
     /// Whether a write failed because the connection was reset. The system reports the reset once;
     /// a later read finds a clean end.
@@ -113,8 +113,8 @@ impl Socket {
         if self.is_outgoing { Source::Backend(self.conn) } else { Source::Client(self.conn) }
     }
 
-    /// Asks the poll to report room to write. Most sockets never need it. It lasts for the socket's
-    /// life.
+    /// Asks the poll to report room to write. Most sockets never need it. It stays in force as long
+    /// as the socket exists.
     #[cold]
     pub(crate) fn watch_writes(&mut self, registry: &Registry) -> io::Result<()> {
         if self.watches_writes {
@@ -179,7 +179,7 @@ impl Socket {
                 Err(error) => {
                     if error.kind() != ErrorKind::Interrupted {
                         self.is_writable &= error.kind() != ErrorKind::WouldBlock;
-                        // A broken pipe also follows a clean end.
+                        // A clean end causes a broken pipe, too.
                         let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
                         self.is_reset |= !is_clean.contains(&error.kind());
                         return Moved::none(&error);
@@ -196,14 +196,15 @@ impl Socket {
 
     /// Sends the end of the stream.
     pub(crate) fn shutdown(&self) {
-        // Fails if the connection broke. Then no end is needed.
+        // Fails if the connection broke. In that case no end is needed.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
     /// Closes the connection, with a reset if `with_reset` is set.
     pub(crate) fn close(self, with_reset: bool) {
         if with_reset {
-            // Without the option the close is a clean one, the best alternative.
+            // If the option cannot be set, the connection closes cleanly, which is the best
+            // alternative.
             let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
         } else if self.is_held {
             // If unread input is left, a close alone would drop the bytes that are held back.

@@ -99,7 +99,7 @@ impl Reactor {
         self.upkeep.call();
     }
 
-    /// Does what is due besides the traffic, and notes when it is due again.
+    /// Does the work that is due apart from the traffic, and notes when it is due again.
     #[cold]
     pub(super) fn keep_up(&mut self, events: &mut Events) -> io::Result<()> {
         self.upkeep.due_at = Instant::FAR_FUTURE;
@@ -109,7 +109,7 @@ impl Reactor {
             self.close_leaving();
         }
         let is_stop_due = self.is_stop_asked || self.stops_at.is_some_and(|at| at <= self.now);
-        // A successor that is being given up must end first, because it has the listeners, too.
+        // A successor that is being abandoned must end first, because it also has the listeners.
         if is_stop_due && !self.service.is_upgrading() {
             self.stop(events)?;
         }

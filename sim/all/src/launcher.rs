@@ -306,7 +306,7 @@ fn forward_signals(events: SyncSender<Event>) -> io::Result<()> {
 /// Interval of the checks whether all children still run.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Maximum number of lines that wait for a slow output. After that the children wait, too.
+/// Maximum number of lines that wait for a slow output. After that the children wait as well.
 const EVENTS_MAX: usize = 256;
 /// Time after which a child counts as listening even if it has logged no address.
 const START_MAX: Duration = Duration::from_secs(5);

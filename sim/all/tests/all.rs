@@ -119,7 +119,7 @@ fn a_demonstration_has_traffic_and_faults() {
     assert_eq!(program.exit_code(), Some(0), "{:#?}", program.seen);
 }
 
-/// If one of the three ends by itself, the others end, too. A line names it, with exit code 1.
+/// If one of the three ends by itself, the others end as well. A line names it, with exit code 1.
 #[test]
 fn all_end_when_one_does() {
     let ports = [("A_PORT", "0"), ("B_PORT", "0"), ("ADMIN_PORT", "0")];

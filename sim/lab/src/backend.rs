@@ -30,9 +30,9 @@ pub(super) struct Backend {
     model: Option<Model>,
     faults: Vec<FaultState>,
     condition: Condition,
-    /// The condition before the last change. The end of a fault replaces it, too.
+    /// The condition before the last change. The end of a fault also replaces it.
     former: Condition,
-    /// Changes of the condition so far, without the ends of faults.
+    /// The number of changes of the condition so far, not counting ends of faults.
     changes: u32,
 }
 
@@ -53,7 +53,7 @@ struct FaultState {
 /// The combined effect of the active faults.
 #[derive(Clone, Debug)]
 struct Condition {
-    /// Whether nothing but the speed differs from normal.
+    /// Whether only the speed differs from normal.
     is_faultless: bool,
     speed: f64,
     reach: Reach,
@@ -62,7 +62,7 @@ struct Condition {
     slow: Option<(f64, f64)>,
     /// Faults that respond to requests on arrival, without work.
     doors: Vec<usize>,
-    /// Classes of which a share gets 500.
+    /// Classes in which a share of the requests gets 500.
     fails: Vec<(usize, f64)>,
 }
 
@@ -121,7 +121,7 @@ pub(super) enum Reception {
 pub(super) enum Response {
     /// A good response.
     Good,
-    /// A response with a status that is not good.
+    /// A response with any other status.
     Status {
         status: u16,
         /// Its Retry-After, ms; 0 without one.
@@ -276,8 +276,8 @@ impl Backend {
         self.mean_work / self.own_speed
     }
 
-    /// Returns the number of changes of its speed or faults so far. The end of a fault is none: it
-    /// leaves nothing unknown.
+    /// Returns the number of changes of its speed or faults so far. The end of a fault does not
+    /// count, because it leaves nothing unknown.
     pub(super) const fn changes(&self) -> u32 {
         self.changes
     }
@@ -288,7 +288,7 @@ impl Backend {
         active.any(|fault| fault.kind == FaultKind::Crash)
     }
 
-    /// Returns whether its responses leave it.
+    /// Returns whether its responses get out.
     pub(super) fn is_heard(&self) -> bool {
         self.condition.reach != Reach::BlackHole
     }
@@ -304,7 +304,7 @@ impl Backend {
         }
     }
 
-    /// Redraws the speed. Returns false if that fault has ended.
+    /// Redraws the speed. Returns false if the fault has ended.
     pub(super) fn redraw_speed(&mut self, now: u64, index: usize) -> bool {
         if self.faults[index].is_active {
             self.redraw(index);
@@ -334,13 +334,13 @@ impl Backend {
         self.expected_in(&self.condition, now, ahead, charge)
     }
 
-    /// Returns the same for one who does not know of the last change.
+    /// Returns the same time as expected by an observer that does not know of the last change.
     pub(super) fn expected_before(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         self.expected_in(&self.former, now, ahead, charge)
     }
 
-    /// Returns the same for one who knows nothing about the backend but its size. `service` is the
-    /// mean time of a service, ns.
+    /// Returns the same time as expected by an observer that knows only the size of the backend.
+    /// `service` is the mean time of a service, ns.
     pub(super) fn expected_unknown(&self, ahead: usize, service: f64, charge: f64) -> f64 {
         self.station.expected_at(1.0, ahead, service).map_or(charge, |delay| delay.min(charge))
     }

@@ -127,7 +127,7 @@ impl Line {
     }
 }
 
-/// Returns the least time that at least a share of `q` does not exceed; 0 for none.
+/// Returns the shortest time that at least a share of `q` does not exceed; 0 for none.
 fn quantile(sorted: &[f32], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64 - 1e-9).ceil().max(1.0) as usize;
     sorted.get(rank - 1).or_else(|| sorted.last()).map_or(0.0, |ms| f64::from(*ms))

@@ -141,7 +141,7 @@ fn known(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
-/// Formats the shares of each group's backends: one share, or the least and the largest.
+/// Formats the shares of each group's backends: one share, or the smallest and the largest.
 fn shares(scenario: &Scenario, figures: &Figures) -> String {
     let mut text = String::new();
     let mut rest = figures.shares.as_slice();

@@ -59,9 +59,9 @@ pub struct Figures {
     /// The longest time from the return of a backend, by the end of its fault or by joining, until
     /// it gets 0.8 of its fair share, s; `None` if no backend returns.
     pub recovery_s: Option<f64>,
-    /// Unevenness among equal backends: the difference between the largest and the least number of
-    /// requests, divided by their mean; the worst of several groups. `None` without equal backends
-    /// free of faults.
+    /// Unevenness among equal backends: the difference between the largest and the smallest number
+    /// of requests, divided by their mean; the worst of several groups. `None` without equal
+    /// backends free of faults.
     pub unfairness: Option<f64>,
 }
 
@@ -145,7 +145,7 @@ impl Figures {
     }
 }
 
-/// Returns the least value that at least a share of `q` does not exceed; 0 for no values.
+/// Returns the smallest value that at least a share of `q` does not exceed; 0 for no values.
 fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
     if values.is_empty() {
         return 0.0;

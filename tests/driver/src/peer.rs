@@ -67,7 +67,7 @@ impl Peer {
         self.address.is_none()
     }
 
-    /// Returns whether the proxy has not closed the connection.
+    /// Returns whether the connection is open on the proxy's side.
     pub const fn is_open(&self) -> bool {
         self.closed.is_none()
     }

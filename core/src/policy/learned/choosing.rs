@@ -15,7 +15,7 @@ impl Learned {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<BackendId> {
-        // Costs in the tree are as of each backend's last event. Time alone only raises a cost, so
+        // Costs in the tree date from each backend's last event. Time alone only raises a cost, so
         // it suffices to weigh the winner again until it stays the winner, at most [`LOOKS_MAX`]
         // times.
         let mut slot = self.costs.draw(rng)?.slot;

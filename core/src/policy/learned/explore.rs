@@ -163,15 +163,15 @@ fn price(cost_ms: f64, usual_ms: f64) -> f64 {
     if usual_ms > 0.0 { (cost_ms / usual_ms - 1.0).clamp(TRIAL, TRIAL_MAX) } else { TRIAL }
 }
 
-/// The least price of a trial, and the balance that it needs.
+/// The minimum price of a trial, and the balance that it needs.
 const TRIAL: f64 = 1.0;
 /// The highest price, for a backend that failed everything: a trial each 3200 requests shows
 /// whether it has recovered. Chosen; a quarter of it and four times as much hardly change results
 /// in random scenarios.
 const TRIAL_MAX: f64 = 16.0;
-/// The least idle time before a trial, ms. Chosen; halving or doubling it hardly changes results.
+/// The minimum idle time before a trial, ms. Chosen; halving or doubling it hardly changes results.
 const IDLE_MIN_MS: f64 = 1000.0;
-/// The least idle time before a trial, in mean latencies of the pool. Chosen; halving or doubling
+/// The minimum idle time before a trial, in mean latencies of the pool. Chosen; halving or doubling
 /// it hardly changes results.
 const IDLE_LATENCIES: f64 = 30.0;
 /// Time between two searches for an idle backend. The work of one grows with the number of

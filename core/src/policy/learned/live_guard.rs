@@ -15,7 +15,7 @@
 //!
 //! Logarithms emphasise the usual request. By them a learner looks worse if it avoids a backend
 //! that is mostly fast and sometimes very slow (`seed_ab` of the lab). For a suspicion or demotion
-//! the learner must therefore have the higher mean cost, too, over the same samples.
+//! the learner must therefore also have the higher mean cost over the same samples.
 //!
 //! The slice, not the test, limits the speed of a verdict. It is therefore ten times as large, but
 //! at most a tenth of the requests, for the first ten samples and while an alarm is above a
@@ -88,7 +88,7 @@ impl LiveGuard {
         self.charge_ms = charge_ms;
     }
 
-    /// Whether the learner decides, as of the last request.
+    /// Whether the learner decides. Updated at each request.
     pub(super) const fn is_in_charge(&self) -> bool {
         self.demoted_until.is_none()
     }
@@ -232,7 +232,7 @@ const X_MAX: f64 = 3.0;
 const SAMPLES_MIN: f64 = 10.0;
 /// Samples that mean and deviation remember. Chosen.
 const SAMPLES_MAX: f64 = 2000.0;
-/// The least deviation. Otherwise a difference of one percent would be an extreme sample among
+/// The minimum deviation. Otherwise a difference of one percent would be an extreme sample among
 /// nearly equal costs. Chosen.
 const DEVIATION_MIN: f64 = 0.1;
 /// Keeps logarithms finite.

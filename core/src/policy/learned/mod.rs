@@ -1,6 +1,6 @@
 //! `learned`: shortest expected delay under a model that is learned online.
 //!
-//! Each request goes to the backend with the least `cost = q(n+1)/v · (1 + (0.08 + p·w)·(n+1)) +
+//! Each request goes to the backend with the lowest `cost = q(n+1)/v · (1 + (0.08 + p·w)·(n+1)) +
 //! T·excess`, drawn among equals:
 //! - v: the backend's relative speed ([`speed`])
 //! - q(n): its latency with n in flight if its speed were 1 ([`curve`])
@@ -34,18 +34,18 @@
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
 //! A cost rises while a backend works without completing anything. Speeds are estimated when a
-//! request ends, so a cost in the tournament tree is as of that time or of a later dispatch. If the
-//! winner has had more exposure than that of one completion since, its speed is estimated and its
-//! cost computed again, at most four times for each choice. If it still wins, it has the least cost
-//! of all, to within that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
-//! Lepski 1991.)
+//! request ends, so a cost in the tournament tree dates from that time or from a later dispatch. If
+//! the winner has had more exposure than that of one completion since, its speed is estimated and
+//! its cost computed again, at most four times for each choice. If it still wins, its cost is the
+//! lowest, with an error of at most that one completion. (Shortest expected delay: Whitt 1986;
+//! adaptive memory: Lepski 1991.)
 //!
 //! # Constants
-//! A constant without a source was chosen. "Insensitive" means that half and twice its value
-//! change the cost relative to the oracle's by at most 1.2 %, in the geometric mean over the
-//! scenarios of `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120
-//! antagonist partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. Other seeds
-//! change the same figure by up to 1.4 %.
+//! A constant without a source was chosen. "Hardly changes" means that halving or doubling the
+//! value changes the cost relative to the oracle's by at most 1.2 %, in the geometric mean over the
+//! scenarios of `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120 antagonist
+//! partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. Other seeds change the
+//! same figure by up to 1.4 %.
 mod calm;
 mod choosing;
 mod curve;
@@ -100,8 +100,7 @@ pub(crate) struct Learned {
     probation: usize,
     /// Whether it prefers the highest cost. Only for tests of the guard.
     is_inverted: bool,
-    /// Whether it serves as the model of another policy. It then excludes no backend for its
-    /// errors.
+    /// Whether it is the model of another policy. A model excludes no backend for its errors.
     is_model: bool,
     /// Decides whether ejections are worth their cost.
     regret: Regret,
@@ -289,7 +288,7 @@ impl Policy for Learned {
         self.shares.reserve(self.units.len());
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
         if self.is_model && self.present == 2 {
-            // While there was a single backend, its exposure was not measured. It is from now on.
+            // While there was a single backend, its exposure was not measured. Now it is.
             self.units.iter_mut().for_each(|unit| unit.looked_at = now);
         }
         self.count();
@@ -331,7 +330,7 @@ impl Policy for Learned {
         let slot = backend.index();
         let unit = &mut self.units[slot];
         if self.is_model && self.present < 2 {
-            // A single backend leaves nothing to decide, so nothing is measured.
+            // With a single backend there is nothing to decide, so nothing is measured.
             unit.take(now);
             return;
         }
@@ -421,7 +420,7 @@ impl Policy for Learned {
     }
 
     fn on_pause(&mut self, now: Instant, backend: BackendId) {
-        // The time so far was work of the backend and counts. From now on it belongs to the
+        // Until now the backend worked, so this time counts. The time that follows belongs to the
         // client.
         self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
@@ -494,7 +493,7 @@ impl Policy for Learned {
     }
 }
 
-/// Updates an average of latencies: the first sample is taken as it is, later ones with weight
+/// Updates an average of latencies: the first sample is used unchanged, later ones have weight
 /// 1/20.
 fn average(mean: &mut f64, ms: f64) {
     *mean = if *mean > 0.0 { *mean + LATENCY_ALPHA * (ms - *mean) } else { ms.max(LATENCY_MIN_MS) };

@@ -7,7 +7,7 @@ impl Learned {
     /// Fits the curve and the median of the speeds, and weighs all backends.
     pub(super) fn refresh(&mut self, now: Instant) {
         // A backend that is charged for its errors gets no requests that could show its recovery.
-        // Its errors therefore fade without requests, too.
+        // Its errors therefore fade even without requests.
         let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
         for slot in 0..self.units.len() {
             self.settle_up(slot);

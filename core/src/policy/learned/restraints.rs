@@ -153,7 +153,8 @@ const CAP_SHARE: f64 = 0.97;
 /// Growth of the cap per good response: one request per hundred responses. Chosen; halving or
 /// doubling it hardly changes results.
 const CAP_GROWTH: f64 = 0.01;
-/// The least growth of a cap, after several refusals have confirmed it. Chosen on random scenarios.
+/// The minimum growth of a cap, after several refusals have confirmed it. Chosen on random
+/// scenarios.
 const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
 /// The growth of a small cap, times the square of the requests in flight at the refusal: above
 /// [`CAP_GROWTH`] up to five. Chosen.

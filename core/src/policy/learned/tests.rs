@@ -381,7 +381,7 @@ fn who_is_up_gets_requests_while_the_learner_is_demoted() {
 }
 
 /// A backend that refuses single requests is ejected after the third in a row. The trial on
-/// probation is refused, too, and ejects it again. A backend that refuses only requests beyond its
+/// probation is also refused, and ejects it again. A backend that refuses only requests beyond its
 /// limit is not ejected: it gets no more at a time than it accepts.
 #[test]
 fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {

@@ -533,8 +533,8 @@ const STALE: f64 = 1.0;
 /// Completions that are overdue before a backend is stalled. In a Poisson process such a silence
 /// has probability e^−12. Chosen; halving or doubling it hardly changes results.
 const STALL_DUE: f64 = 12.0;
-/// The least silence before a backend is stalled, in mean latencies. Chosen; halving or doubling it
-/// hardly changes results.
+/// The minimum silence before a backend is stalled, in mean latencies. Chosen; halving or doubling
+/// it hardly changes results.
 const STALL_LATENCIES: f64 = 2.0;
 /// Above this many times the latency of a single request, a backend that refuses is full.
 /// Chosen; the run of [`learned`](super) does not reach it.

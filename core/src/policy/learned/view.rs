@@ -28,7 +28,7 @@ pub struct LearnedView {
     pub error_excess: f64,
     /// The cap of requests in flight after a refusal, if there was one.
     pub cap: Option<f64>,
-    /// The cost of one more request, ms, as of the last event of this backend.
+    /// The cost of one more request, ms, computed at the last event of this backend.
     pub cost_ms: f64,
 }
 

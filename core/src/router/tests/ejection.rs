@@ -90,7 +90,7 @@ fn a_fast_failure_costs_little_under_every_policy() {
     }
 }
 
-/// At one request a second, too, a recovered backend is back within 23 s: at most 8 s of back-off,
+/// Even at one request a second, a recovered backend is back within 23 s: at most 8 s of back-off,
 /// then 15 s. Pings count for all steps of the probation but the last.
 #[test]
 fn it_returns_at_low_rates() {

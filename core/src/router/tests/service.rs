@@ -35,7 +35,7 @@ fn in_flight(router: &Router, now: Instant) -> Vec<u32> {
     router.snapshot(now).backends.iter().map(|backend| backend.in_flight).collect()
 }
 
-/// Under every policy a drained backend gets no request, not even when all others are drained, too.
+/// Under every policy a drained backend gets no request, not even when all others are also drained.
 /// Its requests in flight end, and it is still pinged. It is used again once the configuration no
 /// longer drains it.
 #[test]

@@ -25,7 +25,7 @@ pub(super) struct Formatter {
     /// The second of the last line; `date` is its text.
     second: u64,
     date: Vec<u8>,
-    /// The address of the last line; `client` is its text. Clients mostly come from few addresses.
+    /// The address of the last line; `client` is its text. Most clients come from few addresses.
     ip: IpAddr,
     client: Vec<u8>,
     part: Part,

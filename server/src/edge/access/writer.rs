@@ -90,7 +90,7 @@ impl Writer {
         }
     }
 
-    /// Writes the lines of a block. Those that are given up are counted as lost.
+    /// Writes the lines of a block. Abandoned lines are counted as lost.
     pub(super) fn write(&mut self, records: &Records, now: Instant, time_of_day: SystemTime) {
         self.lines.clear();
         self.formatter.write(records, now, time_of_day, &mut self.lines);

@@ -173,7 +173,7 @@ impl Finder {
         }
     }
 
-    /// Starts what is due, and reports look-ups that hang.
+    /// Starts the look-ups that are due, and reports those that hang.
     fn work(&mut self, now: Instant) {
         let every = self.intervals();
         let mut under_way = self.hosts.values().filter(|host| host.since.is_some()).count();
@@ -234,7 +234,7 @@ impl Finder {
         }
     }
 
-    /// Whether the result of a look-up that was asked for has not arrived.
+    /// Whether the result of a requested look-up is outstanding.
     fn is_missing(&self, name: &str) -> bool {
         self.hosts
             .get(name)

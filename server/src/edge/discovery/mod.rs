@@ -1,9 +1,9 @@
 //! Finds backends while the proxy runs: looks names up again, and reads the watched file again.
 //!
 //! One thread keeps what is known. Everything that may block has a thread of its own that ends with
-//! its result: each look-up (`getaddrinfo` of the system), and each reading of the file. So a resolver
-//! or a mount that hangs holds up nothing but its own name or file: the last result stays in use. No
-//! thread is awaited at the end of the program.
+//! its result: each look-up (`getaddrinfo` of the system), and each reading of the file. So a
+//! resolver or a mount that hangs delays only its own name or file: the last result stays in use.
+//! No thread is awaited at the end of the program.
 //!
 //! The reactor gets the backends when they have changed, and applies them like a new configuration.
 mod finder;

@@ -76,7 +76,7 @@ impl Recent {
     }
 }
 
-/// Returns the least time of a bucket, ms.
+/// Returns the lower bound of a bucket, ms.
 fn start_ms(bucket: usize) -> f32 {
     f32::from_bits((FIRST + bucket as u32) << SHIFT) / 1e6
 }

@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Handles an end or unsolicited bytes of the client's own connection while no exchange used
-    /// it. The client's connection ends, too: now, or after the exchange in progress.
+    /// it. The client's connection ends as well: now, or after the exchange in progress.
     #[cold]
     pub(crate) fn handle_bound_ended(&mut self, now: Instant, shared: &mut Shared) {
         if let Some(buffer) = self.upstream.input.take() {

@@ -226,7 +226,7 @@ impl ClientHalf {
         matches!(self.receive, Receive::Tunnel)
     }
 
-    /// Whether a part of the current request's body has not arrived.
+    /// Whether a part of the current request's body is still to come.
     pub(super) fn lacks_body(&self) -> bool {
         matches!(&self.receive, Receive::Body { reader, .. } if !reader.is_over())
     }

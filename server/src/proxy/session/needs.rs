@@ -134,7 +134,7 @@ impl Needs {
     }
 
     /// Drops the needs by which an abandoned exchange would continue. Returns the connection whose
-    /// attempt was to be given up.
+    /// attempt was to be abandoned.
     pub(super) const fn cancel(&mut self) -> Option<ConnId> {
         self.asked &= !(ask::DISPATCH | ask::REDIAL | ask::STATS | ask::GIVE_UP | ask::ELSEWHERE);
         self.redial = None;
