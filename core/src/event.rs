@@ -307,7 +307,7 @@ pub struct Lease {
     pub(crate) policy_epoch: u32,
     /// The groups of the client and of the requested target.
     pub(crate) asker: Asker,
-    /// The rule by which the router chose, without those that only the policy's token shows.
+    /// The rule by which the router chose. Rules that only the policy's token shows are left out.
     pub(crate) reason: RouteReason,
 }
 

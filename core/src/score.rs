@@ -127,8 +127,8 @@ impl Weights {
 const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const LOSS_MAX: f64 = 0.98;
 const QUEUE_SCALE: f64 = 50.0;
-/// The largest reported queue that enters the average. At five times the scale tanh is within 0.01
-/// % of 1: a larger value would add hardly any points, and would only take longer to be forgotten.
+/// The largest reported queue that enters the average. At five times the scale, tanh is within 0.01
+/// % of 1. A larger value would add hardly any points and would only take longer to fade.
 pub(crate) const QUEUE_SAMPLE_MAX: f64 = 5.0 * QUEUE_SCALE;
 const CPU_SCALE_MS: f64 = 100.0;
 const MEMORY_SCALE_BYTES: f64 = 200.0 * 1024.0 * 1024.0;

@@ -50,7 +50,7 @@ impl Backend {
         Ok(backend)
     }
 
-    /// Uses other parameters for all requests from now on.
+    /// Uses other parameters for all further requests.
     pub fn set_parameters(&self, parameters: Parameters) -> Result<(), ParameterError> {
         parameters.check()?;
         self.host.set_parameters(parameters);

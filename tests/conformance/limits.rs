@@ -225,8 +225,8 @@ fn refused_clients_leave_descriptors() {
     }
 }
 
-/// A request that met a closed idle connection uses only new connections from then on. It is sent
-/// at most once more than `limits.attempts`, which is 3 here.
+/// A request that met a closed idle connection then uses only new connections. It is sent at most
+/// once more than `limits.attempts`, which is 3 here.
 #[test]
 fn attempts_with_stale_connections() {
     let mut config = Config::default();

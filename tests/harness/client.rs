@@ -15,7 +15,7 @@ pub enum Step {
     Send(Vec<u8>),
     /// Send bytes in one piece that the network does not cut.
     SendWhole(Vec<u8>),
-    /// Expect one more response from now on.
+    /// Expect one more response.
     Ask {
         /// The facts that the reader of the response needs.
         asked: Asked,

@@ -200,7 +200,7 @@ impl Draft {
         }
     }
 
-    /// Expects its response from now on.
+    /// Begins to expect its response.
     fn ask(&mut self) {
         let asked = Asked {
             is_head: self.method == "HEAD",

@@ -6,7 +6,7 @@ use crate::errors::{Errors, Rare};
 use crate::estimate::Fading;
 use crate::time::Instant;
 
-/// Responses with status 4xx, without those that only one client provokes.
+/// Responses with status 4xx, not counting those that only one client provokes.
 #[derive(Debug, Default)]
 pub(super) struct Declines {
     /// The recent ones; they fade with time.
@@ -15,14 +15,15 @@ pub(super) struct Declines {
     of_late: Rare,
     /// Those among about the last [`DECLINES_BEFORE`] requests.
     before: Rare,
-    /// The number in a row, and the time at which the latest of their requests was sent.
+    /// The length of the current run of 4xx, and the time at which the latest of its requests was
+    /// sent.
     in_row: (u32, Instant),
     comparison: Comparison,
 }
 
 impl Declines {
-    /// Records a good response to a request that was sent at `routed_at`. If that was before a
-    /// request with 4xx, the response shows an earlier state and does not end the row.
+    /// Records a good response to a request that was sent at `routed_at`. If a request that got a
+    /// 4xx was sent later, the response shows an earlier state and does not end the run.
     #[inline]
     pub(super) fn succeeded(&mut self, routed_at: Instant) {
         let (row, sent_at) = self.in_row;
@@ -39,7 +40,7 @@ pub(crate) struct Comparison {
     pub(crate) at: Instant,
     /// Whether it sent far more 4xx than the others.
     pub(crate) stands_out: bool,
-    /// Whether it has begun to send 4xx for most requests, and another backend has not.
+    /// Whether it has begun to send 4xx for most requests while another backend has not.
     pub(crate) has_turned: bool,
 }
 
@@ -54,7 +55,7 @@ impl Backend {
         self.requests.declines.in_row = (row.saturating_add(1), sent_at.max(routed_at));
     }
 
-    /// The number of 4xx in a row.
+    /// The length of the current run of 4xx.
     pub(crate) const fn declines_in_row(&self) -> u32 {
         self.requests.declines.in_row.0
     }
@@ -99,5 +100,5 @@ impl Backend {
 const DECLINES_MEMORY: f64 = 32.0;
 /// The number of requests that define a backend's usual share of 4xx.
 const DECLINES_BEFORE: f64 = 512.0;
-/// The share up to which its 4xx are rare.
+/// Up to this share, its 4xx count as rare.
 const DECLINES_FEW: f64 = 0.1;

@@ -124,7 +124,7 @@ impl BackendTable {
         Some(done)
     }
 
-    /// The time at which the next hold ends; from then on [`release`](Self::release) is due.
+    /// The time at which the next hold ends and [`release`](Self::release) is due.
     pub(crate) const fn releases_at(&self) -> Instant {
         self.releases_at
     }

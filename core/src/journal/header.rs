@@ -29,7 +29,8 @@ pub struct Header {
     /// The wall clock at that time, nanoseconds since 1970; 0 if unknown.
     pub wall_clock_nanos: u64,
     /// The number of the file in its recording, from 0. The records before a later file are in
-    /// other files, which may be missing. Decisions can only be checked from the first file on.
+    /// other files, which may be missing. Decisions can be checked only if the first file is
+    /// present.
     pub part: u32,
 }
 

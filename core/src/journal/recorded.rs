@@ -38,7 +38,7 @@ struct Origin {
 /// Receives the blocks of a journal. It does not block the caller, except briefly for the last
 /// block: blocks that it cannot take are lost and counted.
 pub trait JournalSink: fmt::Debug + Send {
-    /// Sets the header of files that begin from now on. The sink numbers the files (`part`).
+    /// Sets the header of the files that begin after this. The sink numbers the files (`part`).
     fn begin(&mut self, header: &Header);
 
     /// Takes a block. Returns `true` if it was taken, with an empty buffer in `block`, and `false`
@@ -72,7 +72,7 @@ impl RecordedRouter {
         Ok(Self { router, journal: None, header, origin })
     }
 
-    /// Records all inputs from now on. `wall_clock_nanos` is the time of day, nanoseconds since
+    /// Begins to record all inputs. `wall_clock_nanos` is the time of day, nanoseconds since
     /// 1970. Does nothing after the first input, because a journal must begin with its router.
     pub fn record_into(&mut self, mut sink: Box<dyn JournalSink>, wall_clock_nanos: u64) {
         let Some(origin) = self.origin.take() else {
@@ -90,7 +90,7 @@ impl RecordedRouter {
         self.journal = Some(Box::new(journal));
     }
 
-    /// Records all inputs from now on. Any earlier recording ends. Unless this is the router's first
+    /// Begins to record all inputs. Any earlier recording ends. Unless this is the router's first
     /// input, the recording begins like the second file of a longer one: its decisions can be read
     /// and explained, but not compared.
     pub fn record_from_now(
@@ -192,7 +192,7 @@ impl RecordedRouter {
         Some(action)
     }
 
-    /// Returns the counts of the recording; `None` without one.
+    /// Returns the counts of the recording; `None` if there is none.
     pub fn recording(&self) -> Option<RecordingCounts> {
         self.journal.as_ref().map(|journal| journal.counts())
     }

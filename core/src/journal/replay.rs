@@ -44,7 +44,7 @@ pub enum Step {
         replayed: Option<(ProbeId, BackendId, ProbeKind)>,
     },
     /// Records are missing before this one, or a lease ended that was never issued. Nothing can be
-    /// compared from here on.
+    /// compared from here.
     Unknown,
 }
 

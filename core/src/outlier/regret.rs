@@ -39,7 +39,7 @@ pub(crate) struct Saving {
     pub(crate) failed: f64,
     /// The share of failures at the other backends.
     pub(crate) others: f64,
-    /// The share of all requests that were refused, without those that `failed` counts. `None` while
+    /// The share of all requests that were refused, not counting those in `failed`. `None` while
     /// another backend is out: the refusals may be due to that ejection.
     pub(crate) refused: Option<f64>,
     /// The average latency of the other backends, ms.

@@ -158,7 +158,8 @@ impl Backend {
         said[begin.unwrap_or(0)..].iter().map(|(_, queue)| queue.min(250.0)).collect()
     }
 
-    /// The weight of a figure by its last report: 1 within a report interval, 0 from three on.
+    /// The weight of a figure by its last report: 1 within a report interval, 0 after three or
+    /// more.
     fn weight(&self, said: &[(u64, f64)], rules: &Rules) -> f64 {
         let Some((at, _)) = said.last() else { return 0.0 };
         let age = (self.heard_at - at) as f64 / rules.probes.report_interval.as_millis() as f64;

@@ -22,16 +22,17 @@ pub(crate) struct Record {
     pub(crate) received: u64,
     /// Bytes of the response that the client's connection accepted, heads included.
     pub(crate) sent: u64,
-    /// Bytes of heads among them, interim ones included.
+    /// The part of these bytes that belongs to heads, including interim ones.
     pub(crate) heads: u64,
     /// From the start to the end of the request's head.
     pub(crate) head: Span,
-    /// Time of waiting for a backend with room.
+    /// The wait for a backend with room.
     pub(crate) queue: Span,
-    /// Time to connect to the backend, or until that failed; missing with a kept connection.
+    /// Time until the connection to the backend was open or had failed; missing with a kept
+    /// connection.
     pub(crate) connect: Span,
-    /// From the last dispatch to the response's head, or to the end of an attempt without one;
-    /// without waiting for the client.
+    /// From the last dispatch to the response's head, or to the end of an attempt without one. The
+    /// wait for the client is excluded.
     pub(crate) backend: Span,
     /// From the start to the response's head.
     pub(crate) first_byte: Span,
@@ -142,9 +143,9 @@ pub(crate) enum Ending {
     Refused,
     /// Every backend was full, and so was the queue, or no backend had room in time.
     Queue,
-    /// There was no backend to try.
+    /// No backend could be tried.
     NoBackend,
-    /// The backend could not be connected.
+    /// The connection to the backend could not be made.
     ConnectFailed,
     /// The backend sent or accepted nothing for too long.
     BackendTimeout,

@@ -48,7 +48,7 @@ const SLOW_EVERY: Duration = Duration::from_millis(100);
 pub(crate) enum Action {
     /// Send the end of the stream; reading continues.
     Shutdown(usize),
-    /// Close it; its number may be used again from now on.
+    /// Close it. Its number may then be used again.
     Close(usize),
 }
 

@@ -84,7 +84,7 @@ impl Host for Machine {
     }
 }
 
-/// Maximum size of a recording in bytes. It is held in memory as a whole. A ring of files
+/// Maximum size of a recording in bytes. The whole recording is held in memory. A ring of files
 /// (`recording.bytesMax`) keeps each file smaller.
 const RECORDING_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
@@ -96,7 +96,7 @@ mod tests {
         Machine { progress: Progress::new(false) }
     }
 
-    /// A device, a folder or a file that is too large is not read.
+    /// Devices, folders and files that are too large are not read.
     #[test]
     fn only_regular_files_of_a_bearable_size_are_read() {
         let irregular = "is not a regular file";
@@ -107,7 +107,7 @@ mod tests {
         }
         let name = format!("intelliproxy-large-{}", std::process::id());
         let file = std::env::temp_dir().join(name).to_string_lossy().into_owned();
-        // Sparse: it takes no room.
+        // A sparse file: it takes no space on disk.
         let large = fs::File::create(&file).expect("a file");
         large.set_len(RECORDING_BYTES_MAX + 1).expect("a sparse file");
         assert_eq!(machine().read(&file), Err("larger than 4294967296 bytes".to_owned()));

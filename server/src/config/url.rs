@@ -81,7 +81,7 @@ impl fmt::Display for UrlError {
 
 impl std::error::Error for UrlError {}
 
-/// The port of `http` URLs without one.
+/// The port of `http` URLs that name none.
 const DEFAULT_PORT: u16 = 80;
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const WRITE_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Control {
     /// By the connection's number.
     sessions: [Option<Session>; CONNECTIONS_MAX],
-    /// Connections that are over; their numbers may be used again from now on.
+    /// Connections that are over. Their numbers may be used again.
     closed: VecDeque<usize>,
 }
 

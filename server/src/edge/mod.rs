@@ -243,7 +243,7 @@ impl Edge {
         Some(readings)
     }
 
-    /// Finds the backends of a configuration from now on, in which `found` are in use.
+    /// Begins to find the backends of a configuration, in which `found` are in use.
     pub(crate) fn follow(&mut self, discovery: Discovery, config: &Config, found: Found) {
         self.discovery = discovery;
         let waker = Arc::clone(&self.waker);

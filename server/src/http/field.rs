@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     /// Marks the fields that Connection names in a head with `fields`. Returns the names of the
-    /// unmarked fields, without those that the proxy knows.
+    /// unmarked fields, except those that the proxy knows.
     fn kept(fields: &str) -> Vec<String> {
         let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
         let mut slots = Slots::new();

@@ -170,7 +170,7 @@ impl Proxy {
         self.upstreams.record_into(sink, wall_clock_nanos);
     }
 
-    /// Records every input of the router from now on. An earlier recording ends.
+    /// Begins to record every input of the router. An earlier recording ends.
     pub fn record_from_now(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! Limits for each client: connections at the same time, and requests per second.
+//! Limits for each client: simultaneous connections, and requests per second.
 //!
 //! A client is an IPv4 address or an IPv6 network of 64 bits, which one customer usually has.
 //! Trusted hops (`forwarding.trusted`) have no such limits: they carry the traffic of other

@@ -35,7 +35,7 @@ pub(super) struct RateTable {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     client: u64,
-    /// The time at which the bucket is full, nanoseconds; the slot is free from then on.
+    /// The time at which the bucket is full, nanoseconds; then the slot is free.
     full_at: u64,
 }
 

@@ -67,7 +67,7 @@ impl Program {
         started
     }
 
-    /// Reads the log from another file from now on.
+    /// Switches to reading the log from another file.
     pub(crate) fn read_log(&mut self, log: File) {
         self.log = BufReader::new(log);
     }

@@ -144,7 +144,7 @@ struct World {
 
 #[derive(Debug)]
 struct Request {
-    /// Time at which it had arrived completely: its client waits from then on.
+    /// Time at which it had arrived completely and its client began to wait.
     from: u64,
     draw: Draw,
     /// Work, ms. Negative: drawn by its backend.

@@ -218,7 +218,7 @@ impl Driver {
         }
     }
 
-    /// Lets a peer accept `takes` bytes from now on.
+    /// Lets a peer accept `takes` more bytes.
     pub fn take(&mut self, conn: ConnId, takes: usize) {
         self.peer_mut(conn).takes = takes;
         self.run();
@@ -416,7 +416,7 @@ impl Driver {
         *self.places.get(&conn).expect("a connection of this proxy")
     }
 
-    /// Returns a peer whose bytes may move from now on.
+    /// Returns a peer and lets its bytes move.
     fn peer_mut(&mut self, conn: ConnId) -> &mut Peer {
         let at = self.place(conn);
         if self.moving == Moving::AtOnce {

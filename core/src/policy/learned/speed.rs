@@ -13,8 +13,8 @@
 //!
 //! A longer memory describes an earlier time if its interval and that of the memory in use would be
 //! disjoint even at twice their width. All memories longer than the one in use then restart with
-//! its contents. Without this rule, one longer memory after the other estimated a standard error or
-//! two below a recovered speed, and a backend got half its share for 30 s.
+//! its contents. Without this rule, the longer memories in turn gave estimates one or two standard
+//! errors below a recovered speed, and a backend got half its share for 30 s.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,8 +79,9 @@ impl Speed {
         self.block = Stretch::default();
     }
 
-    /// Takes back exposure of a time in which nothing was due, until the speed of each memory is
-    /// `most`: how much of the exposure belonged to other requests is known only roughly.
+    /// Takes back the exposure of a time in which no completion was due, until the speed of each
+    /// memory is `most`. It is known only roughly how much of that exposure belonged to other
+    /// requests.
     pub(super) fn withdraw_up_to(&mut self, dx: f64, most: f64) {
         let before = self.exposure;
         self.withdraw(dx);
@@ -110,8 +111,8 @@ impl Speed {
         }
         // N completions in clumps of phi are as much evidence as N/phi independent ones.
         let first = (0..MEMORIES - 1).find(|memory| phi < f64::from(2_u32 << memory)).unwrap_or(0);
-        // Intersects the intervals from the shortest memory on. The first empty intersection shows
-        // that the longer memory contains an earlier speed.
+        // Intersects the intervals, beginning with the shortest memory. The first empty
+        // intersection shows that the longer memory contains an earlier speed.
         let (mut lowest, mut highest) = (low[first], high[first]);
         let mut used = first;
         for memory in first + 1..MEMORIES {
@@ -151,7 +152,7 @@ impl Speed {
     }
 }
 
-/// The exposure that a configured weight counts as: the length of the shortest memory. About as
+/// A configured weight counts as this much exposure: the length of the shortest memory. About as
 /// many completions correct a wrong weight.
 const START: f64 = 8.0;
 

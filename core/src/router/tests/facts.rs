@@ -30,8 +30,7 @@ fn the_score_is_the_rule() {
     world.end(lease, Outcome::Abandoned);
 }
 
-/// Loss counts from the fifth ping on. By hand: the second of five fails, so the loss is 0.2 ·
-/// 0.8³.
+/// Loss counts from the fifth ping. By hand: the second of five fails, so the loss is 0.2 · 0.8³.
 #[test]
 fn loss_counts_from_the_fifth_ping_on() {
     let mut world = World::new(&["a"]);

@@ -18,7 +18,8 @@ pub(super) enum Message {
     /// Look up the names of a configuration and read its file, and reply what is known when all of it
     /// has ended, or at `until`.
     Look { config: Box<Config>, until: Instant, reply: Sender<Known> },
-    /// Find the backends of this configuration from now on. `used` are those in use.
+    /// Find the backends of this configuration. It replaces the last one; `used` are the backends
+    /// in use.
     Follow { config: Box<Config>, used: Box<Found>, generation: u64 },
     /// A look-up has ended.
     LookedUp { host: String, result: Result<Vec<IpAddr>, String> },

@@ -139,7 +139,7 @@ impl Live {
         }
     }
 
-    /// Samples from now on, or stops it.
+    /// Starts or stops sampling.
     pub(crate) fn set_sampling(&mut self, now: Instant, is_wanted: bool) {
         if is_wanted != self.step_at.is_some() {
             self.step_at = is_wanted.then_some(now);

@@ -86,7 +86,7 @@ impl Session {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
-        // A backend that refuses the connection got nothing and is down from now on. While another
+        // A backend that refuses the connection got nothing and now counts as down. While another
         // one is up, it is no attempt: several may go at the same moment.
         let is_unreached = std::mem::take(&mut exchange.is_unreached) && attempts_max > 1;
         let attempts = match error {

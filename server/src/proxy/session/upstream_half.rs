@@ -99,7 +99,7 @@ pub(crate) struct PassedHead {
     pub(crate) len: usize,
     /// Whether it is forwarded unchanged.
     pub(crate) is_verbatim: bool,
-    /// Offset of an added Date line in a head that is forwarded unchanged; 0 without one.
+    /// Offset of an added Date line in a head that is forwarded unchanged; 0 if there is none.
     pub(crate) date_at: usize,
     pub(crate) kind: HeadKind,
 }
@@ -117,7 +117,7 @@ pub(crate) enum HeadKind {
         framing: Framing,
         writer: BodyWriter,
         kept: Option<Duration>,
-        /// Whether the connection belongs to the client from now on.
+        /// Whether the connection now belongs to the client.
         binds: bool,
         is_client_persistent: bool,
         /// The refusal, if the response is one.

@@ -65,7 +65,7 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    /// Keeps the last decisions from now on, or drops them.
+    /// Begins to keep the last decisions, or drops them.
     pub(crate) fn keep_decisions(&mut self, is_wanted: bool) {
         if is_wanted != self.decisions.is_some() {
             self.decisions = is_wanted.then(Box::default);

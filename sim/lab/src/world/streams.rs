@@ -70,7 +70,7 @@ impl World {
         }
     }
 
-    /// Handles the last byte of a request: from now on it waits for its backend.
+    /// Handles the last byte of a request: now it waits for its backend.
     #[cold]
     pub(super) fn resume(&mut self, number: u64) {
         let index = number.checked_sub(self.oldest);
