@@ -1,7 +1,7 @@
 //! Forwarded heads. Hop-by-hop fields are removed (RFC 9110 section 7.6.1) and the proxy's fields
-//! are added. Host, the X-Forwarded fields, Forwarded, Content-Length and Max-Forwards may be
-//! replaced or removed, as may fields of the names that the proxy adds by configuration. All others
-//! stay unchanged and in order.
+//! are added. These may be replaced or removed: Host, the X-Forwarded fields, Forwarded,
+//! Max-Forwards, Expect in HTTP/1.0, Content-Length of a response, fields with a name that the
+//! proxy adds, and names that only look like a known one. All others stay unchanged and in order.
 use std::net::IpAddr;
 use std::ops::Range;
 
