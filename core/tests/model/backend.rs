@@ -21,6 +21,8 @@ pub(crate) struct Backend {
     pub(crate) refused: u64,
     /// The end of its hold.
     pub(crate) held_until: u64,
+    /// Whether it was down after the last event.
+    pub(crate) was_down: bool,
     /// Requests in flight that are not work for it.
     pub(crate) aside: u32,
     pub(crate) responses: Vec<f64>,
@@ -70,6 +72,7 @@ impl Backend {
             turned_away: Vec::new(),
             refused: 0,
             held_until: 0,
+            was_down: false,
             aside: 0,
             responses: Vec::new(),
             touched_at: now,

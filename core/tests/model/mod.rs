@@ -202,9 +202,12 @@ impl Model {
     /// Replaces a current backend that is unusable or held as soon as another one is better.
     pub(crate) fn settle(&mut self, now: u64) {
         for backend in self.backends.values_mut() {
-            if backend.health(&self.rules) == Health::Down {
+            let is_down = backend.health(&self.rules) == Health::Down;
+            // A hold that a backend requests while it is down outlasts its recovery.
+            if is_down && !backend.was_down {
                 backend.held_until = 0;
             }
+            backend.was_down = is_down;
         }
         let Some(current) = self.current.filter(|id| !self.is_free(*id)) else {
             return;
