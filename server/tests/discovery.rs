@@ -4,6 +4,7 @@ mod process;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::process::Command;
 use std::thread;
 
 use process::{Folder, Program};
@@ -44,7 +45,7 @@ fn replace(folder: &Folder, text: &str) {
 }
 
 /// The backends of a watched file join and leave, in both forms, together with a configured one. A
-/// bad or missing file changes nothing and is logged once.
+/// bad or missing file, or a pipe in its place, changes nothing and is logged once.
 #[test]
 fn a_watched_file_is_followed() {
     let folder = Folder::new("discovery-file");
@@ -80,6 +81,14 @@ fn a_watched_file_is_followed() {
     let line = program.line_with("cannot be read");
     assert!(line.ends_with("keeping the last 1 backends from it"), "{line}");
     assert!(count(&letters(&program), 'c') >= 8);
+    // A pipe without a writer does not stop the watch.
+    let pipe = folder.path("found.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    program.line_with("found.json: cannot be read: is not a regular file");
+    replace(&folder, &format!(r#"{{"backends": [{{"name": "B", "url": "http://{b}"}}]}}"#));
+    program.line_with("can be used again");
+    let line = program.line_with("discovery: added");
+    assert!(line.ends_with("discovery: added B; removed C"), "{line}");
 }
 
 /// A name that does not resolve does not end the program: it is not ready, says so once, and serves

@@ -1,12 +1,12 @@
 //! The watched file: read once a second and compared by its content. A ConfigMap swaps links, so
 //! neither the times of the file nor a notice of the system would do.
-use std::fs::File;
-use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
 use crate::config::{BackendConfig, FileError, backends_from_file};
+use crate::edge::disk::read_named;
 use crate::plain::os_error_text;
 
 /// A file and its last good content.
@@ -91,16 +91,10 @@ pub(crate) fn read_backends(path: &str) -> Result<Vec<BackendConfig>, String> {
     read(path).and_then(|bytes| parse(path, bytes))
 }
 
-/// Reads a file of at most [`FILE_BYTES_MAX`] bytes. May block.
+/// Reads a regular file of at most [`FILE_BYTES_MAX`] bytes. May block, but not on a pipe.
 pub(super) fn read(path: &str) -> Result<Vec<u8>, String> {
-    let fail = |error: &std::io::Error| format!("{path}: cannot be read: {}", os_error_text(error));
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| fail(&error))?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| fail(&error))?;
-    match bytes.len() as u64 > FILE_BYTES_MAX {
-        true => Err(format!("{path}: is larger than {FILE_BYTES_MAX} bytes")),
-        false => Ok(bytes),
-    }
+    read_named(Path::new(path), FILE_BYTES_MAX)
+        .map_err(|error| format!("{path}: cannot be read: {}", os_error_text(&error)))
 }
 
 fn parse(path: &str, bytes: Vec<u8>) -> Result<Vec<BackendConfig>, String> {
