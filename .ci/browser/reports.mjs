@@ -68,6 +68,17 @@ async function isSound(page) {
   assert.deepEqual(serious.map(({ id, nodes }) => `${id}: ${nodes[0].html} ${nodes[0].failureSummary}`), []);
 }
 
+test("a printed report has the charts that nobody scrolled to", async () => {
+  const { url } = report("print.html", lab(), ["brownout", "sinkhole", "--duration-scale", "0.1", "--seeds", "1"]);
+  const page = await browser.newPage();
+  await page.goto(url);
+  await page.pdf();
+  const figures = await page.locator("figure[data-chart]:visible").count();
+  assert.ok(figures >= 4, `${figures} charts`);
+  assert.equal(await page.locator("figure[data-chart]:visible canvas").count(), figures);
+  await page.close();
+});
+
 const looks = [{ colorScheme: "light" }, { colorScheme: "dark" }, { viewport: { width: 360, height: 780 } }];
 
 test("the report of the lab has the table of the text, charts, and those of another policy by choice", async () => {

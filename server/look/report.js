@@ -34,17 +34,24 @@
     chart.mark(of.marks);
   };
 
+  const drawOnce = (figure) => {
+    if (!figures.delete(figure)) return;
+    seen.unobserve(figure);
+    draw(figure);
+  };
   const seen = new IntersectionObserver(
     (entries) => {
       for (const entry of entries) {
         if (!entry.isIntersecting) continue;
-        seen.unobserve(entry.target);
-        draw(entry.target);
+        drawOnce(entry.target);
       }
     },
     { rootMargin: "400px" },
   );
-  document.querySelectorAll("figure[data-chart]").forEach((figure) => seen.observe(figure));
+  const figures = new Set(document.querySelectorAll("figure[data-chart]"));
+  figures.forEach((figure) => seen.observe(figure));
+  // A printed report has every chart, including those that nobody scrolled to.
+  addEventListener("beforeprint", () => [...figures].filter((figure) => figure.offsetParent).forEach(drawOnce));
 
   for (const select of document.querySelectorAll(".choice select")) {
     const id = select.id.slice("choice-".length);
