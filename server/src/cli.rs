@@ -96,7 +96,7 @@ fn check(config: Box<Config>, file: Option<&str>, is_offline: bool) -> ExitCode 
     print(&format!("{prefix}configuration is valid"))
 }
 
-/// How this process was started.
+/// The circumstances of the start of this process.
 struct Start {
     /// The name by which the program was called.
     name: Option<OsString>,

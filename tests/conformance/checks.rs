@@ -30,8 +30,8 @@ fn respond(driver: &mut Driver, start: &str, response: &str) -> usize {
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// Where no backend has the path of the pings, one notice reports it, none is down, and requests are
-/// spread over all. When one of them has it, the others are down.
+/// If no backend has the path of the pings, one notice reports it, all backends stay up, and
+/// requests are spread over all. When one of them has the path, the others are down.
 #[test]
 fn a_path_that_nobody_has_takes_nobody_down() {
     let text = r#"{"routing": {"policy": "least_request"}, "backends": [

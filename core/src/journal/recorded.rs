@@ -192,7 +192,7 @@ impl RecordedRouter {
         Some(action)
     }
 
-    /// Returns the counts of the recording; `None` if there is none.
+    /// Returns the counts of the recording; `None` without a recording.
     pub fn recording(&self) -> Option<RecordingCounts> {
         self.journal.as_ref().map(|journal| journal.counts())
     }

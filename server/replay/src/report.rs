@@ -54,8 +54,8 @@ fn rows(text: &str) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// Lines are split after their labels, and the following lines have none; a line of another
-    /// form is kept.
+    /// Lines are split after their labels; following lines have no label. A line of another form is
+    /// kept.
     #[test]
     fn lines_are_rows() {
         let text = "traffic    A: 1 request\n           and more\nshort\ngrößeres X und\n";

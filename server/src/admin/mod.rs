@@ -40,7 +40,7 @@ pub(crate) const CONNECTIONS_MAX: usize = 16;
 const STREAMS_MAX: usize = 12;
 /// Time between two parts of an event stream to one reader.
 const PART_EVERY: Duration = Duration::from_millis(5);
-/// Time between two looks at a reader that has not taken the last part.
+/// Time after which a reader that has not taken the last part is checked again.
 const SLOW_EVERY: Duration = Duration::from_millis(100);
 
 /// An action that the admin pages request from their driver.
@@ -58,7 +58,7 @@ pub(crate) struct Admin {
     /// By the connection's number.
     sessions: [Option<Session>; CONNECTIONS_MAX],
     pages: Pages,
-    /// The time of the next look at the event streams.
+    /// The time at which the event streams are checked next.
     streams_at: Option<Instant>,
     actions: VecDeque<Action>,
     /// The Date line of responses.
@@ -340,7 +340,7 @@ fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static
     }
 }
 
-/// Shortest time between two looks at the streams while a sample is in progress.
+/// Shortest time after which the streams are checked again while a sample is in progress.
 const STEP: Duration = Duration::from_millis(1);
 const TOO_MANY: &str = "503 Service Unavailable: too many event streams\n";
 const NO_STREAM: &str =

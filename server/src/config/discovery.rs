@@ -29,7 +29,7 @@ impl Default for DiscoveryRules {
     }
 }
 
-/// What is known of names and of the watched file.
+/// The last results of look-ups and of the watched file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Known {
     /// The addresses of each host that was looked up, in the order of connection attempts.

@@ -54,7 +54,7 @@ impl Environment {
     }
 }
 
-/// The connection to the service manager. If there is none, nothing is sent.
+/// The connection to the service manager. Without one, nothing is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     socket: Option<UnixDatagram>,

@@ -1,4 +1,4 @@
-//! Which representations a client takes.
+//! The representations that a client accepts.
 use super::field::tokens;
 
 /// Returns whether a list of media types or codings has this one, and not with the weight 0 (RFC 9110

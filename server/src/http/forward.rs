@@ -243,7 +243,7 @@ fn encode_line(method: &str, path: &[u8], out: &mut Buffer) -> &'static [u8] {
     b" HTTP/1.1\r\n"
 }
 
-/// How a response's body is framed for the client, and whether the connection stays open.
+/// The framing of a response's body for the client, and whether the connection stays open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct ResponsePlan {
     /// Whether the body is written in chunks.

@@ -19,7 +19,7 @@ pub(crate) struct Decision {
     pub(crate) at: Instant,
     /// The number of the request, as in a recording; `None` if no backend was found.
     pub(crate) number: Option<u64>,
-    /// The id of the request, as in the access log; `None` if requests have none.
+    /// The id of the request, as in the access log; `None` if requests get no ids.
     pub(crate) request_id: Option<Vec<u8>>,
     pub(crate) policy: PolicyKind,
     pub(crate) chosen: Option<(BackendId, String)>,
@@ -218,7 +218,7 @@ fn lighter(to: (u32, u32), other: (u32, u32)) -> Option<String> {
         Ordering::Less => None,
         Ordering::Equal => Some("would need to win the draw".to_owned()),
         Ordering::Greater => {
-            // The load with the new request at which both are equal. It cannot be below 1.
+            // The load with the new request at which both are equal. It is at least 1.
             let most = bound.checked_div(u64::from(to.1)).filter(|most| *most > 0)?;
             let fewer = u64::from(other.0) + 1 - most;
             Some(format!("would need {fewer} fewer requests in flight for a draw"))

@@ -50,7 +50,7 @@ pub(crate) struct Entry {
     generation: u32,
     pub(crate) conn: Conn,
     /// The time of its next check, which is its earliest entry in
-    /// [`Timers`](super::timers::Timers); [`Instant::FAR_FUTURE`] if there is none.
+    /// [`Timers`](super::timers::Timers); [`Instant::FAR_FUTURE`] without a deadline.
     pub(crate) armed: Instant,
     /// Whether it is in the list that `Proxy::poll_dirty` drains.
     pub(crate) is_dirty: bool,

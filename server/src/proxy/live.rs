@@ -23,17 +23,17 @@ const AT_ONCE: usize = 64;
 const STREAMS_MAX: usize = 16;
 /// Time between two parts of the backends' history for one reader.
 const PART_EVERY: Duration = Duration::from_millis(5);
-/// Time between two looks at a reader that has not taken the last part.
+/// Time after which a reader that has not taken the last part is checked again.
 const SLOW_EVERY: Duration = Duration::from_millis(100);
 
 /// The sampled figures and the readers on the traffic port.
 #[derive(Debug)]
 pub(super) struct LiveFeed {
     live: Live,
-    /// What each backend had counted at the last sample, by its place.
+    /// The counts of each backend at the last sample, by its place.
     counted: Vec<Counted>,
     streams: Vec<(ConnId, Cursor)>,
-    /// The time of the next look at the streams.
+    /// The time at which the streams are checked next.
     feeds_at: Option<Instant>,
     /// Readers on the admin listener.
     watchers: usize,
@@ -257,7 +257,7 @@ impl Proxy {
             p99,
         };
         if !std::mem::replace(&mut counted.is_known, true) {
-            // What was counted before the first sample is not of one second.
+            // Counts from before the first sample span more than one second.
             (traffic.requests, traffic.errors, traffic.refused) = (0.0, 0.0, 0.0);
         }
         let limit = counted.limit;

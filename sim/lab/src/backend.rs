@@ -124,7 +124,7 @@ pub(super) enum Response {
     /// A response with any other status.
     Status {
         status: u16,
-        /// Its Retry-After, ms; 0 if it has none.
+        /// Its Retry-After, ms; 0 without the field.
         retry_after_ms: u32,
     },
     /// The connection was refused.

@@ -60,7 +60,7 @@ impl LaterEvents {
         self.heap.pop().map(|entry| entry.0.event)
     }
 
-    /// Returns the time of the first event; [`NEVER`] if there is none.
+    /// Returns the time of the first event; [`NEVER`] without events.
     pub(super) fn first(&self) -> u64 {
         self.heap.peek().map_or(NEVER, |entry| entry.0.at)
     }

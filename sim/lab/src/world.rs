@@ -129,7 +129,7 @@ struct World {
     proxies: Vec<Proxy>,
     /// The knowledge of the oracle of one proxy; `None` for all other contenders.
     local: Option<Local>,
-    /// What the learning oracle has found out; `None` for all other contenders.
+    /// The knowledge of the learning oracle; `None` for all other contenders.
     news: Option<News>,
     /// The next deadline of each proxy's router.
     deadlines: Earliest,

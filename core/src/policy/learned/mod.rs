@@ -330,7 +330,7 @@ impl Policy for Learned {
         let slot = backend.index();
         let unit = &mut self.units[slot];
         if self.is_model && self.present < 2 {
-            // With a single backend there is nothing to decide, so nothing is measured.
+            // A single backend leaves no choice, so nothing is measured.
             unit.take(now);
             return;
         }

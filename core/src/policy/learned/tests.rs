@@ -429,8 +429,8 @@ fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
     assert_eq!(learned(&bench, 0).state, LearnedStanding::Normal);
 }
 
-/// Forty streams at one of two equal backends send a head at once and then nothing, while other
-/// requests come and go or while there are none. When the streams have left the account both
+/// Forty streams at one of two equal backends send a head at once and then nothing, with and
+/// without other requests beside them. When the streams have left the account both
 /// backends still have about the same speed: silence is no work. Counted as such it made that
 /// backend look a third as fast.
 #[test]

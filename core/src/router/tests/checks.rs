@@ -183,8 +183,8 @@ fn a_path_that_nobody_has_is_told_once() {
     }
 }
 
-/// The notice waits until every backend has been pinged, and is also sent where others cannot be
-/// reached. A backend that was down because no process listened is back with 404s.
+/// The notice waits until every backend has been pinged. It is sent even if other backends are
+/// unreachable. A backend that was down because no process listened is back with 404s.
 #[test]
 fn a_missing_path_is_told_when_all_were_pinged() {
     let mut world = World::new(&["a", "b"]);

@@ -15,7 +15,7 @@ pub(super) struct Visit {
     pub(super) end_s: f64,
     /// Requests in flight at the backend before it.
     pub(super) in_flight: u32,
-    /// Time to the response's head; 0 if there was none.
+    /// Time to the response's head; 0 without a response.
     pub(super) latency_ms: f64,
     pub(super) ending: Ending,
 }

@@ -92,7 +92,7 @@ impl Discovery {
         (generation == results.generation).then_some(found)
     }
 
-    /// Sends a message to the thread, which is started if there is none.
+    /// Sends a message to the thread, starting it if necessary.
     fn send(&self, message: Message) -> Result<(), String> {
         let Ok(mut thread) = self.thread.lock() else { return Ok(()) };
         if thread.is_none() {

@@ -113,7 +113,7 @@ fn a_hanging_name_holds_up_nothing() {
     assert_eq!(names(&found), ["bad", "good"], "what hangs later is as it was");
 }
 
-/// What was found for an earlier configuration is not taken for a later one.
+/// Results for an earlier configuration are not used for a later one.
 #[test]
 fn an_earlier_configuration_finds_nothing() {
     let table = Names::default();

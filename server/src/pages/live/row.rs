@@ -7,7 +7,7 @@ use intelliproxy_core::{
 
 use super::write_number;
 
-/// A row: one number for each name in [`FIELDS`], NaN where there is none.
+/// A row: one number for each name in [`FIELDS`], NaN if it is unknown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row(pub(super) [f64; FIELDS.len()]);
 

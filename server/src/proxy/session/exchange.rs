@@ -53,10 +53,10 @@ pub(crate) struct Exchange {
     pub(crate) last_error: Option<UpstreamError>,
     /// A failed attempt that is reported once it is known whether another backend is tried.
     pub(crate) unreported: Option<(BackendId, UpstreamError)>,
-    /// Whether an idle connection turned out to be closed. After that the request uses new
+    /// Whether an idle connection was found closed. After that the request uses new
     /// connections only.
     pub(crate) has_redialled: bool,
-    /// Whether bytes for the client waited so long that the backend may have timed out.
+    /// Whether a slow client may have caused the timeout of the backend.
     pub(crate) was_client_late: bool,
     /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,

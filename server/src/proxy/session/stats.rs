@@ -24,7 +24,7 @@ pub(crate) struct OwnText<'a> {
 /// The state of a client's event stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum StreamState {
-    /// There is none.
+    /// The client reads no stream.
     None,
     /// A part is not written yet.
     Writing,

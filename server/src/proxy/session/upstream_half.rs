@@ -99,7 +99,7 @@ pub(crate) struct PassedHead {
     pub(crate) len: usize,
     /// Whether it is forwarded unchanged.
     pub(crate) is_verbatim: bool,
-    /// Offset of an added Date line in a head that is forwarded unchanged; 0 if there is none.
+    /// Offset of an added Date line in a head that is forwarded unchanged; 0 without one.
     pub(crate) date_at: usize,
     pub(crate) kind: HeadKind,
 }

@@ -1,4 +1,4 @@
-//! A session's notes for the access log, in its [`Visit`]. If there is none, each step is skipped.
+//! A session's notes for the access log, in its [`Visit`]. Without one, each step is skipped.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

@@ -194,7 +194,7 @@ impl Places {
     }
 }
 
-/// What counts as a move of a backend to another place, besides another host.
+/// The changes, besides another host, that count as a move of a backend to another place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Move {
     /// Other addresses, in any order.

@@ -1,4 +1,4 @@
-//! What the learning oracle has found out about the backends.
+//! The knowledge that the learning oracle gathers about the backends.
 //!
 //! A proxy can know a backend's speed only from responses, and a fault only from requests that were
 //! sent there after its start. One response shows everything: it is the least that any learner
