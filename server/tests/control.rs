@@ -171,9 +171,12 @@ fn backends_are_taken_out_and_back() {
     assert_eq!(names(proxy.ask(10), "A"), 5);
     proxy.done("maintain A");
     proxy.done("drain B");
+    let not_ready = "intelliproxy: not ready: no backend is usable".to_owned();
+    assert_eq!(proxy.ctl("ready"), (Some(1), String::new(), not_ready));
     let refused = proxy.program.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     proxy.done("ready B");
+    assert_eq!(proxy.ctl("ready"), (Some(0), "ready".to_owned(), String::new()));
     proxy.done("weight B 250");
     assert_eq!(proxy.stats()[1]["weight"], 250);
     let (code, text, error) = proxy.ctl("drain C");

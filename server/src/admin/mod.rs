@@ -259,12 +259,10 @@ impl Admin {
             Asked::Events => self.begin_stream(now, id, proxy),
             Asked::Health => self.respond(now, id, (200, TEXT), "", b"ok\n".to_vec()),
             Asked::Readiness => {
-                let (status, text) = match (proxy.is_ready(), proxy.is_leaving()) {
-                    (true, _) => (200, "ready\n"),
-                    (false, true) => (503, "not ready: the proxy is stopping\n"),
-                    (false, false) => (503, "not ready: no backend is usable\n"),
-                };
-                self.respond(now, id, (status, TEXT), "", text.into());
+                let readiness = proxy.readiness();
+                let status = if readiness.is_ok() { 200 } else { 503 };
+                let text = readiness.unwrap_or_else(|wrong| wrong);
+                self.respond(now, id, (status, TEXT), "", format!("{text}\n").into());
             }
             Asked::Config => {
                 let text = proxy.config().to_public_json() + "\n";

@@ -30,11 +30,12 @@ usage: intelliproxy ctl [--socket PATH] COMMAND
   policy NAME        route by another policy
   reload             read the configuration file again, as on SIGHUP
   stats              print /stats
+  ready              print whether requests can be served, as /readyz does
 
   --socket PATH      admin.socket of the proxy (default /run/intelliproxy/control.sock)
 
-exit codes: 0 if it is done, 1 if it was refused or no proxy listens there, 2 for an invalid
-argument";
+exit codes: 0 if it is done or ready, 1 if it was refused or is not ready, or no proxy listens
+there, 2 for an invalid argument";
 
 /// The socket that is used without `--socket`.
 const SOCKET: &str = "/run/intelliproxy/control.sock";

@@ -14,6 +14,8 @@ pub(crate) enum Command {
     Reload,
     /// The text of /stats.
     Stats,
+    /// Whether the proxy can serve requests.
+    Readiness,
 }
 
 impl Command {
@@ -30,7 +32,10 @@ impl Command {
         let command = match name {
             "drain" => Self::Service { backend: value(BACKEND)?, mode: Mode::Drain },
             "maintain" => Self::Service { backend: value(BACKEND)?, mode: Mode::Maintain },
-            "ready" => Self::Service { backend: value(BACKEND)?, mode: Mode::Ready },
+            "ready" => words.next().map_or(Self::Readiness, |backend| Self::Service {
+                backend: backend.to_owned(),
+                mode: Mode::Ready,
+            }),
             "weight" => {
                 let (backend, text) = (value(BACKEND)?, value("a number")?);
                 let most = BackendLimits::WEIGHT_MAX;
@@ -66,6 +71,7 @@ impl Command {
             Self::Policy(policy) => format!("policy {}", policy.name()),
             Self::Reload => "reload".to_owned(),
             Self::Stats => "stats".to_owned(),
+            Self::Readiness => "ready".to_owned(),
         }
     }
 }
@@ -91,6 +97,7 @@ mod tests {
             "policy least_request",
             "reload",
             "stats",
+            "ready",
         ] {
             let command = Command::parse(line).expect(line);
             assert_eq!(command.line(), line);
@@ -107,6 +114,7 @@ mod tests {
             ("weight A 1.5", range.to_owned()),
             ("reload now", "reload: takes no further words".to_owned()),
             ("drain A B", "drain: takes no further words".to_owned()),
+            ("ready A B", "ready: takes no further words".to_owned()),
             ("Drain A", format!("Drain: no such command; the commands are {names}")),
         ];
         for (line, wrong) in rows {

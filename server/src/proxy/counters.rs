@@ -129,7 +129,19 @@ impl Proxy {
     /// Whether requests can be served: a backend is usable, and the proxy has not announced its
     /// stop.
     pub fn is_ready(&self) -> bool {
-        !self.shared.is_leaving && self.upstreams.has_usable()
+        self.readiness().is_ok()
+    }
+
+    /// Returns a sentence on whether requests can be served; an error if they cannot.
+    pub(crate) fn readiness(&self) -> Result<&'static str, &'static str> {
+        if self.shared.is_leaving {
+            return Err("not ready: the proxy is stopping");
+        }
+        if self.upstreams.has_usable() {
+            Ok("ready")
+        } else {
+            Err("not ready: no backend is usable")
+        }
     }
 
     /// Returns the figures for the metrics that belong to no single backend.

@@ -305,6 +305,13 @@ impl Reactor {
                 port.asking.push(id);
                 return None;
             }
+            Command::Readiness => {
+                // Health checks ask this every few seconds, so it is not logged.
+                let readiness = self.proxy.readiness();
+                let result = readiness.map(str::to_owned).map_err(str::to_owned);
+                port.control.respond(now, id, result);
+                return None;
+            }
             Command::Reload => {
                 info!("control: reload");
                 let (finished, _) = self.proxy.reloads();
