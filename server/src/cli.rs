@@ -35,6 +35,7 @@ use crate::reactor;
 mod command;
 mod ctl;
 mod flags;
+mod generate;
 mod help;
 mod replay;
 
@@ -49,6 +50,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     if args.next_if(|arg| arg == "ctl").is_some() {
         return ctl::main(args);
+    }
+    if args.next_if(|arg| arg == "generate").is_some() {
+        return generate::main(args);
     }
     if args.next_if(|arg| arg == "top").is_some() {
         return intelliproxy_top::top(args);

@@ -18,7 +18,7 @@ use crate::control::Command;
 use crate::plain::os_error_text;
 
 /// The text of `intelliproxy ctl --help`.
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 intelliproxy ctl: change a running proxy
 
 usage: intelliproxy ctl [--socket PATH] COMMAND

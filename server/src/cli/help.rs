@@ -17,6 +17,7 @@ pub(super) fn text() -> String {
          \x20      intelliproxy ctl COMMAND      changes a running proxy; see ctl --help\n\
          \x20      intelliproxy top [URL]        shows a running proxy, redrawn; see top --help\n\
          \x20      intelliproxy stats [URL]      prints one table of it; see stats --help\n\
+         \x20      intelliproxy generate WHAT    prints the man page, completions; generate --help\n\
          \n\
          Without flags it listens on 127.0.0.1:3001 and routes to the backends\n\
          A=http://localhost:3000 and B=http://localhost:3002. A flag and its value may also be\n\
@@ -29,33 +30,32 @@ pub(super) fn text() -> String {
     }
     text.push_str("\nrouting and forwarding:\n");
     for flag in &FLAGS {
-        let usage = flag
-            .value
-            .map_or_else(|| flag.name.to_owned(), |value| format!("{} {value}", flag.name));
-        let tail = match default_of(flag) {
-            Some(default) => format!(" (default {default})"),
-            None if flag.is_repeatable() => REPEATABLE.to_owned(),
-            None => String::new(),
-        };
-        let known =
-            if flag.name == "--policy" { format!(": {}", known_policies()) } else { String::new() };
-        push_flag(&mut text, &usage, &format!("{}{known}{tail}", flag.help));
+        push_flag(&mut text, &usage(flag), &explanation(flag));
     }
-    text.push_str(
-        "\nsignals: SIGINT and SIGTERM stop after the requests in flight, a second one at once;\n\
-         SIGHUP reloads the file, or resolves the backends' names again if there is none;\n\
-         SIGUSR1 opens the files of logs again; SIGUSR2 starts the program again, which takes\n\
-         over without losing a request\n\
-         \n\
-         exit codes: 0 after SIGINT or SIGTERM, 1 if it cannot run, 2 for an invalid argument or\n\
-         configuration file\n\
-         \n\
-         configuration file: JSON, comments and trailing commas allowed; every key is optional,\n\
-         and these are the defaults\n\n",
+    let _ = write!(
+        text,
+        "\nsignals: {SIGNALS}\n\nexit codes: {EXIT_CODES}\n\nconfiguration file: {FILE}\n\n"
     );
     text.push_str(&Config::default().to_json());
     text.push('\n');
     text
+}
+
+/// Returns a flag with the name of its value.
+pub(super) fn usage(flag: &Flag) -> String {
+    flag.value.map_or_else(|| flag.name.to_owned(), |value| format!("{} {value}", flag.name))
+}
+
+/// Returns the effect of a flag with its default.
+pub(super) fn explanation(flag: &Flag) -> String {
+    let tail = match default_of(flag) {
+        Some(default) => format!(" (default {default})"),
+        None if flag.is_repeatable() => REPEATABLE.to_owned(),
+        None => String::new(),
+    };
+    let known =
+        if flag.name == "--policy" { format!(": {}", known_policies()) } else { String::new() };
+    format!("{}{known}{tail}", flag.help)
 }
 
 /// Returns the default of a flag with a single value, as written in the configuration file.
@@ -99,7 +99,7 @@ fn push_line(text: &mut String, line: &str) {
 }
 
 /// The flags that do not set a value of the configuration.
-const PROGRAM_FLAGS: [(&str, &str); 7] = [
+pub(super) const PROGRAM_FLAGS: [(&str, &str); 7] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
     ("--check", "validate flags and file, resolve names, then exit"),
     ("--offline", "with --check: resolve no names"),
@@ -109,6 +109,20 @@ const PROGRAM_FLAGS: [(&str, &str); 7] = [
     ("-V, --version", "print the version, then exit"),
 ];
 
+/// The effects of signals.
+pub(super) const SIGNALS: &str = "\
+SIGINT and SIGTERM stop after the requests in flight, a second one at once;
+SIGHUP reloads the file, or resolves the backends' names again if there is none;
+SIGUSR1 opens the files of logs again; SIGUSR2 starts the program again, which takes
+over without losing a request";
+/// The exit codes.
+pub(super) const EXIT_CODES: &str = "\
+0 after SIGINT or SIGTERM, 1 if it cannot run, 2 for an invalid argument or
+configuration file";
+/// The form of the configuration file, before its defaults.
+pub(super) const FILE: &str = "\
+JSON, comments and trailing commas allowed; every key is optional,
+and these are the defaults";
 /// The note on flags that fill a list.
 const REPEATABLE: &str = "; repeatable, replaces the list of the file";
 /// The column of the explanations.

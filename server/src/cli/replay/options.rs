@@ -9,7 +9,7 @@ use intelliproxy_replay::{Options, Question, Which};
 use crate::cli::flags::known_policies;
 
 /// The text of `intelliproxy replay --help`.
-pub(super) const HELP: &str = "\
+pub(in crate::cli) const HELP: &str = "\
 intelliproxy replay: run a recording through the router again
 
 usage: intelliproxy replay FILE... [--html FILE]
