@@ -189,9 +189,14 @@ fn a_stop_ends_the_streams() {
     let mut rest = Vec::new();
     traffic.reader.read_to_end(&mut rest).expect("an end");
     assert_eq!(rest, b"", "nothing follows the last chunk");
-    // The admin listener lives as long as the process: its stream is cut or ends with it.
-    let _ = beside.reader.read_to_end(&mut rest);
     assert_eq!(program.exit_code(), Some(0));
+    // The admin listener lives as long as the process: its stream ends with the last chunk, or
+    // with the process, and has no part of an event.
+    // A reset is the end of a process that has not read everything.
+    let _ = beside.reader.read_to_end(&mut rest);
+    let last = b"0\r\n\r\n";
+    let events = rest.strip_suffix(last).unwrap_or(&rest);
+    assert!(events.is_empty() || events.ends_with(b"\n\n\r\n"), "{rest:?}");
 }
 
 /// The number of streams is bounded on each port. The others get 503, and the place of one that left
@@ -212,6 +217,48 @@ fn streams_are_bounded() {
             assert!(std::time::Instant::now() < end, "{target}: the place is not free again");
         }
     }
+}
+
+/// Readers that stop reading lose their places to others, although the system's buffer would take
+/// their streams for hours.
+#[cfg(target_os = "linux")]
+#[test]
+fn readers_that_stop_lose_their_places() {
+    let folder = Folder::new("live-stopped");
+    let path = folder.path("proxy.json");
+    std::fs::write(&path, r#"{"timeouts": {"clientWriteMs": 2000}}"#).expect("written");
+    let (program, admin) = start(&["--config", &path]);
+    for (port, target, most) in [(program.port(), "/stats", 16), (admin, "/events", 12)] {
+        let mut reader = Events::open(port, target);
+        let stopped: Vec<TcpStream> = (1..most).map(|_| stopped_reader(port, target)).collect();
+        let open = || Events::open(port, target).head.starts_with("HTTP/1.1 200 ");
+        assert!(!open(), "{target}: all places are taken");
+        let end = std::time::Instant::now() + DEADLINE;
+        // A reader that reads keeps its place. Its ticks are a second apart.
+        while !open() {
+            assert!(std::time::Instant::now() < end, "{target}: no place is free");
+            reader.next_with("tick", |_| true);
+        }
+        drop(stopped);
+    }
+}
+
+/// Opens a stream over a socket that takes few bytes, and reads nothing but its first line.
+#[cfg(target_os = "linux")]
+fn stopped_reader(port: u16, target: &str) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    sockopt::set_socket_recv_buffer_size(&socket, 1024).expect("an option");
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    connect(&socket, &address).expect("a listener");
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{READER}\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut line = [0; 15];
+    stream.read_exact(&mut line).expect("a response");
+    assert_eq!(line, *b"HTTP/1.1 200 OK", "{target}");
+    stream
 }
 
 /// Decisions can be explained on the traffic port, too, to clients that may read /stats.

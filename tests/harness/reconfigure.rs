@@ -26,7 +26,7 @@ impl World {
             let result = driver.proxy.handle_reconfigured(self.net.now, config, targets);
             assert!(result.is_err(), "an invalid configuration is refused");
             assert_eq!(before, format!("{:?}", driver.proxy), "and changes nothing");
-            driver.proxy.handle_config_refused("not this one".to_owned());
+            driver.proxy.handle_config_refused(self.net.now, "not this one".to_owned());
             return driver.carry_out(&mut self.net);
         }
         let gone: Vec<SocketAddr> = self

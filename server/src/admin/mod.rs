@@ -25,6 +25,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 pub(crate) use self::pages::{Page, Pages};
+pub(crate) use self::session::WRITE_MAX;
 use self::session::{Asked, Session};
 use crate::pages::explain::{decision_text, list_text};
 use crate::pages::live::{Cursor, END, Next};

@@ -34,7 +34,7 @@ const IDLE_MAX: Duration = Duration::from_secs(75);
 /// Time from a head's first byte to its end.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// The time limit for a client that accepts no byte of the response.
-const WRITE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Time for which further bytes of a client are dropped after the last response, so that a reset
 /// does not destroy the response (RFC 9112 section 9.6).
 const LINGER_MAX: Duration = Duration::from_secs(2);

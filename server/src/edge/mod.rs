@@ -238,7 +238,7 @@ impl Edge {
         let (discovery, time) = (self.discovery.clone(), proxy.reload_time() / 2);
         let load = move || source.candidate(current, &discovery, time);
         if let Err(wrong) = self.reloader.ask(now, proxy.reload_time(), load, wake) {
-            proxy.handle_config_refused(wrong);
+            proxy.handle_config_refused(now, wrong);
         }
         Some(readings)
     }
@@ -363,7 +363,7 @@ impl Edge {
         let Some(is_asked_again) = self.reloader.handle_timeout(now) else { return };
         let ms = proxy.reload_time().as_millis();
         let what = "reading the file and resolving its names took longer than timeouts.reloadMs";
-        proxy.handle_config_refused(format!("{what}, {ms} ms"));
+        proxy.handle_config_refused(now, format!("{what}, {ms} ms"));
         if is_asked_again {
             self.is_asked_again = true;
             let _ = self.waker.wake();

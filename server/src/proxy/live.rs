@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use intelliproxy_core::{Instant, Notice as RouterNotice};
 
-use super::Proxy;
 use super::id::ConnId;
 use super::session::{OwnPage, OwnText, StreamState};
+use super::{Action, Proxy};
 use crate::config::Config;
 use crate::pages::explain::{decision_text, list_text};
-use crate::pages::live::{Cursor, Kind, Live, Next, Pool, Recent, Row, Traffic};
+use crate::pages::live::{Cursor, Kind, Live, Next, Pool, Recent, Row, Sketch, Traffic};
 use crate::pages::{describe, page};
 
 /// Backends that one step of a sample takes: 0.1 ms.
@@ -25,6 +25,11 @@ const STREAMS_MAX: usize = 16;
 const PART_EVERY: Duration = Duration::from_millis(5);
 /// Time after which a reader that has not taken the last part is checked again.
 const SLOW_EVERY: Duration = Duration::from_millis(100);
+/// Measurements within `timeouts.clientWriteMs` of what a reader has acknowledged.
+const MEASUREMENTS: u32 = 4;
+/// Time between two samples beyond which counts are divided by it. Below that, a late step would
+/// only make whole numbers uneven.
+const LATE_AFTER: Duration = Duration::from_millis(1500);
 
 /// The sampled figures and the readers on the traffic port.
 #[derive(Debug)]
@@ -32,17 +37,35 @@ pub(super) struct LiveFeed {
     live: Live,
     /// The counts of each backend at the last sample, by its place.
     counted: Vec<Counted>,
-    streams: Vec<(ConnId, Cursor)>,
+    streams: Vec<Reader>,
     /// The time at which the streams are checked next.
     feeds_at: Option<Instant>,
     /// Readers on the admin listener.
     watchers: usize,
 }
 
+/// A reader of an event stream.
+///
+/// The system's buffer takes megabytes, which is hours of a stream, so a successful write does not
+/// show that the client reads. Its progress is measured by the bytes that it has acknowledged.
+#[derive(Debug)]
+struct Reader {
+    conn: ConnId,
+    cursor: Cursor,
+    /// Bytes of all parts so far.
+    passed: u64,
+    /// Of these, the acknowledged ones at the last progress, and its time.
+    taken: u64,
+    taken_at: Instant,
+    /// The time from which it is measured again.
+    measures_at: Instant,
+}
+
 /// Totals at the last sample, and the times of the last seconds.
 #[derive(Debug, Default)]
 struct Counted {
-    is_known: bool,
+    /// The time of the last sample.
+    at: Option<Instant>,
     /// The requests that it may have at a time.
     limit: Option<u32>,
     requests: u64,
@@ -71,12 +94,19 @@ impl LiveFeed {
 impl Proxy {
     /// Begins or ends sampling as the configuration says.
     pub(super) fn adopt_live(&mut self, now: Instant) {
-        let is_wanted = is_visible(&self.shared.config) && !self.configured().is_empty();
+        let config = &self.shared.config;
+        let is_wanted = is_visible(config) && !self.configured().is_empty();
+        if config.admin.listen.is_none() {
+            // Its listener and its readers go with it.
+            self.live.watchers = 0;
+        }
+        if self.live.live.poll_timeout().is_none() {
+            // The totals are those before a pause without samples.
+            self.live.counted.iter_mut().for_each(|counted| *counted = Counted::default());
+        }
         self.live.live.forget_list();
         self.live.live.set_sampling(now, is_wanted);
-        if !is_wanted {
-            self.end_streams();
-        }
+        self.check_streams();
     }
 
     /// Continues a sample and the streams, if a step is due.
@@ -109,9 +139,8 @@ impl Proxy {
         self.live.live.add_event(now, kind, text);
     }
 
-    /// Adds a refused configuration to the time line, at the time of the last sample.
-    pub(super) fn show_refused_config(&mut self, wrong: &str) {
-        let now = self.live.live.sampled_at();
+    /// Adds a refused configuration to the time line.
+    pub(super) fn show_refused_config(&mut self, now: Instant, wrong: &str) {
         let text = format!("configuration not applied, keeping the current one: {wrong}");
         self.show_event(now, Kind::Refusal, text);
     }
@@ -164,10 +193,34 @@ impl Proxy {
         &self.live.live
     }
 
-    /// Ends every stream at the next deadline, which is at once.
-    pub(super) fn end_streams(&mut self) {
+    /// Makes the streams be checked at the next deadline, which is at once: they may have to end.
+    pub(super) fn check_streams(&mut self) {
         if !self.live.streams.is_empty() {
             self.live.feeds_at = Some(Instant::ZERO);
+        }
+    }
+
+    /// Handles a measurement of a reader: the bytes that it has not acknowledged, if known. Ignored
+    /// for other clients.
+    pub(super) fn handle_reader_measured(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        unacknowledged: Option<u64>,
+    ) {
+        let Some(rest) = unacknowledged else { return };
+        let mut readers = self.live.streams.iter_mut();
+        let Some(reader) = readers.find(|reader| reader.conn == conn) else { return };
+        let Some(session) = self.table.session_mut(conn) else { return };
+        // While a part waits for the system, the session's own clock runs.
+        if session.stream_state() != StreamState::Ready {
+            return;
+        }
+        let taken = reader.passed.saturating_sub(rest);
+        if rest == 0 || taken > reader.taken {
+            (reader.taken, reader.taken_at) = (taken, now);
+        } else if now.since(reader.taken_at) >= self.shared.config.timeouts.client_write {
+            session.cut_client(now, &mut self.shared);
         }
     }
 
@@ -175,10 +228,22 @@ impl Proxy {
         let mut cursor = Cursor::default();
         let Next::Text(first) = self.live.live.next(now, &mut cursor) else { return };
         let Some(session) = self.table.session_mut(id) else { return };
+        let passed = first.len() as u64;
         if session.begin_stream(now, first, &mut self.shared) {
-            self.live.streams.push((id, cursor));
+            self.live.streams.push(Reader {
+                conn: id,
+                cursor,
+                passed,
+                taken: 0,
+                taken_at: now,
+                measures_at: now + self.measure_every(),
+            });
             self.live.feeds_at = Some(now + PART_EVERY);
         }
+    }
+
+    fn measure_every(&self) -> Duration {
+        self.shared.config.timeouts.client_write / MEASUREMENTS
     }
 
     /// Gives each stream its next part, or ends it.
@@ -186,20 +251,30 @@ impl Proxy {
         let mut next = None;
         let mut look = |at: Instant| next = Some(next.map_or(at, |next: Instant| next.min(at)));
         let is_over = self.shared.is_leaving || self.live.live.poll_timeout().is_none();
+        let measure_every = self.measure_every();
         let mut streams = std::mem::take(&mut self.live.streams);
-        streams.retain_mut(|(id, cursor)| {
-            let Some(session) = self.table.session_mut(*id) else { return false };
+        streams.retain_mut(|reader| {
+            let Some(session) = self.table.session_mut(reader.conn) else { return false };
+            let is_over = is_over || !session.may_still_see_stats(&self.shared);
             let is_left = match session.stream_state() {
                 StreamState::None => return false,
                 StreamState::Left => true,
                 StreamState::Writing => {
                     look(now + SLOW_EVERY);
-                    is_over || self.live.live.is_lost(cursor)
+                    is_over || self.live.live.is_lost(&reader.cursor)
                 }
                 StreamState::Ready if is_over => true,
-                StreamState::Ready => match self.live.live.next(now, cursor) {
+                StreamState::Ready if reader.measures_at <= now => {
+                    // Nothing is passed before the measurement, so that all parts are sent.
+                    reader.measures_at = now + measure_every;
+                    self.shared.actions.push_back(Action::Measure { conn: reader.conn });
+                    look(now + PART_EVERY);
+                    return true;
+                }
+                StreamState::Ready => match self.live.live.next(now, &mut reader.cursor) {
                     Next::Text(text) => {
                         look(now + PART_EVERY);
+                        reader.passed += text.len() as u64;
                         session.handle_part(now, text, &mut self.shared);
                         false
                     }
@@ -210,7 +285,7 @@ impl Proxy {
             if is_left {
                 session.end_stream(now, &mut self.shared);
             }
-            self.serve(now, *id);
+            self.serve(now, reader.conn);
             !is_left
         });
         self.live.streams = streams;
@@ -245,21 +320,29 @@ impl Proxy {
         let Some(id) = self.live.live.id(place) else { return };
         let Some(backend) = self.upstreams.backend_snapshot(now, id) else { return };
         let Some(counted) = self.live.counted.get_mut(place) else { return };
-        counted.recent.take(&mut self.counters.of(id).recent);
+        let last = counted.at.replace(now);
+        let sketch = &mut self.counters.of(id).recent;
+        if last.is_none() {
+            // Times and counts from before the first sample are not those of one second.
+            *sketch = Sketch::default();
+        }
+        counted.recent.take(sketch);
         let [p50, p99] = counted.recent.quantiles([0.5, 0.99]);
-        let since =
-            |new: u64, old: &mut u64| new.saturating_sub(std::mem::replace(old, new)) as f64;
-        let mut traffic = Traffic {
+        let seconds = match last.map(|last| now.since(last)) {
+            Some(span) if span > LATE_AFTER => span.as_secs_f64(),
+            Some(_) => 1.0,
+            None => f64::INFINITY,
+        };
+        let since = |new: u64, old: &mut u64| {
+            new.saturating_sub(std::mem::replace(old, new)) as f64 / seconds
+        };
+        let traffic = Traffic {
             requests: since(backend.requests, &mut counted.requests),
             errors: since(backend.errors, &mut counted.errors),
             refused: since(backend.refused, &mut counted.refused),
             p50,
             p99,
         };
-        if !std::mem::replace(&mut counted.is_known, true) {
-            // Counts from before the first sample span more than one second.
-            (traffic.requests, traffic.errors, traffic.refused) = (0.0, 0.0, 0.0);
-        }
         let limit = counted.limit;
         self.live.live.take(place, Row::new(now, &backend, &traffic, limit));
     }
@@ -339,101 +422,4 @@ const NO_STORE: &str = "Cache-Control: no-store\r\n";
 const MODELS_MAX: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use super::*;
-    use crate::config::BackendTarget;
-    use crate::pages::live::END;
-    use crate::proxy::Action;
-
-    const START: Instant = Instant::from_millis(1);
-
-    fn proxy(stats: &[&str], backends: usize) -> Proxy {
-        let mut config = Config::default();
-        config.stats.allow = stats.iter().map(|&network| network.to_owned()).collect();
-        let target = |number: usize| BackendTarget {
-            name: format!("b{number}"),
-            url: format!("http://b{number}"),
-            authority: format!("b{number}"),
-            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
-        };
-        let targets = (0..backends).map(target).collect();
-        Proxy::new(config, targets, 1, START).expect("good defaults")
-    }
-
-    fn ask(proxy: &mut Proxy, now: Instant) -> ConnId {
-        let client = proxy.handle_accept(now, SocketAddr::from(([127, 0, 0, 1], 9)));
-        let request = b"GET /stats HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n";
-        proxy.read_space(client)[..request.len()].copy_from_slice(request);
-        proxy.handle_read(now, client, request.len());
-        client
-    }
-
-    /// Lets time pass; `writes` is whether clients take their bytes. Returns what closed, and the
-    /// bytes that were taken.
-    fn pass(
-        proxy: &mut Proxy,
-        now: &mut Instant,
-        span: Duration,
-        writes: bool,
-    ) -> (Vec<ConnId>, Vec<u8>) {
-        let (mut closed, mut taken, end) = (Vec::new(), Vec::new(), *now + span);
-        loop {
-            while let Some(action) = proxy.poll_action() {
-                if let Action::Close { conn, .. } = action {
-                    closed.push(conn);
-                }
-            }
-            while let Some(conn) = proxy.poll_dirty() {
-                let bytes = proxy.write_ready(conn).to_vec();
-                if writes && !bytes.is_empty() {
-                    proxy.handle_written(*now, conn, bytes.len());
-                    taken.extend(bytes);
-                }
-            }
-            match proxy.poll_timeout().filter(|at| *at <= end) {
-                Some(at) => {
-                    *now = at.max(*now);
-                    proxy.handle_timeout(*now);
-                }
-                None if proxy.has_effects() => {}
-                None => return (closed, taken),
-            }
-        }
-    }
-
-    /// A client that takes nothing is reset after nine ticks. One that takes everything stays, and its
-    /// stream ends cleanly when the proxy stops.
-    #[test]
-    fn slow_readers_are_dropped() {
-        let (mut proxy, mut now) = (proxy(&["127.0.0.0/8"], 40), START);
-        let slow = ask(&mut proxy, now);
-        let (closed, _) = pass(&mut proxy, &mut now, Duration::from_secs(7), false);
-        assert!(!closed.contains(&slow), "{closed:?}");
-        let (closed, _) = pass(&mut proxy, &mut now, Duration::from_secs(5), false);
-        assert!(closed.contains(&slow), "{closed:?}");
-        let quick = ask(&mut proxy, now);
-        let (closed, bytes) = pass(&mut proxy, &mut now, Duration::from_secs(60), true);
-        assert!(!closed.contains(&quick), "{closed:?}");
-        let text = String::from_utf8(bytes).expect("text");
-        assert_eq!(text.matches("event: hello").count(), 1);
-        assert_eq!(text.matches("event: backends").count(), 5);
-        assert!((58..=61).contains(&text.matches("event: tick").count()), "{text}");
-        proxy.handle_stop(now);
-        let (_, bytes) = pass(&mut proxy, &mut now, Duration::from_secs(1), true);
-        assert_eq!(bytes, END);
-        // The client does not end its side: the proxy waits for that for a while.
-        pass(&mut proxy, &mut now, Duration::from_secs(60), true);
-        assert_eq!(proxy.clients(), 0);
-    }
-
-    /// Nothing is sampled, and nothing wakes the proxy for it, while no client may see the page or
-    /// there are no backends.
-    #[test]
-    fn nothing_is_sampled_for_no_page() {
-        assert!(proxy(&["127.0.0.1"], 1).live.poll_timeout().is_some());
-        assert_eq!(proxy(&[], 1).live.poll_timeout(), None);
-        assert_eq!(proxy(&["127.0.0.1"], 0).live.poll_timeout(), None);
-    }
-}
+mod tests;

@@ -113,10 +113,10 @@ impl Proxy {
     }
 
     /// Reports a new configuration that could not be read or is invalid: the current one stays.
-    pub fn handle_config_refused(&mut self, wrong: String) {
+    pub fn handle_config_refused(&mut self, now: Instant, wrong: String) {
         self.reload_counts.refused += 1;
         self.reload_counts.last_error = Some(wrong.clone());
-        self.show_refused_config(&wrong);
+        self.show_refused_config(now, &wrong);
         self.notify(Notice::ConfigRefused { wrong });
     }
 

@@ -10,7 +10,7 @@ impl Proxy {
     /// [`handle_stop`](Self::handle_stop) follows after [`lame_duck`](Self::lame_duck).
     pub fn handle_leaving(&mut self) {
         self.shared.is_leaving = true;
-        self.end_streams();
+        self.check_streams();
     }
 
     /// Begins no new exchange: closes idle clients now, busy ones after the current exchange, and
@@ -21,7 +21,7 @@ impl Proxy {
         }
         self.shared.is_stopping = true;
         self.shared.is_leaving = true;
-        self.end_streams();
+        self.check_streams();
         self.stop_deadline = Some(now + self.shared.config.timeouts.shutdown);
         for id in self.client_ids() {
             if let Some(session) = self.table.session_mut(id) {

@@ -207,6 +207,7 @@ impl Proxy {
     /// Handles the number of bytes written to a connection that its peer has not acknowledged;
     /// `None` if the driver does not know.
     pub fn handle_measured(&mut self, now: Instant, conn: ConnId, unacknowledged: Option<u64>) {
+        self.handle_reader_measured(now, conn, unacknowledged);
         if let Owner::Session(id, side) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)
         {

@@ -9,13 +9,14 @@ use intelliproxy_core::Instant;
 use log::warn;
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
+use rustix::net::sockopt;
 
 use super::figures::Figures;
 use super::listeners::Listeners;
 use super::socket::is_readable;
 use super::token::{ADMIN_LISTENERS_MAX, Source};
 use super::transfer::{receive, send};
-use crate::admin::{Action, Admin, CONNECTIONS_MAX};
+use crate::admin::{Action, Admin, CONNECTIONS_MAX, WRITE_MAX};
 use crate::edge::listen::Place;
 use crate::proxy::Proxy;
 
@@ -23,6 +24,9 @@ use crate::proxy::Proxy;
 const WRITE_SHARE: usize = 256 * 1024;
 /// The maximum number of reads of one connection in a turn.
 const READS_MAX: usize = 4;
+/// Bytes that the system may hold for a client. By default it takes megabytes, which is hours of an
+/// event stream.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -35,7 +39,6 @@ pub(super) struct AdminPort {
     streams: [Option<Stream>; CONNECTIONS_MAX],
     /// Whether work is left that does not wait for a deadline.
     is_due: bool,
-    watchers: usize,
     /// The time from which accepting continues after a failure.
     accepts_at: Option<Instant>,
 }
@@ -55,7 +58,6 @@ impl AdminPort {
             listeners: Listeners::new(ADMIN_LISTENERS_MAX, Source::AdminListener),
             streams: [const { None }; CONNECTIONS_MAX],
             is_due: false,
-            watchers: 0,
             accepts_at: None,
         }
     }
@@ -101,9 +103,9 @@ impl AdminPort {
         }
     }
 
-    /// Returns the number of event streams at the last turn with work.
-    pub(super) const fn streams(&self) -> usize {
-        self.watchers
+    /// Returns the number of event streams.
+    pub(super) fn streams(&self) -> usize {
+        self.admin.streams()
     }
 
     /// The time at which a turn is due even if nothing happens.
@@ -126,7 +128,6 @@ impl AdminPort {
             self.write(now, id, proxy);
         }
         self.act();
-        self.watchers = self.admin.streams();
     }
 
     fn accept(&mut self, now: Instant, registry: &Registry) {
@@ -170,8 +171,10 @@ impl AdminPort {
 
     fn insert(&mut self, now: Instant, mut socket: TcpStream, registry: &Registry) {
         let Some(id) = self.admin.handle_accept(now) else { return };
-        // A socket without the option is slower but works.
+        // A socket without these options is slower, or is kept longer, but works.
         let _ = socket.set_nodelay(true);
+        let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
+        limit_silence(&socket);
         let interest = Interest::READABLE | Interest::WRITABLE;
         match registry.register(&mut socket, Source::Admin(id).to_token(), interest) {
             Ok(()) => {
@@ -255,5 +258,63 @@ impl AdminPort {
                 }
             }
         }
+    }
+}
+
+/// Makes the system end the connection of a client that acknowledges nothing of what was written for
+/// [`WRITE_MAX`]. A successful write does not show that the client reads.
+#[cfg(target_os = "linux")]
+fn limit_silence(socket: &TcpStream) {
+    let _ = sockopt::set_tcp_user_timeout(socket, WRITE_MAX.as_millis() as u32);
+}
+
+/// Elsewhere the system's buffer, which is small, has to be full first.
+#[cfg(not(target_os = "linux"))]
+fn limit_silence(_socket: &TcpStream) {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as Client};
+
+    use mio::Poll;
+
+    use super::*;
+    use crate::config::{BackendTarget, Config};
+    use crate::edge::listen::BoundListener;
+
+    /// A reader counts while it is connected, and not after the configuration has lost its listener.
+    #[test]
+    fn readers_go_with_their_listener() {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        socket.set_nonblocking(true).expect("an option");
+        let address = socket.local_addr().expect("bound");
+        let mut config = Config::default();
+        config.admin.listen = Some(address.to_string());
+        let target = BackendTarget {
+            name: "A".to_owned(),
+            url: "http://a".to_owned(),
+            authority: "a".to_owned(),
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+        };
+        let now = Instant::from_millis(1);
+        let proxy = Proxy::new(config, vec![target], 1, now).expect("a good configuration");
+        let poll = Poll::new().expect("a poll");
+        let mut port = AdminPort::new();
+        let place = Place { address, entry: address.to_string().as_str().into() };
+        let bound = vec![BoundListener { socket, place }];
+        let slots = port.listeners.open(bound, poll.registry()).expect("watched");
+        port.keep(&slots, Vec::new(), now);
+        let mut client = Client::connect(address).expect("a listener");
+        client.write_all(b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+        // Over loopback both have arrived with the end of the calls.
+        for _ in 0..2 {
+            port.take_listener(slots[0]);
+            port.take_stream(0);
+            port.handle_turn(now, &proxy, poll.registry());
+        }
+        assert_eq!(port.streams(), 1);
+        port.keep(&[], Vec::new(), now);
+        assert_eq!((port.streams(), port.is_used()), (0, false));
     }
 }

@@ -45,7 +45,7 @@ impl Reactor {
                 return info!("stopping: reload ignored");
             }
             if let Err(wrong) = loaded.and_then(|candidate| self.apply(candidate)) {
-                self.proxy.handle_config_refused(wrong);
+                self.proxy.handle_config_refused(self.now, wrong);
             }
             self.flush();
         }

@@ -121,8 +121,8 @@ impl Reactor {
         self.flush();
         if let Some(admin) = &mut self.admin {
             admin.handle_turn(self.now, &self.proxy, self.poll.registry());
-            self.proxy.handle_watchers(admin.streams());
         }
+        self.proxy.handle_watchers(self.admin.as_ref().map_or(0, AdminPort::streams));
         self.note_upkeep(losses);
         Ok(())
     }

@@ -159,11 +159,6 @@ impl Live {
         }
     }
 
-    /// Returns the time of the last sample.
-    pub(crate) const fn sampled_at(&self) -> Instant {
-        self.sampled_at
-    }
-
     /// Whether a reader is so far behind that it cannot continue.
     pub(crate) fn is_lost(&self, cursor: &Cursor) -> bool {
         cursor.tick + (TICKS_KEPT as u64) < self.next_tick
@@ -245,7 +240,8 @@ impl Live {
     pub(crate) fn finish(&mut self, now: Instant, pool: &Pool, has_readers: bool) {
         let regular = self.sampled_at + SAMPLE_EVERY;
         // After a pause the rhythm starts over.
-        let begun = if now.since(regular) < SAMPLE_EVERY { regular } else { now };
+        let is_regular = regular <= now && now.since(regular) < SAMPLE_EVERY;
+        let begun = if is_regular { regular } else { now };
         self.sampled_at = begun;
         self.step_at = Some((begun + SAMPLE_EVERY).max(now + STEP));
         self.samples += 1;

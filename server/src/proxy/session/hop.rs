@@ -133,6 +133,14 @@ impl Hop {
     pub(crate) const fn may_ask_for_stats(&self) -> bool {
         self.may_see_stats || self.is_trusted
     }
+
+    /// Whether the client of the current request may read /stats by the current configuration. A
+    /// client that the peer named counts only while the peer is trusted.
+    pub(crate) fn may_still_see_stats(&self, shared: &Shared) -> bool {
+        let client = self.client().ip();
+        let is_named = client != self.peer.ip();
+        (self.is_trusted || !is_named) && shared.trust.may_see_stats(client)
+    }
 }
 
 impl Session {

@@ -100,6 +100,12 @@ impl Session {
         }
     }
 
+    /// Whether the client may read /stats by the current configuration. Its address, and who named
+    /// it, are those of its request.
+    pub(crate) fn may_still_see_stats(&self, shared: &Shared) -> bool {
+        self.client.hop.may_still_see_stats(shared)
+    }
+
     /// Continues an event stream that is [`Ready`](StreamState::Ready).
     pub(crate) fn handle_part(&mut self, now: Instant, text: Arc<[u8]>, shared: &mut Shared) {
         self.upstream.pass_part(text);

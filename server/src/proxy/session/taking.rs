@@ -73,11 +73,7 @@ impl Session {
     pub(super) fn end_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
             Side::Client if self.client.output.is_empty() => {}
-            Side::Client => {
-                self.tell_expiry("cut: received nothing for timeouts.clientWriteMs", shared);
-                self.cut_visit(Ending::ClientTimeout);
-                self.end(now, true, shared);
-            }
+            Side::Client => self.cut_client(now, shared),
             Side::Upstream if !self.upstream.output.is_empty() => {
                 self.fail_upstream(now, UpstreamError::BodyTimeout, shared);
             }
@@ -86,6 +82,13 @@ impl Session {
             }
             Side::Upstream => {}
         }
+    }
+
+    /// Resets the connection of a client that accepts nothing.
+    pub(crate) fn cut_client(&mut self, now: Instant, shared: &mut Shared) {
+        self.tell_expiry("cut: received nothing for timeouts.clientWriteMs", shared);
+        self.cut_visit(Ending::ClientTimeout);
+        self.end(now, true, shared);
     }
 
     /// Whether the backend has received all that it needs to send its head or a 100 (Continue).

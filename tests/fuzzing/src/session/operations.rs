@@ -216,7 +216,8 @@ impl Operations {
         let result = self.driver.reconfigure(config, targets);
         assert_eq!(result.is_err(), is_bad, "exactly the valid configurations are accepted");
         if is_bad {
-            self.driver.proxy.handle_config_refused("attempts".to_owned());
+            let now = self.driver.now;
+            self.driver.proxy.handle_config_refused(now, "attempts".to_owned());
             self.driver.run();
         }
     }
