@@ -10,6 +10,11 @@ pub mod config;
 mod control;
 mod digits;
 pub mod edge;
+// The folders of the tests of the program. Unit tests use a part of it.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../tests/process/folder.rs"]
+mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;

@@ -4,7 +4,6 @@ mod process;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::process::Command;
 use std::thread;
 
 use process::{Folder, Program};
@@ -57,6 +56,9 @@ fn a_watched_file_is_followed() {
     );
     fs::write(folder.file("c.json"), text).expect("a file");
     let mut program = Program::start(&["--config", &folder.path("c.json")]);
+    let missing = "found.json: cannot be read: no such file or directory: no backends from it yet";
+    let told = program.first_lines().iter().filter(|line| line.ends_with(missing)).count();
+    assert_eq!(told, 1, "{:?}", program.first_lines());
     assert_eq!(letters(&program), "a".repeat(20), "it starts without the file");
     replace(&folder, &format!(r#"[{{"targets": ["{b}"], "labels": {{"job": "web"}}}}]"#));
     let line = program.line_with("discovery: added");
@@ -69,7 +71,9 @@ fn a_watched_file_is_followed() {
     let all = letters(&program);
     assert!(count(&all, 'b') >= 8, "{all}");
     replace(&folder, &format!(r#"{{"backends": [{{"name": "C", "url": "http://{c}"}}]}}"#));
-    program.line_with("can be used again");
+    let lines = program.lines_until("can be used again");
+    assert!(lines.iter().all(|line| !line.contains("keeping")), "logged once: {lines:?}");
+    assert!(lines.last().is_some_and(|line| line.contains("INFO ")), "{lines:?}");
     let line = program.line_with("discovery: added");
     assert!(line.ends_with(&format!("discovery: added C; removed web/{b}")), "{line}");
     let all = letters(&program);
@@ -82,13 +86,23 @@ fn a_watched_file_is_followed() {
     assert!(line.ends_with("keeping the last 1 backends from it"), "{line}");
     assert!(count(&letters(&program), 'c') >= 8);
     // A pipe without a writer does not stop the watch.
-    let pipe = folder.path("found.json");
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
-    program.line_with("found.json: cannot be read: is not a regular file");
+    folder.pipe("found.json");
+    let line = program.line_with("found.json: cannot be read: is not a regular file");
+    assert!(line.ends_with("keeping the last 1 backends from it"), "{line}");
     replace(&folder, &format!(r#"{{"backends": [{{"name": "B", "url": "http://{b}"}}]}}"#));
     program.line_with("can be used again");
     let line = program.line_with("discovery: added");
     assert!(line.ends_with("discovery: added B; removed C"), "{line}");
+    // The configured A stays the one of the configuration.
+    replace(&folder, &format!(r#"[{{"name": "A", "url": "http://{c}"}}]"#));
+    let lines = program.lines_until("discovery: removed B");
+    let told = format!("not using A (discovery.file {file}): their names are taken");
+    let count = lines.iter().filter(|line| line.contains("WARN ") && line.ends_with(&told)).count();
+    assert_eq!(count, 1, "{lines:?}");
+    assert_eq!(letters(&program), "a".repeat(20));
+    program.signal("-HUP");
+    let lines = program.lines_until("configuration: nothing changed");
+    assert!(lines.iter().all(|line| !line.contains("not using")), "logged once: {lines:?}");
 }
 
 /// A name that does not resolve does not end the program: it is not ready, says so once, and serves
@@ -104,14 +118,20 @@ fn an_unknown_name_is_left_out() {
     };
     fs::write(folder.file("c.json"), text("")).expect("a file");
     let mut program = Program::start(&["--config", &folder.path("c.json")]);
+    let mut lines = program.first_lines().to_vec();
     assert!(program.ask(GET).starts_with("HTTP/1.1 503 "));
     let more = format!(r#", {{"name": "A", "url": "http://{}"}}"#, backend('a'));
     fs::write(folder.file("c.json"), text(&more)).expect("a file");
+    // The reload looks the name up again before it applies the configuration.
     program.signal("-HUP");
-    let line = program.line_with("configuration: ");
-    assert!(line.ends_with("configuration: added A"), "{line}");
+    lines.extend(program.lines_until("configuration: "));
+    assert!(lines.last().is_some_and(|line| line.ends_with("configuration: added A")), "{lines:?}");
     assert_eq!(letters(&program), "a".repeat(20));
     program.signal("-TERM");
-    program.line_with("stopped");
+    lines.extend(program.lines_until("stopped"));
+    lines.retain(|line| line.contains("nowhere.invalid: "));
+    assert!(lines.len() == 1 && lines[0].contains("WARN "), "logged once: {lines:?}");
+    assert!(lines[0].contains("discovery: cannot resolve nowhere.invalid: "), "{lines:?}");
+    assert!(lines[0].ends_with(": its backends are not used yet"), "{lines:?}");
     assert_eq!(program.exit_code(), Some(0));
 }

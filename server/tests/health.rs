@@ -2,13 +2,14 @@
 //! and backends that start down.
 mod process;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
-use process::{Folder, Program};
+use process::{DEADLINE, Folder, Program};
 
 /// A backend that knows only `/`, like a file server, and what it has counted.
 struct Site {
@@ -60,17 +61,36 @@ impl Site {
     }
 }
 
-fn start(folder: &Folder, sites: &[&Site], keys: &str) -> Program {
-    let backend = |(site, name): (&&Site, char)| {
+/// Starts the program with two backends A and B, and with further keys of the configuration.
+fn start(folder: &Folder, keys: &str) -> ([Site; 2], Program) {
+    let sites = [Site::start(), Site::start()];
+    let backend = |(site, name): (&Site, char)| {
         format!(r#"{{"name": "{name}", "url": "http://127.0.0.1:{}"}}"#, site.port)
     };
     let backends: Vec<String> = sites.iter().zip('A'..).map(backend).collect();
     let text = format!(r#"{{"backends": [{}], {keys}}}"#, backends.join(","));
     std::fs::write(folder.file("c.json"), text).expect("a file");
-    Program::start(&["--config", &folder.path("c.json"), "--policy", "least_request"])
+    let arguments = ["--config", &folder.path("c.json"), "--policy", "least_request"];
+    (sites, Program::start(&arguments))
+}
+
+/// Sends 20 requests, all of which succeed.
+fn ask_20(program: &Program) {
+    for _ in 0..20 {
+        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
+    }
+}
+
+/// Both backends have served a part of 20 requests.
+#[track_caller]
+fn assert_shared(sites: &[Site; 2]) {
+    let served = [sites[0].served(), sites[1].served()];
+    assert!(served.iter().all(|count| *count >= 5), "{served:?}");
+    assert_eq!(served.iter().sum::<usize>(), 20, "{served:?}");
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const READYZ: &str = "GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 const QUICK: &str = r#""routing": {"probes": {"pingIntervalMs": 50, "pingRetryMs": 50}}"#;
 
 /// Two file servers without `/health` serve half of the requests each, under the default check. One
@@ -78,45 +98,42 @@ const QUICK: &str = r#""routing": {"probes": {"pingIntervalMs": 50, "pingRetryMs
 #[test]
 fn file_servers_serve_under_the_default() {
     let folder = Folder::new("health-default");
-    let sites = [Site::start(), Site::start()];
-    let mut program = start(&folder, &[&sites[0], &sites[1]], QUICK);
+    let (sites, mut program) = start(&folder, QUICK);
     let line = program.line_with("no backend has the path of its health checks (status 404)");
     assert!(line.contains("WARN "), "{line}");
     assert!(line.contains("set health.path") && line.contains("health.kind to \"tcp\""), "{line}");
     // Ten pings of each: three would bring it down.
-    while program.stats().matches("\"health\":\"unknown\"").count() != 2
-        || program.stats().matches("\"failPings\":1").count() < 2
-    {
+    let is_pinged = |stats: &str| {
+        let failed = stats.split("\"failPings\":").skip(1);
+        let failed = failed.map(|rest| rest.split(',').next().and_then(|text| text.parse().ok()));
+        let failed: Vec<u32> = failed.map(|count| count.expect("a number")).collect();
+        failed.len() == 2 && failed.iter().all(|count| *count >= 10)
+    };
+    let end = Instant::now() + DEADLINE;
+    while !is_pinged(&program.stats()) {
+        assert!(Instant::now() < end, "not pinged: {}", program.stats());
         thread::yield_now();
     }
-    for _ in 0..20 {
-        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
-    }
-    let served = [sites[0].served(), sites[1].served()];
-    assert!(
-        served.iter().all(|count| *count >= 5) && served.iter().sum::<usize>() == 20,
-        "{served:?}"
-    );
-    assert!(program.stats().matches("\"health\":\"unknown\"").count() == 2);
+    ask_20(&program);
+    assert_shared(&sites);
+    let stats = program.stats();
+    assert_eq!(stats.matches("\"health\":\"unknown\"").count(), 2, "{stats}");
+    program.signal("-TERM");
+    let lines = program.lines_until("stopped");
+    assert!(lines.iter().all(|line| !line.contains(" is down")), "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains("no backend has")), "logged once: {lines:?}");
 }
 
 /// With checks of kind `tcp` both are up, by connections without a request.
 #[test]
 fn a_connection_is_a_good_check() {
     let folder = Folder::new("health-tcp");
-    let sites = [Site::start(), Site::start()];
-    let keys = format!(r#""health": {{"kind": "tcp"}}, {QUICK}"#);
-    let mut program = start(&folder, &[&sites[0], &sites[1]], &keys);
-    program.line_with(" is up");
-    program.line_with(" is up");
-    for _ in 0..20 {
-        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
-    }
-    let served = [sites[0].served(), sites[1].served()];
-    assert!(
-        served.iter().all(|count| *count >= 5) && served.iter().sum::<usize>() == 20,
-        "{served:?}"
-    );
+    let (sites, mut program) = start(&folder, &format!(r#""health": {{"kind": "tcp"}}, {QUICK}"#));
+    let mut up = [program.line_with(" is up"), program.line_with(" is up")];
+    up.sort_by_key(|line| line.rsplit("backend ").next().map(str::to_owned));
+    assert!(up[0].contains("A is up") && up[1].contains("B is up"), "{up:?}");
+    ask_20(&program);
+    assert_shared(&sites);
     assert!(sites.iter().all(|site| site.silent.load(Ordering::SeqCst) > 0));
 }
 
@@ -124,20 +141,27 @@ fn a_connection_is_a_good_check() {
 #[test]
 fn a_loading_backend_is_left_out() {
     let folder = Folder::new("health-down");
-    let sites = [Site::start(), Site::start()];
     let keys = r#""health": {"path": "/ready", "initial": "down", "intervalMs": 50},
         "admin": {"listen": "127.0.0.1:0"}, "routing": {"probes": {"pingRetryMs": 50}}"#;
+    let (sites, mut program) = start(&folder, keys);
+    let line = program.line_with("admin pages on http://");
+    let (_, admin) = line.rsplit_once("http://").expect("an address at the line's end");
+    let is_ready = || {
+        let mut client = TcpStream::connect(admin).expect("the admin pages");
+        client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        client.write_all(READYZ.as_bytes()).expect("sent");
+        let mut response = String::new();
+        client.read_to_string(&mut response).expect("a response and an end");
+        response.starts_with("HTTP/1.1 200 ")
+    };
+    assert!(!is_ready());
     sites[0].ready.store(200, Ordering::SeqCst);
-    let mut program = start(&folder, &[&sites[0], &sites[1]], keys);
     program.line_with("A is up");
-    for _ in 0..20 {
-        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
-    }
+    assert!(is_ready());
+    ask_20(&program);
     assert_eq!([sites[0].served(), sites[1].served()], [20, 0]);
     sites[1].ready.store(200, Ordering::SeqCst);
     program.line_with("B is up");
-    for _ in 0..20 {
-        assert!(program.ask(GET).starts_with("HTTP/1.1 200 "));
-    }
+    ask_20(&program);
     assert!(sites[1].served() > 0, "it joins");
 }

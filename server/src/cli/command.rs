@@ -154,7 +154,7 @@ fn load(
     let bytes = read_file(Path::new(file))
         .map_err(|error| unreadable(format!("cannot be read: {}", os_error_text(&error))))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let error = FileError::not_utf8(&error);
+        let error = FileError::not_utf8(error.as_bytes(), error.utf8_error());
         UsageError::File { file: file.to_owned(), error }
     })?;
     Config::from_json(&text).map_err(|error| UsageError::File { file: file.to_owned(), error })

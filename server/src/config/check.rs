@@ -1,5 +1,6 @@
 //! Checks every value of a configuration. A new whole number is a row of [`COUNTS`], a new time a
 //! row of [`SPANS`]; the fields are in `mod.rs`.
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use intelliproxy_core::{BackendLimits, ConfigError};
 
 use super::{
-    BackendUrl, Config, Forwarding, Levels, Limits, Listen, ListenAddress, Network, StatsRules,
+    BackendUrl, Config, Forwarding, HealthChecks, Levels, Limits, Listen, ListenAddress, Network,
+    StatsRules,
 };
 use crate::http::field::{FIELDS_MAX, Name};
 
@@ -108,24 +110,64 @@ impl Config {
 
     /// Checks that no file has two purposes.
     fn check_files(&self) -> Result<(), ConfigError> {
-        // `./a` and `a` are one file.
-        let plain = |path| Path::new(path).strip_prefix(".").unwrap_or_else(|_| Path::new(path));
-        let files = self.files();
+        let further = [
+            ("admin.socket", self.admin.socket.as_deref()),
+            ("discovery.file", self.discovery.file.as_deref()),
+        ];
+        let files = self.files().into_iter().chain(further);
+        let files: Vec<_> = files.filter_map(|(key, path)| Some((key, path?))).collect();
         for (index, (key, path)) in files.iter().enumerate() {
-            let Some(path) = path else { continue };
-            let mut earlier = files.iter().take(index);
-            let same = earlier.find(|(_, other)| other.is_some_and(|it| plain(it) == plain(path)));
-            if let Some((other, _)) = same {
-                return Err(refuse(key, "a file of its own", path, format!("is {other}")));
+            for (other, other_path) in &files[..index] {
+                let wrong = match suffix(other_path, path) {
+                    Some("") => format!("is {other}"),
+                    Some(suffix) if self.is_written(other, suffix) => {
+                        format!("is written besides {other}")
+                    }
+                    _ => match suffix(path, other_path) {
+                        Some(suffix) if self.is_written(key, suffix) => {
+                            format!("also writes {other_path:?}, which is {other}")
+                        }
+                        _ => continue,
+                    },
+                };
+                return Err(refuse(key, "a file of its own", path, wrong));
             }
         }
         Ok(())
     }
 
+    /// Whether the proxy also writes or moves a file whose name has this after that of the file at a
+    /// key.
+    fn is_written(&self, key: &str, suffix: &str) -> bool {
+        let recording = &self.recording;
+        let is_in_ring = |text: &str| {
+            let number: Option<u32> = text.parse().ok();
+            recording.bytes_max > 0 && number.is_some_and(|number| number < recording.files)
+        };
+        match key {
+            "recording.file" => {
+                suffix == ".old" || suffix.strip_prefix('.').is_some_and(is_in_ring)
+            }
+            "stateFile" => matches!(suffix, ".new" | ".old" | ".bad"),
+            "admin.socket" => suffix == ".new",
+            _ => false,
+        }
+    }
+
     /// Returns the range of the whole number or time at a path, in words.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
-        if path == "discovery.resolveMs" {
+        // A key of a backend, or of its health checks, at any index.
+        let own = path.strip_prefix("backends[").and_then(|rest| rest.split_once("]."));
+        let own = own.map(|(_, own)| own);
+        if path == "discovery.resolveMs" || own == Some("resolveMs") {
             return Some(resolve_allowed());
+        }
+        let most = BACKEND_COUNTS.iter().find(|(key, _)| own == Some(*key)).map(|(_, most)| *most);
+        if let Some(most) = most {
+            return Some(backend_count_allowed(most));
+        }
+        if let Some(key) = own.unwrap_or(path).strip_prefix("health.") {
+            return HealthChecks::allowed_at(key);
         }
         let count = COUNTS.iter().find(|count| count.path == path).map(Count::allowed);
         let span = || SPANS.iter().any(|span| span.path == path).then(Span::allowed);
@@ -165,31 +207,27 @@ impl Config {
 
     fn check_backends(&self) -> Result<(), ConfigError> {
         check_length("backends", self.backends.len(), 0, BACKENDS_MAX)?;
+        let mut names = BTreeSet::new();
         for (index, backend) in self.backends.iter().enumerate() {
             let path = format!("backends[{index}].name");
             if !is_backend_name(&backend.name) {
-                let allowed = "1 to 64 letters, digits, '.', '_' and '-'";
-                return Err(ConfigError::new(&path, allowed));
+                return Err(ConfigError::new(&path, NAME_ALLOWED));
             }
             let resolve = backend.resolve.unwrap_or(RESOLVE_MIN);
             if !(RESOLVE_MIN..=SPAN_MAX).contains(&resolve) {
                 let path = format!("backends[{index}].resolveMs");
                 return Err(ConfigError::new(&path, &resolve_allowed()));
             }
-            if self.backends.iter().take(index).any(|earlier| earlier.name == backend.name) {
+            if !names.insert(backend.name.as_str()) {
                 return Err(refuse(&path, "a name of its own", &backend.name, "is there already"));
             }
             let path = format!("backends[{index}].url");
             BackendUrl::parse(&backend.url)
                 .map_err(|error| refuse(&path, "http://HOST[:PORT]", &backend.url, error))?;
-            for (key, value, most) in [
-                ("limit", backend.limit, PER_BACKEND_MAX),
-                ("weight", backend.weight, BackendLimits::WEIGHT_MAX),
-            ] {
-                if value.is_some_and(|value| value > most) {
+            for ((key, most), value) in BACKEND_COUNTS.iter().zip([backend.limit, backend.weight]) {
+                if value.is_some_and(|value| value > *most) {
                     let path = format!("backends[{index}].{key}");
-                    let allowed = format!("a whole number from 0 to {most}");
-                    return Err(ConfigError::new(&path, &allowed));
+                    return Err(ConfigError::new(&path, &backend_count_allowed(*most)));
                 }
             }
         }
@@ -319,6 +357,14 @@ const SPANS: [Span; 15] = [
     span("pool.idleMs", |config| config.pool.idle),
 ];
 
+/// The whole numbers of a backend, `limit` and `weight`, with their maximum.
+const BACKEND_COUNTS: [(&str, u32); 2] =
+    [("limit", PER_BACKEND_MAX), ("weight", BackendLimits::WEIGHT_MAX)];
+
+fn backend_count_allowed(most: u32) -> String {
+    format!("a whole number from 0 to {most}")
+}
+
 /// The only time outside `routing` that may be 0.
 const LAME_DUCK: &str = "timeouts.lameDuckMs";
 
@@ -346,6 +392,11 @@ const NETWORKS_MAX: usize = 64;
 /// The maximum length of a name, characters: a backend's, the one in Via, or that of an added
 /// field.
 const NAME_MAX: usize = 64;
+/// A description of valid names of backends.
+pub(super) const NAME_ALLOWED: &str = "1 to 64 letters, digits, '.', '_' and '-'";
+/// A description of valid targets in a watched file.
+pub(super) const TARGET_ALLOWED: &str =
+    "HOST[:PORT] of at most 260 letters, digits, '.', '_', '-' and ':'";
 /// A description of valid levels.
 const LEVEL_ALLOWED: &str =
     "error, warn, info, debug or trace, or a list with up to 16 of MODULE=LEVEL";
@@ -357,6 +408,15 @@ const PATH_MAX: usize = 1024;
 /// A description of valid probe paths.
 pub(super) const PATH_ALLOWED: &str =
     "a path: '/' and at most 1023 visible ASCII characters, without '#'";
+
+/// Returns the rest of a path that is `start` with something after its name.
+fn suffix<'p>(start: &'p str, path: &'p str) -> Option<&'p str> {
+    // `./a` and `a` are one file.
+    let plain = |path| Path::new(path).strip_prefix(".").unwrap_or_else(|_| Path::new(path));
+    let [start, path] = [start, path].map(plain);
+    let rest = path.file_name()?.to_str()?.strip_prefix(start.file_name()?.to_str()?);
+    rest.filter(|_| start.parent() == path.parent())
+}
 
 /// Returns the error for a text, with the text itself.
 pub(super) fn refuse(
@@ -377,14 +437,21 @@ fn check_length(path: &str, length: usize, least: usize, most: usize) -> Result<
 
 /// Whether a name is safe in a log line, a flag, a URL and a metric's label. That of a backend which
 /// was found has a slash and its address.
-fn is_backend_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+pub(super) fn is_backend_name(name: &str) -> bool {
     let is_of_address = |byte: u8| is_plain(byte) || matches!(byte, b':' | b'[' | b']');
     let (name, address) = name.split_once('/').unwrap_or((name, "0"));
-    (1..=NAME_MAX).contains(&name.len())
-        && name.bytes().all(is_plain)
+    is_plain_name(name)
         && (1..=ADDRESS_MAX).contains(&address.len())
         && address.bytes().all(is_of_address)
+}
+
+/// Whether this is a backend's name, or the part of it before the slash.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
 fn resolve_allowed() -> String {

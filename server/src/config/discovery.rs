@@ -2,14 +2,18 @@
 //! watched file. Nothing here opens a file or resolves a name: `edge/discovery/` does both, and
 //! [`Config::found`] makes the backends from what it has learned.
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::BACKENDS_MAX;
+use super::check::{
+    BACKENDS_MAX, NAME_ALLOWED, TARGET_ALLOWED, is_backend_name, is_plain_name, refuse,
+};
 use super::document::Document;
 use super::place::FileError;
+use super::read::SHOWN_MAX;
 use super::{BackendConfig, BackendTarget, BackendUrl, Config, millis};
 
 /// Backends that are found while the proxy runs.
@@ -45,6 +49,8 @@ pub struct Found {
     pub backends: Vec<BackendConfig>,
     /// The same backends with their addresses.
     pub targets: Vec<BackendTarget>,
+    /// The names of further backends that are not used, because others have these names.
+    pub unused: Vec<String>,
 }
 
 impl Config {
@@ -74,7 +80,9 @@ impl Config {
                 }
             };
             for (backend, addresses) in places {
-                if names.insert(backend.name.clone()) {
+                if !names.insert(backend.name.clone()) {
+                    found.unused.push(backend.name);
+                } else {
                     let BackendConfig { name, url: text, .. } = backend.clone();
                     let authority = url.authority.clone();
                     found.backends.push(backend);
@@ -139,33 +147,19 @@ pub(crate) fn fixed_addresses(host: &str) -> Option<Vec<IpAddr>> {
 /// The first fault, with its place.
 pub(crate) fn backends_from_file(text: &str) -> Result<Vec<BackendConfig>, FileError> {
     let document = Document::parse(text)?;
-    let (form, backends) = if document.has_key("backends") {
-        (Form::Object, document.read::<BackendsFile>("")?.backends)
-    } else if document.first_has_key("targets") {
-        (Form::Groups, of_groups(&document.read::<Vec<TargetGroup>>("")?))
-    } else {
-        (Form::List, document.read::<Vec<BackendConfig>>("")?)
+    if document.first_has_key("targets") {
+        return of_groups(&document, &document.read::<Vec<TargetGroup>>("")?);
+    }
+    let is_object = document.has_key("backends");
+    let backends = match is_object {
+        true => document.read::<BackendsFile>("")?.backends,
+        false => document.read::<Vec<BackendConfig>>("")?,
     };
     let config = Config { backends, ..Config::default() };
-    match config.validate() {
-        Ok(()) => Ok(config.backends),
-        Err(error) => {
-            let at = match form {
-                Form::Object => error.path.clone(),
-                Form::List => error.path.trim_start_matches("backends[").replacen(']', "", 1),
-                // The target is named by the error itself.
-                Form::Groups => String::new(),
-            };
-            Err(document.refuse(&at, format!("must be {}", error.allowed)))
-        }
-    }
-}
-
-/// The form of a watched file.
-enum Form {
-    Object,
-    List,
-    Groups,
+    let Err(error) = config.validate() else { return Ok(config.backends) };
+    let path = error.path.as_str();
+    let path = if is_object { path } else { path.strip_prefix("backends").unwrap_or(path) };
+    Err(document.refuse(path, format!("must be {}", error.allowed)))
 }
 
 /// A watched file in our own form.
@@ -186,18 +180,41 @@ struct TargetGroup {
 
 /// Returns a backend for each target, `JOB/HOST:PORT`, each once. Without a label `job` it is
 /// `file/HOST:PORT`.
-fn of_groups(groups: &[TargetGroup]) -> Vec<BackendConfig> {
+fn of_groups(
+    document: &Document<'_>,
+    groups: &[TargetGroup],
+) -> Result<Vec<BackendConfig>, FileError> {
     let mut backends: Vec<BackendConfig> = Vec::new();
-    for TargetGroup { targets, labels } in groups {
+    let mut names = BTreeSet::new();
+    for (index, TargetGroup { targets, labels }) in groups.iter().enumerate() {
+        let fail = |key: &str, allowed: &str, text: &str, wrong: &dyn fmt::Display| {
+            let shown: String = text.chars().take(SHOWN_MAX).collect();
+            let error = refuse(&format!("[{index}].{key}"), allowed, &shown, wrong);
+            document.refuse(&error.path, format!("must be {}", error.allowed))
+        };
         let job = labels.get("job").map_or("file", String::as_str);
-        for target in targets {
-            let name = format!("{job}/{target}");
-            if backends.iter().all(|earlier| earlier.name != name) {
-                backends.push(BackendConfig::new(&name, &format!("http://{target}")));
+        if !is_plain_name(job) {
+            return Err(fail("labels.job", NAME_ALLOWED, job, &"is not"));
+        }
+        for (number, target) in targets.iter().enumerate() {
+            let key = format!("targets[{number}]");
+            let (name, url) = (format!("{job}/{target}"), format!("http://{target}"));
+            if let Err(error) = BackendUrl::parse(&url) {
+                return Err(fail(&key, "HOST[:PORT]", target, &error));
+            }
+            if !is_backend_name(&name) {
+                return Err(fail(&key, TARGET_ALLOWED, target, &"is not"));
+            }
+            if names.insert(name.clone()) {
+                backends.push(BackendConfig::new(&name, &url));
             }
         }
     }
-    backends
+    if backends.len() > BACKENDS_MAX {
+        let wrong = format!("must name at most {BACKENDS_MAX} targets, not {}", backends.len());
+        return Err(document.refuse("", wrong));
+    }
+    Ok(backends)
 }
 
 #[cfg(test)]

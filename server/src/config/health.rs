@@ -240,6 +240,12 @@ impl Config {
         )
     }
 
+    /// Returns the check of each backend, by its name.
+    pub(crate) fn checks(&self) -> BTreeMap<&str, Check> {
+        let check = |backend| self.check_of(backend);
+        self.backends.iter().map(|one| (one.name.as_str(), check(one))).collect()
+    }
+
     /// Checks the health checks of all backends, and those of each one.
     pub(super) fn check_health(&self) -> Result<(), ConfigError> {
         let HealthChecks { kind, path, port, host, method, status, .. } = self.health.clone();
@@ -287,7 +293,7 @@ impl OwnHealthChecks {
             return Err(ConfigError::new(&key("path"), PATH_ALLOWED));
         }
         if self.port == Some(0) {
-            return Err(ConfigError::new(&key("port"), "a whole number from 1 to 65535, or null"));
+            return Err(ConfigError::new(&key("port"), PORT_ALLOWED));
         }
         if let Some(host) = &self.host
             && let Err(error) = HostPort::parse(host)
@@ -316,13 +322,27 @@ impl OwnHealthChecks {
         }
         for (name, span) in [("intervalMs", self.interval), ("timeoutMs", self.timeout)] {
             if span.is_some_and(|span| !(SPAN_MIN..=SPAN_MAX).contains(&span)) {
-                let (least, most) = (SPAN_MIN.as_millis(), SPAN_MAX.as_millis());
-                let allowed = format!("milliseconds from {least} to {most}");
-                return Err(ConfigError::new(&key(name), &allowed));
+                return Err(ConfigError::new(&key(name), &span_allowed()));
             }
         }
         Ok(())
     }
+}
+
+impl HealthChecks {
+    /// Returns the range of the whole number or time at a key, in words.
+    pub(super) fn allowed_at(key: &str) -> Option<String> {
+        match key {
+            "port" => Some(PORT_ALLOWED.to_owned()),
+            "intervalMs" | "timeoutMs" => Some(span_allowed()),
+            _ => None,
+        }
+    }
+}
+
+fn span_allowed() -> String {
+    let (least, most) = (SPAN_MIN.as_millis(), SPAN_MAX.as_millis());
+    format!("milliseconds from {least} to {most}")
 }
 
 /// Checks further fields of a ping's request.
@@ -368,6 +388,8 @@ impl fmt::Display for Check {
     }
 }
 
+/// A description of valid ports.
+const PORT_ALLOWED: &str = "a whole number from 1 to 65535, or null";
 /// Maximum number of entries of `status`.
 const STATUSES_MAX: usize = 16;
 /// Maximum length of `body`, bytes.

@@ -55,6 +55,7 @@ pub use logs::{AccessLogFormat, AccessLogRules, LogFormat, LogRules, RequestIdRu
 pub use network::{Network, NetworkError};
 pub use place::FileError;
 pub use target::BackendTarget;
+pub(crate) use target::is_same_set;
 pub use url::{BackendUrl, UrlError};
 
 /// The whole configuration of a proxy.

@@ -1,6 +1,6 @@
 //! Positions in a configuration text, and errors at them.
 use std::fmt;
-use std::string::FromUtf8Error;
+use std::str::Utf8Error;
 
 use jsonc_parser::ast::Object;
 use jsonc_parser::common::Ranged;
@@ -26,8 +26,8 @@ impl FileError {
     }
 
     /// Returns the error for bytes that are not text.
-    pub(crate) fn not_utf8(error: &FromUtf8Error) -> Self {
-        let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+    pub(crate) fn not_utf8(bytes: &[u8], error: Utf8Error) -> Self {
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let valid = String::from_utf8_lossy(valid);
         Self::new(&valid, valid.len(), String::new(), "is not UTF-8".to_owned())
     }

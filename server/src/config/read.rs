@@ -428,4 +428,4 @@ fn one_of(names: &[&str]) -> String {
 /// The key that names the schema of a document.
 const SCHEMA: &str = "$schema";
 /// The maximum number of characters of a value in an error.
-const SHOWN_MAX: usize = 60;
+pub(super) const SHOWN_MAX: usize = 60;

@@ -13,3 +13,8 @@ pub struct BackendTarget {
     /// Its addresses in the order in which to try them; not empty.
     pub addresses: Vec<SocketAddr>,
 }
+
+/// Whether both have the same addresses, in any order.
+pub(crate) fn is_same_set(a: &[SocketAddr], b: &[SocketAddr]) -> bool {
+    a.iter().all(|address| b.contains(address)) && b.iter().all(|address| a.contains(address))
+}

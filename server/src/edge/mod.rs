@@ -1,8 +1,8 @@
 //! Files, names and processes: everything that may block. Separate threads write the log, the
 //! access log, the state and the recording, read a new configuration, and start an upgrade.
 //!
-//! This file has `Edge`, which the reactor calls when something of it is due. `service.rs` talks to the service
-//! manager and starts an upgrade.
+//! This file has `Edge`, which the reactor calls when something of it is due. `service.rs` talks to
+//! the service manager and starts an upgrade.
 //!
 //! The reactor waits for none of these threads while the proxy serves. If reading the configuration
 //! hangs, it is abandoned after `timeouts.reloadMs`; a late result is dropped.
@@ -64,7 +64,7 @@ pub(crate) struct Edge {
     keeper: Option<Keeper>,
     /// The learned state of the policy that a command replaced last.
     learned: Option<String>,
-    /// Reads the configuration again; `None` without a file and without names to resolve.
+    /// Reads the configuration again; `None` if SIGHUP is ignored.
     source: Option<Source>,
     discovery: Discovery,
     reloader: Reloader<Candidate>,
@@ -84,6 +84,7 @@ impl Edge {
         log: LogWatch,
         keeper: Option<Keeper>,
         reload: Option<Source>,
+        discovery: Discovery,
         waker: Arc<Waker>,
         recording: Option<RecordGuard>,
     ) -> Self {
@@ -97,7 +98,7 @@ impl Edge {
             keeper,
             learned: None,
             source: reload,
-            discovery: Discovery::default(),
+            discovery,
             reloader: Reloader::new(),
             is_asked_again: false,
             waker,
@@ -230,32 +231,26 @@ impl Edge {
     ) -> Option<u64> {
         let source = self.source.clone()?;
         let readings = if self.reading_until().is_some() { 2 } else { 1 };
-        let waker = Arc::clone(&self.waker);
-        let wake = move || {
-            // If the poll is gone, the reactor has ended.
-            let _ = waker.wake();
-        };
         let (discovery, time) = (self.discovery.clone(), proxy.reload_time() / 2);
         let load = move || source.candidate(current, &discovery, time);
-        if let Err(wrong) = self.reloader.ask(now, proxy.reload_time(), load, wake) {
+        if let Err(wrong) = self.reloader.ask(now, proxy.reload_time(), load, self.waking()) {
             proxy.handle_config_refused(now, wrong);
         }
         Some(readings)
     }
 
     /// Begins to find the backends of a configuration, in which `found` are in use.
-    pub(crate) fn follow(&mut self, discovery: Discovery, config: &Config, found: Found) {
-        self.discovery = discovery;
-        let waker = Arc::clone(&self.waker);
-        self.discovery.follow(config, found, move || {
-            // If the poll is gone, the reactor has ended.
-            let _ = waker.wake();
-        });
+    pub(crate) fn follow(&self, config: &Config, found: Found) {
+        self.discovery.follow(config, found, self.waking());
     }
 
-    /// The parts that find backends.
-    pub(crate) fn discovery(&self) -> Discovery {
-        self.discovery.clone()
+    /// Returns a function with which other threads wake the reactor.
+    fn waking(&self) -> impl Fn() + Send + use<> {
+        let waker = Arc::clone(&self.waker);
+        move || {
+            // If the poll is gone, the reactor has ended.
+            let _ = waker.wake();
+        }
     }
 
     /// Returns the backends that were found, if they have changed.

@@ -155,7 +155,11 @@ impl Reactor {
         let recording = record::open(&setup.config.recording, None)?;
         let access_log = access::Opened::new(&setup.config.access_log)?;
         let config = setup.config.clone();
-        let found = Found { backends: config.backends.clone(), targets: setup.backends.clone() };
+        let found = Found {
+            backends: config.backends.clone(),
+            targets: setup.backends.clone(),
+            unused: Vec::new(),
+        };
         let mut proxy = Proxy::new(setup.config, setup.backends, seed(), now)
             .map_err(|error| error.to_string())?;
         let is_restored = setup.learned.is_some_and(|text| match proxy.restore(&text) {
@@ -180,9 +184,10 @@ impl Reactor {
         let mut listeners = Listeners::new(LISTENERS_MAX, Source::Listener);
         listeners.open(setup.listeners, registry).map_err(fail)?;
         let service = Service::new(&setup.manager, setup.program, Arc::clone(&waker), now);
-        let mut edge = Edge::new(setup.log, keeper, setup.reload, waker, recording);
+        let mut edge =
+            Edge::new(setup.log, keeper, setup.reload, setup.discovery, waker, recording);
         edge.set_access_log(now, access_log, &mut proxy)?;
-        edge.follow(setup.discovery, &setup.wanted, found);
+        edge.follow(&setup.wanted, found);
         let mut admin = AdminPort::new();
         admin.listeners.open(setup.admin_listeners, registry).map_err(fail)?;
         // Called after everything that opens files for the life of the process, because it counts

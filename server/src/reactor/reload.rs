@@ -56,7 +56,7 @@ impl Reactor {
 
     /// Applies the backends that were found, if they have changed.
     pub(super) fn take_found(&mut self) {
-        let Some(Found { backends, targets }) = self.edge.take_found() else { return };
+        let Some(Found { backends, targets, .. }) = self.edge.take_found() else { return };
         if self.listeners.is_empty() {
             return;
         }
@@ -101,8 +101,7 @@ impl Reactor {
             self.admin = None;
         }
         let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
-        let discovery = self.edge.discovery();
-        self.edge.follow(discovery, &wanted, found);
+        self.edge.follow(&wanted, found);
         // Logs the line about the configuration before those about its parts.
         self.flush();
         for slot in opened {

@@ -3,6 +3,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 /// A folder that is removed at the end of the test.
@@ -31,6 +32,13 @@ impl Folder {
     /// Returns the path of a file in it, as text.
     pub(crate) fn path(&self, name: &str) -> String {
         self.file(name).to_str().expect("a path of UTF-8").to_owned()
+    }
+
+    /// Makes a named pipe in it. Returns its path.
+    pub(crate) fn pipe(&self, name: &str) -> PathBuf {
+        let path = self.file(name);
+        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        path
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Program {
     child: Child,
     log: BufReader<File>,
     port: u16,
+    /// The lines of the log until it listens.
+    first_lines: Vec<String>,
 }
 
 impl Program {
@@ -60,9 +62,11 @@ impl Program {
 
     /// Takes a process that was started already, and waits until it listens.
     pub(crate) fn started(child: Child, log: File) -> Self {
-        let mut started = Self { child, log: BufReader::new(log), port: 0 };
-        let line = started.line_with("listening on http://127.0.0.1:");
-        let port = line.rsplit(':').next().and_then(|text| text.parse().ok());
+        let log = BufReader::new(log);
+        let mut started = Self { child, log, port: 0, first_lines: Vec::new() };
+        started.first_lines = started.lines_until("listening on http://127.0.0.1:");
+        let line = started.first_lines.last();
+        let port = line.and_then(|line| line.rsplit(':').next()?.parse().ok());
         started.port = port.expect("a port at the line's end");
         started
     }
@@ -95,8 +99,24 @@ impl Program {
 
     #[track_caller]
     pub(crate) fn line_within(&mut self, what: &str, span: Duration) -> String {
+        self.lines_within(what, span).pop().expect("the line")
+    }
+
+    /// Returns the next log lines up to the first one that contains `what`.
+    #[track_caller]
+    pub(crate) fn lines_until(&mut self, what: &str) -> Vec<String> {
+        self.lines_within(what, DEADLINE)
+    }
+
+    /// Returns the lines of the log from the start of the program until it listened.
+    pub(crate) fn first_lines(&self) -> &[String] {
+        &self.first_lines
+    }
+
+    #[track_caller]
+    fn lines_within(&mut self, what: &str, span: Duration) -> Vec<String> {
         let end = Instant::now() + span;
-        let mut all = Vec::new();
+        let mut all: Vec<String> = Vec::new();
         let mut line = Vec::new();
         loop {
             if self.log.buffer().is_empty() {
@@ -104,11 +124,11 @@ impl Program {
                 let left = Timespec::try_from(left).expect("a short time");
                 let mut log = [PollFd::new(self.log.get_ref(), PollFlags::IN)];
                 let count = poll(&mut log, Some(&left)).expect("a log to poll");
-                let before = String::from_utf8_lossy(&all);
+                let before = all.join("\n");
                 assert_ne!(count, 0, "the log has no {what:?} within {span:?}:\n{before}");
             }
             let came = self.log.fill_buf().expect("a log to read");
-            let before = String::from_utf8_lossy(&all);
+            let before = all.join("\n");
             assert!(!came.is_empty(), "the log ended without {what:?}:\n{before}");
             let line_end = came.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
             let count = line_end.unwrap_or(came.len());
@@ -117,11 +137,12 @@ impl Program {
             if line_end.is_none() {
                 continue;
             }
-            let text = str::from_utf8(&line).expect("a log of UTF-8");
+            let text = str::from_utf8(&line).expect("a log of UTF-8").trim_end();
+            all.push(text.to_owned());
             if text.contains(what) {
-                return text.trim_end().to_owned();
+                return all;
             }
-            all.append(&mut line);
+            line.clear();
         }
     }
 

@@ -223,7 +223,7 @@ fn lists_are_bounded() {
 #[test]
 fn texts_are_checked() {
     type Change = fn(&mut Config);
-    let rows: [(&str, Change, &str); 20] = [
+    let rows: [(&str, Change, &str); 28] = [
         (
             "listen[0]",
             |c| c.listen = vec!["3001".into()],
@@ -276,6 +276,49 @@ fn texts_are_checked() {
             "a file of its own, and \"a\" is accessLog.file",
         ),
         (
+            "discovery.file",
+            |c| (c.log.file, c.discovery.file) = (Some("a".into()), Some("./a".into())),
+            "a file of its own, and \"./a\" is log.file",
+        ),
+        (
+            "discovery.file",
+            |c| (c.state_file, c.discovery.file) = (Some("d/a".into()), Some("d//a".into())),
+            "a file of its own, and \"d//a\" is stateFile",
+        ),
+        (
+            "discovery.file",
+            |c| (c.state_file, c.discovery.file) = (Some("a".into()), Some("a.bad".into())),
+            "a file of its own, and \"a.bad\" is written besides stateFile",
+        ),
+        (
+            "discovery.file",
+            |c| {
+                (c.recording.file, c.discovery.file) = (Some("a".into()), Some("a.3".into()));
+                c.recording.bytes_max = 1;
+            },
+            "a file of its own, and \"a.3\" is written besides recording.file",
+        ),
+        (
+            "discovery.file",
+            |c| (c.access_log.file, c.discovery.file) = (Some("a".into()), Some("a".into())),
+            "a file of its own, and \"a\" is accessLog.file",
+        ),
+        (
+            "discovery.file",
+            |c| (c.admin.socket, c.discovery.file) = (Some("a".into()), Some("a.new".into())),
+            "a file of its own, and \"a.new\" is written besides admin.socket",
+        ),
+        (
+            "admin.socket",
+            |c| (c.log.file, c.admin.socket) = (Some("a".into()), Some("a".into())),
+            "a file of its own, and \"a\" is log.file",
+        ),
+        (
+            "recording.file",
+            |c| (c.log.file, c.recording.file) = (Some("a.old".into()), Some("a".into())),
+            "a file of its own, and \"a\" also writes \"a.old\", which is log.file",
+        ),
+        (
             "recording.file",
             |c| c.recording.file = Some(String::new()),
             "the path of a file, or null",
@@ -306,6 +349,22 @@ fn texts_are_checked() {
         change(&mut config);
         assert_eq!(config.validate(), Err(ConfigError::new(path, allowed)));
     }
+}
+
+/// Files with similar names may be used together if the proxy writes none of them for two purposes.
+#[test]
+fn similar_files_are_valid() {
+    let mut config = Config::default();
+    config.recording.file = Some("a".to_owned());
+    config.log.file = Some("a.1".to_owned());
+    config.access_log.file = Some("d/a.old".to_owned());
+    config.state_file = Some("a.json".to_owned());
+    config.discovery.file = Some("a.json.x".to_owned());
+    assert_eq!(config.validate(), Ok(()));
+    config.recording.bytes_max = 1;
+    assert_refused(&config, "recording.file");
+    config.log.file = Some("a.4".to_owned());
+    assert_eq!(config.validate(), Ok(()), "beyond the ring");
 }
 
 /// `networks()` parses `stats.allow`; the default is loopback only.

@@ -67,6 +67,7 @@ fn names_are_used_once_and_bounded() {
     ];
     let found = config.found(&known).expect("few");
     assert_eq!(names(&found), ["svc/10.0.0.1", "more"]);
+    assert_eq!(found.unused, ["svc/10.0.0.1"]);
     assert_eq!(found.targets[0].addresses, ["10.0.0.1:80".parse().expect("an address")]);
     for (count, is_good) in [(BACKENDS_MAX - 1, true), (BACKENDS_MAX, false)] {
         known.file = (0..count)
@@ -85,7 +86,7 @@ fn files_have_three_forms() {
     };
     let fine = |rows: &[&str]| Ok(rows.iter().map(|row| (*row).to_owned()).collect());
     let wrong = |text: &str| Err(text.to_owned());
-    let rows: [(&str, Result<Vec<String>, String>); 15] = [
+    let rows: [(&str, Result<Vec<String>, String>); 17] = [
         ("[]", fine(&[])),
         (r#"{"backends": []}"#, fine(&[])),
         (
@@ -108,7 +109,7 @@ fn files_have_three_forms() {
         (
             r#"[{"name": "a", "url": "ftp://a"}]"#,
             wrong(
-                "1:23: 0.url: must be http://HOST[:PORT], and \"ftp://a\" does not begin with http://",
+                "1:23: [0].url: must be http://HOST[:PORT], and \"ftp://a\" does not begin with http://",
             ),
         ),
         (
@@ -119,20 +120,50 @@ fn files_have_three_forms() {
         ),
         (
             r#"[{"name": "a", "url": "http://a"}, {"name": "a", "url": "http://b"}]"#,
-            wrong("1:45: 1.name: must be a name of its own, and \"a\" is there already"),
+            wrong("1:45: [1].name: must be a name of its own, and \"a\" is there already"),
         ),
         (
             r#"{"backends": [{"name": "", "url": "http://a"}]}"#,
             wrong("1:24: backends[0].name: must be 1 to 64 letters, digits, '.', '_' and '-'"),
         ),
         (
-            r#"[{"targets": ["a b"]}]"#,
-            wrong("1:1: must be 1 to 64 letters, digits, '.', '_' and '-'"),
+            r#"[{"targets": ["a"]}, {"targets": ["b", "a b"]}]"#,
+            wrong(
+                "1:40: [1].targets[1]: must be HOST[:PORT], and \"a b\" has a host that is not a DNS name",
+            ),
+        ),
+        (
+            r#"[{"targets": ["a/"]}]"#,
+            wrong(
+                "1:15: [0].targets[0]: must be HOST[:PORT] of at most 260 letters, digits, '.', '_', '-' and ':', and \"a/\" is not",
+            ),
+        ),
+        (
+            r#"[{"targets": ["a"], "labels": {"job": "a b"}}]"#,
+            wrong(
+                "1:39: [0].labels.job: must be 1 to 64 letters, digits, '.', '_' and '-', and \"a b\" is not",
+            ),
         ),
         (r#"[{"targets": 1}]"#, wrong("1:14: [0].targets: must be a list, not 1")),
     ];
     for (text, expected) in rows {
         assert_eq!(read(text), expected, "{text}");
+    }
+}
+
+/// A file with more targets than backends are permitted is refused without much work for each.
+#[test]
+fn files_have_a_bound() {
+    for (count, is_good) in [(BACKENDS_MAX, true), (BACKENDS_MAX + 1, false), (100_000, false)] {
+        let targets: Vec<String> = (0..count).map(|number| format!("\"h{number}\"")).collect();
+        let text = format!(r#"[{{"targets": []}}, {{"targets": [{}]}}]"#, targets.join(","));
+        let read = backends_from_file(&text).map_err(|error| error.to_string());
+        let expected = Err(format!("1:1: must name at most 1000 targets, not {count}"));
+        if is_good {
+            assert_eq!(read.map(|backends| backends.len()), Ok(count));
+        } else {
+            assert_eq!(read, expected);
+        }
     }
 }
 

@@ -106,6 +106,39 @@ fn faults_are_told_by_place_and_path() {
              \"1KiB\"",
         ),
         (
+            "{\"discovery\": {\"resolveMs\": \"x\"}}",
+            "1:29: discovery.resolveMs: must be milliseconds from 100 to 86400000, or a text such \
+             as \"1500ms\", \"2s\", \"5m\" or \"1h\", not \"x\"",
+        ),
+        (
+            "{\"health\": {\"intervalMs\": true}}",
+            "1:27: health.intervalMs: must be milliseconds from 1 to 3600000, not true",
+        ),
+        (
+            "{\"health\": {\"port\": 70000}}",
+            "1:21: health.port: must be a whole number from 1 to 65535, or null, not 70000",
+        ),
+        (
+            "{\"backends\": [{\"name\": \"a\", \"url\": \"http://a\", \"resolveMs\": -1}]}",
+            "1:61: backends[0].resolveMs: must be milliseconds from 100 to 86400000, not -1",
+        ),
+        (
+            "{\"backends\": [{\"name\": \"a\", \"url\": \"http://a\", \"limit\": 0.5}]}",
+            "1:57: backends[0].limit: must be a whole number from 0 to 1000000, not 0.5",
+        ),
+        (
+            "{\"backends\": [{\"name\": \"a\", \"url\": \"http://a\", \"weight\": true}]}",
+            "1:58: backends[0].weight: must be a whole number from 0 to 1000, not true",
+        ),
+        (
+            "{\"backends\": [{\"name\": \"a\", \"url\": \"http://a\",\n\"health\": {\"timeoutMs\": []}}]}",
+            "2:25: backends[0].health.timeoutMs: must be milliseconds from 1 to 3600000, not a list",
+        ),
+        (
+            "{\"log\": {\"file\": \"a\"},\n\"discovery\": {\"file\": \"./a\"}}",
+            "2:23: discovery.file: must be a file of its own, and \"./a\" is log.file",
+        ),
+        (
             "{\"limits\": {\n\"headBytesMax\": 2048}}",
             "1:12: limits.targetBytesMax: must be at most limits.headBytesMax, which is \
              2048",

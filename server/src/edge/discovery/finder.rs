@@ -1,17 +1,18 @@
 //! The thread that keeps what is known: which names are due, which look-ups are under way, and what
 //! the watched file has said. It never blocks but for its next message.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::{info, warn};
+use log::{info, log, warn};
 
-use super::watched::{self, Watched};
-use super::{LookUp, Results};
-use crate::config::{Config, Found, Known};
+use super::watched::{self, Reading, Watched};
+use super::{LookUp, Results, unused_line};
+use crate::config::{BackendConfig, BackendTarget, Config, Found, Known, is_same_set};
+use crate::plain::os_error_text;
 
 /// A message for the thread.
 pub(super) enum Message {
@@ -34,25 +35,35 @@ pub(super) struct Finder {
     messages: Receiver<Message>,
     results: Arc<Mutex<Results>>,
     hosts: BTreeMap<String, Host>,
-    file: Option<Watched>,
+    /// The watched files by their paths: that of the followed configuration, and those of
+    /// configurations whose backends were looked up since.
+    files: BTreeMap<String, Watched>,
     followed: Option<Followed>,
-    /// Those who wait for the first results.
+    /// Callers of [`Discovery::look`](super::Discovery::look) that wait for results.
     waiting: Vec<Waiting>,
+    /// Whether the backends may have changed since they were published.
+    is_changed: bool,
 }
 
 /// A configuration that is followed.
 struct Followed {
     config: Box<Config>,
+    /// The hosts to look up, each with the time between two look-ups.
+    hosts: BTreeMap<String, Duration>,
     /// The backends that the reactor has, or will take.
     used: Box<Found>,
     generation: u64,
-    /// The last complaint about the number of backends.
+    /// The last logged error about the number of backends.
     told: Option<String>,
+    /// The last logged line about backends whose names are taken.
+    told_unused: Option<String>,
 }
 
-/// One who waits for results.
+/// A caller that waits for the results of a configuration.
 struct Waiting {
     config: Box<Config>,
+    /// The hosts to look up.
+    hosts: BTreeSet<String>,
     until: Instant,
     reply: Sender<Known>,
 }
@@ -64,9 +75,9 @@ struct Host {
     addresses: Option<Vec<IpAddr>>,
     /// The start of the look-up that is under way.
     since: Option<Instant>,
-    /// The start of the last look-up.
+    /// The end of the last look-up.
     looked_at: Option<Instant>,
-    /// Whether a look-up was asked for while another one was under way.
+    /// Whether a look-up was requested that has not begun.
     is_fresh: bool,
     /// Whether the log says that its look-ups fail.
     is_told: bool,
@@ -85,9 +96,10 @@ impl Finder {
             messages,
             results,
             hosts: BTreeMap::new(),
-            file: None,
+            files: BTreeMap::new(),
             followed: None,
             waiting: Vec::new(),
+            is_changed: false,
         }
     }
 
@@ -101,6 +113,15 @@ impl Finder {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            // Results that arrived together are published together.
+            while let Ok(message) = self.messages.try_recv() {
+                self.handle(Instant::now(), message);
+            }
+            if std::mem::take(&mut self.is_changed)
+                && let Some(line) = self.publish()
+            {
+                warn!("discovery: {line}");
+            }
             let now = Instant::now();
             self.work(now);
             self.reply(now);
@@ -110,46 +131,84 @@ impl Finder {
     fn handle(&mut self, now: Instant, message: Message) {
         match message {
             Message::Look { config, until, reply } => {
-                for host in config.hosts(&self.backends_in_file(&config)).into_keys() {
-                    self.hosts.entry(host).or_default().is_fresh = true;
+                if let Some(path) = &config.discovery.file {
+                    self.files.entry(path.clone()).or_insert_with(|| Watched::new(path)).ask();
                 }
-                self.watch(&config);
-                if let Some(file) = &mut self.file {
-                    file.ask();
+                let hosts: BTreeSet<String> =
+                    config.hosts(self.backends_in_file(&config)).into_keys().collect();
+                for host in &hosts {
+                    self.hosts.entry(host.clone()).or_default().is_fresh = true;
                 }
-                self.waiting.push(Waiting { config, until, reply });
+                self.waiting.push(Waiting { config, hosts, until, reply });
             }
-            Message::Follow { config, used, generation } => {
-                self.watch(&config);
-                let hosts = config.hosts(&self.backends_in_file(&config));
-                self.hosts.retain(|name, host| hosts.contains_key(name) || host.since.is_some());
-                self.followed = Some(Followed { config, used, generation, told: None });
-                self.publish();
-            }
+            Message::Follow { config, used, generation } => self.follow(config, used, generation),
             Message::LookedUp { host, result } => self.looked_up(now, &host, result),
             Message::Read { path, content } => {
-                if let Some(file) = self.file.as_mut().filter(|file| file.path == path)
-                    && file.handle_read(content)
-                {
-                    self.publish();
+                let in_use = self.in_use().len();
+                let Some(file) = self.files.get_mut(&path) else { return };
+                let Reading { is_news, line } = file.handle_read(content, in_use);
+                if let Some((level, line)) = line {
+                    log!(level, "discovery: {line}");
+                }
+                if is_news {
+                    self.handle_file_changed(&path);
                 }
             }
         }
     }
 
-    /// Watches the file of a configuration.
-    fn watch(&mut self, config: &Config) {
-        let path = config.discovery.file.as_ref();
-        if self.file.as_ref().map(|file| &file.path) != path {
-            self.file = path.map(|path| Watched::new(path.clone()));
+    /// Follows a configuration instead of the last one.
+    fn follow(&mut self, config: Box<Config>, used: Box<Found>, generation: u64) {
+        if let Some(path) = &config.discovery.file {
+            // Until the file of this configuration has been read, the backends of the last one stay.
+            let inherited = self.in_use().to_vec();
+            let file = self.files.entry(path.clone()).or_insert_with(|| Watched::new(path));
+            file.inherit(inherited);
+        }
+        let waiting: BTreeSet<&String> =
+            self.waiting.iter().filter_map(|one| one.config.discovery.file.as_ref()).collect();
+        let followed = config.discovery.file.as_ref();
+        self.files.retain(|path, _| followed == Some(path) || waiting.contains(path));
+        let hosts = config.hosts(self.backends_in_file(&config));
+        for name in hosts.keys() {
+            self.hosts.entry(name.clone()).or_default();
+        }
+        self.hosts.retain(|name, host| hosts.contains_key(name) || host.since.is_some());
+        let last = self.followed.take();
+        let told_unused = last.and_then(|followed| followed.told_unused);
+        self.followed = Some(Followed { config, hosts, used, generation, told: None, told_unused });
+        self.is_changed = true;
+    }
+
+    /// Takes the hosts of a file whose backends have changed.
+    fn handle_file_changed(&mut self, path: &str) {
+        let is_its = |config: &Config| config.discovery.file.as_deref() == Some(path);
+        let backends = self.files.get(path).map(Watched::backends).unwrap_or_default();
+        if let Some(followed) = self.followed.as_mut().filter(|followed| is_its(&followed.config)) {
+            followed.hosts = followed.config.hosts(backends);
+            for name in followed.hosts.keys() {
+                self.hosts.entry(name.clone()).or_default();
+            }
+            self.is_changed = true;
+        }
+        for one in self.waiting.iter_mut().filter(|one| is_its(&one.config)) {
+            one.hosts = one.config.hosts(backends).into_keys().collect();
         }
     }
 
-    /// Returns the backends in the watched file, if the configuration has the same file.
-    fn backends_in_file(&self, config: &Config) -> Vec<crate::config::BackendConfig> {
-        let file = self.file.as_ref();
-        let file = file.filter(|file| Some(&file.path) == config.discovery.file.as_ref());
-        file.map(|file| file.backends.clone()).unwrap_or_default()
+    /// Returns the backends in the file of a configuration. Until it has been read, those of the
+    /// file in use take their place.
+    fn backends_in_file(&self, config: &Config) -> &[BackendConfig] {
+        let Some(path) = &config.discovery.file else { return &[] };
+        let file = self.files.get(path).filter(|file| file.is_good());
+        file.map_or_else(|| self.in_use(), Watched::backends)
+    }
+
+    /// Returns the backends of the file of the followed configuration.
+    fn in_use(&self) -> &[BackendConfig] {
+        let followed = self.followed.as_ref();
+        let path = followed.and_then(|followed| followed.config.discovery.file.as_ref());
+        path.and_then(|path| self.files.get(path)).map(Watched::backends).unwrap_or_default()
     }
 
     fn looked_up(&mut self, now: Instant, name: &str, result: Result<Vec<IpAddr>, String>) {
@@ -163,9 +222,7 @@ impl Finder {
                 host.looked_at = Some(now);
                 let is_news = host.addresses.as_ref() != Some(&addresses);
                 host.addresses = Some(addresses);
-                if is_news {
-                    self.publish();
-                }
+                self.is_changed |= is_news;
             }
             Err(wrong) => {
                 host.looked_at = Some(now);
@@ -174,19 +231,25 @@ impl Finder {
         }
     }
 
-    /// Starts the look-ups that are due, and reports those that hang.
+    /// Starts the look-ups and readings that are due, and reports look-ups that hang.
     fn work(&mut self, now: Instant) {
-        let every = self.intervals();
-        let mut under_way = self.hosts.values().filter(|host| host.since.is_some()).count();
+        let nothing = BTreeMap::new();
+        let every = self.followed.as_ref().map_or(&nothing, |followed| &followed.hosts);
+        let mut under_way = 0;
+        let mut due = Vec::new();
         for (name, host) in &mut self.hosts {
+            under_way += usize::from(host.since.is_some());
             if host.since.is_some_and(|since| now >= since + SLOW) {
                 host.tell_failure(name, "the look-up takes long");
             }
-            let is_due = host.due(now, every.get(name)).is_some_and(|at| at <= now);
-            if !is_due || under_way >= LOOK_UPS_MAX {
-                continue;
+            if host.due(now, every.get(name)).is_some_and(|at| at <= now) {
+                due.push((host.looked_at, name, host));
             }
-            under_way += 1;
+        }
+        // Those that have waited longest come first, so that none is passed over when all look-ups
+        // are under way.
+        due.sort_by_key(|(looked_at, ..)| *looked_at);
+        for (_, name, host) in due.into_iter().take(LOOK_UPS_MAX.saturating_sub(under_way)) {
             (host.since, host.is_fresh) = (Some(now), false);
             let (look_up, sender) = (Arc::clone(&self.look_up), self.sender.clone());
             let of = name.clone();
@@ -197,38 +260,54 @@ impl Finder {
             };
             if let Err(error) = thread::Builder::new().name("resolve".to_owned()).spawn(work) {
                 (host.since, host.looked_at) = (None, Some(now));
+                let error = os_error_text(&error);
                 host.tell_failure(name, &format!("cannot start a thread: {error}"));
             }
         }
-        if let Some(file) = self.file.as_mut().filter(|file| file.is_due(now)) {
-            file.begin(now);
-            let (path, sender) = (file.path.clone(), self.sender.clone());
+        self.read_files(now);
+    }
+
+    /// Starts the readings of files that are due.
+    fn read_files(&mut self, now: Instant) {
+        let followed = self.followed.as_ref();
+        let followed = followed.and_then(|followed| followed.config.discovery.file.as_ref());
+        for (path, file) in &mut self.files {
+            if file.due(followed == Some(path)).is_none_or(|at| at > now) {
+                continue;
+            }
+            file.begin();
+            let (of, sender) = (path.clone(), self.sender.clone());
             let work = move || {
-                let content = watched::read(&path);
-                let _ = sender.send(Message::Read { path, content });
+                let content = watched::read(&of);
+                // Without a receiver the proxy has ended.
+                let _ = sender.send(Message::Read { path: of, content });
             };
             if let Err(error) = thread::Builder::new().name("watch".to_owned()).spawn(work) {
-                let wrong = Err(format!("cannot start a thread: {error}"));
-                file.handle_read(wrong);
+                let error = os_error_text(&error);
+                let content = Err(format!("{path}: cannot start a thread: {error}"));
+                // The sender is this thread's own, so it has a receiver.
+                let _ = self.sender.send(Message::Read { path: path.clone(), content });
             }
         }
     }
 
-    /// Replies to those whose results are complete, or whose time is over.
+    /// Replies to the callers whose results are complete, or whose time is over.
     fn reply(&mut self, now: Instant) {
         let waiting = std::mem::take(&mut self.waiting);
         for one in waiting {
-            let hosts = one.config.hosts(&self.backends_in_file(&one.config));
             // The file may have named further hosts meanwhile.
-            let new: Vec<String> = hosts.into_keys().filter(|name| self.is_missing(name)).collect();
-            let is_reading = self.file.as_ref().is_some_and(Watched::is_pending);
+            let new: Vec<&String> = one.hosts.iter().filter(|name| self.is_missing(name)).collect();
+            let file = one.config.discovery.file.as_ref();
+            let is_reading =
+                file.and_then(|path| self.files.get(path)).is_some_and(Watched::is_pending);
             let is_complete = new.is_empty() && !is_reading;
             if is_complete || now >= one.until {
+                // A caller that has given up does not receive it.
                 let _ = one.reply.send(self.known(&one.config));
                 continue;
             }
             for name in new {
-                let host = self.hosts.entry(name).or_default();
+                let host = self.hosts.entry(name.clone()).or_default();
                 host.is_fresh |= host.looked_at.is_none() && host.since.is_none();
             }
             self.waiting.push(one);
@@ -248,64 +327,59 @@ impl Finder {
         };
         Known {
             hosts: self.hosts.iter().filter_map(addresses).collect(),
-            file: self.backends_in_file(config),
+            file: self.backends_in_file(config).to_vec(),
         }
     }
 
     /// Hands over the backends of the followed configuration if they differ from those in use.
-    fn publish(&mut self) {
-        let Some(config) = self.followed.as_ref().map(|followed| followed.config.clone()) else {
-            return;
-        };
-        let known = self.known(&config);
-        let Some(followed) = &mut self.followed else { return };
-        match config.found(&known) {
-            Ok(found) if !is_same(&found, &followed.used) => {
+    /// Returns a line for the log if other backends than before have names that are taken.
+    fn publish(&mut self) -> Option<String> {
+        let known = self.known(&self.followed.as_ref()?.config);
+        let followed = self.followed.as_mut()?;
+        match followed.config.found(&known) {
+            Ok(found) => {
                 followed.told = None;
+                let line = unused_line(&followed.config, &found);
+                let is_told = followed.told_unused == line;
+                followed.told_unused.clone_from(&line);
+                let line = line.filter(|_| !is_told);
+                if is_same(&found, &followed.used) {
+                    return line;
+                }
                 *followed.used = found.clone();
-                let Ok(mut results) = self.results.lock() else { return };
+                let Ok(mut results) = self.results.lock() else { return line };
                 results.found = Some((followed.generation, found));
                 if let Some(wake) = &results.wake {
                     wake();
                 }
+                line
             }
-            Ok(_) => {}
             Err(wrong) => {
                 if followed.told.as_ref() != Some(&wrong) {
                     warn!("discovery: {wrong}: keeping those in use");
                     followed.told = Some(wrong);
                 }
+                None
             }
         }
     }
 
-    /// Returns the time between two look-ups of each host that is followed.
-    fn intervals(&self) -> BTreeMap<String, Duration> {
-        let followed = self.followed.as_ref();
-        followed.map_or_else(BTreeMap::new, |followed| {
-            followed.config.hosts(&self.backends_in_file(&followed.config))
-        })
-    }
-
     /// Returns the time of the next work.
-    fn next(&mut self, now: Instant) -> Option<Instant> {
-        let every = self.intervals();
-        // A host that the file has just named.
-        for name in every.keys() {
-            self.hosts.entry(name.clone()).or_default();
-        }
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let followed = self.followed.as_ref();
         let is_full =
             self.hosts.values().filter(|host| host.since.is_some()).count() >= LOOK_UPS_MAX;
         let due = self.hosts.iter().filter_map(|(name, host)| match host.since {
             Some(since) if !host.is_told => Some(since + SLOW),
             Some(_) => None,
             None if is_full => None,
-            None => host.due(now, every.get(name)),
+            None => host.due(now, followed.and_then(|followed| followed.hosts.get(name))),
         });
         let due: Option<Instant> = due.min();
-        let file = self.file.as_ref().and_then(Watched::due);
+        let path = followed.and_then(|followed| followed.config.discovery.file.as_ref());
+        let files = self.files.iter().filter_map(|(of, file)| file.due(path == Some(of))).min();
         let waiting = self.waiting.iter().map(|one| one.until).min();
-        [due, file, waiting].into_iter().flatten().min().map(|at| at.max(now))
+        [due, files, waiting].into_iter().flatten().min().map(|at| at.max(now))
     }
 }
 
@@ -343,12 +417,11 @@ impl Host {
 /// Whether both are the same backends. The order of the addresses of one does not matter: resolvers
 /// rotate them.
 fn is_same(a: &Found, b: &Found) -> bool {
-    let is_alike = |(a, b): (&crate::config::BackendTarget, &crate::config::BackendTarget)| {
+    let is_alike = |(a, b): (&BackendTarget, &BackendTarget)| {
         a.name == b.name
             && a.url == b.url
             && a.authority == b.authority
-            && a.addresses.iter().all(|address| b.addresses.contains(address))
-            && b.addresses.iter().all(|address| a.addresses.contains(address))
+            && is_same_set(&a.addresses, &b.addresses)
     };
     a.backends == b.backends
         && a.targets.len() == b.targets.len()
@@ -362,3 +435,65 @@ const LOOK_UPS_MAX: usize = 16;
 const SLOW: Duration = Duration::from_secs(5);
 /// The longest wait without anything due.
 const IDLE: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DiscoveryRules;
+
+    /// With more hosts than look-ups at the same time, each host is looked up before any is looked
+    /// up again, although the earlier ones are due again by then.
+    #[test]
+    fn no_host_is_passed_over() {
+        let count = 2 * LOOK_UPS_MAX + 1;
+        let (looked_up, names) = crossbeam_channel::unbounded();
+        let look_up = move |host: &str| {
+            looked_up.send(host.to_owned()).map_err(|error| error.to_string())?;
+            Ok(vec![IpAddr::from([10, 0, 0, 1])])
+        };
+        let (sender, messages) = crossbeam_channel::unbounded();
+        let mut finder = Finder::new(Arc::new(look_up), sender, messages, Arc::default());
+        let one = |number| BackendConfig::new(&format!("{number}"), &format!("http://h{number}"));
+        let config = Config { backends: (0..count).map(one).collect(), ..Config::default() };
+        let (config, used) = (Box::new(config), Box::default());
+        let mut now = Instant::now();
+        finder.handle(now, Message::Follow { config, used, generation: 1 });
+        for _ in 0..count.div_ceil(LOOK_UPS_MAX) {
+            finder.work(now);
+            for _ in 0..LOOK_UPS_MAX {
+                let ended = finder.messages.recv_timeout(Duration::from_secs(30));
+                finder.handle(now, ended.expect("a look-up that has ended"));
+            }
+            now += Duration::from_secs(3600);
+        }
+        let looked_up: BTreeSet<String> = names.try_iter().collect();
+        assert_eq!(looked_up.len(), count, "{looked_up:?}");
+    }
+
+    /// A backend of the file whose name is taken is logged once, also if the configuration is read
+    /// again, and again once there are others.
+    #[test]
+    fn taken_names_are_told_once() {
+        let (sender, messages) = crossbeam_channel::unbounded();
+        let look_up = |_: &str| Err("not used".to_owned());
+        let mut finder = Finder::new(Arc::new(look_up), sender, messages, Arc::default());
+        let config = Config {
+            discovery: DiscoveryRules { file: Some("f.json".to_owned()), ..Default::default() },
+            ..Config::default()
+        };
+        let now = Instant::now();
+        let mut told = Vec::new();
+        for (generation, names) in [(1, vec!["A"]), (2, vec!["A"]), (3, vec!["A", "B", "C"])] {
+            let (config, used) = (Box::new(config.clone()), Box::default());
+            finder.handle(now, Message::Follow { config, used, generation });
+            let one = |name: &&str| format!(r#"{{"name": "{name}", "url": "http://10.0.0.9"}}"#);
+            let list: Vec<String> = names.iter().map(one).collect();
+            let content = Ok(format!("[{}]", list.join(",")).into_bytes());
+            finder.handle(now, Message::Read { path: "f.json".to_owned(), content });
+            told.extend(finder.publish());
+        }
+        let line =
+            |names| format!("not using {names} (discovery.file f.json): their names are taken");
+        assert_eq!(told, [line("A"), line("A, B")]);
+    }
+}

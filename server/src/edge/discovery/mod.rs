@@ -130,6 +130,21 @@ fn needs_finder(config: &Config) -> bool {
     config.discovery.file.is_some() || !config.hosts(&[]).is_empty()
 }
 
+/// Returns a line about the backends that are not used because their names are taken.
+pub(crate) fn unused_line(config: &Config, found: &Found) -> Option<String> {
+    let named: Vec<&str> = found.unused.iter().take(NAMED_MAX).map(String::as_str).collect();
+    let more = match found.unused.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let from = config.discovery.file.as_ref();
+    let from = from.map_or_else(String::new, |file| format!(" (discovery.file {file})"));
+    let names = named.join(", ");
+    (!named.is_empty()).then(|| format!("not using {names}{more}{from}: their names are taken"))
+}
+
+/// The maximum number of names in one line.
+const NAMED_MAX: usize = 5;
 /// The maximum wait for look-ups at startup and in a reload: the first timeout of the resolver of
 /// glibc is 5 s.
 pub(crate) const LOOK_TIME: Duration = Duration::from_secs(5);

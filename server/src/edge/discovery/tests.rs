@@ -1,15 +1,22 @@
 //! Look-ups that succeed, change, fail and hang, by a resolver of the test.
 use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use super::*;
+use crate::folder::Folder;
 
 /// Much longer than anything here takes: only a failing test waits this long.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The results of look-ups by host. A host without one hangs until it has one.
 #[derive(Clone, Default)]
-struct Names(Arc<Mutex<BTreeMap<String, LookedUp>>>);
+struct Names {
+    results: Arc<Mutex<BTreeMap<String, LookedUp>>>,
+    /// The number of look-ups that have begun.
+    count: Arc<AtomicUsize>,
+}
 
 type LookedUp = Result<Vec<IpAddr>, String>;
 
@@ -17,19 +24,30 @@ impl Names {
     fn set(&self, host: &str, result: Result<&[&str], &str>) {
         let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an IP")).collect();
         let result = result.map(ips).map_err(str::to_owned);
-        self.0.lock().expect("no panic").insert(host.to_owned(), result);
+        self.results.lock().expect("no panic").insert(host.to_owned(), result);
     }
 
     fn hang(&self, host: &str) {
-        self.0.lock().expect("no panic").remove(host);
+        self.results.lock().expect("no panic").remove(host);
+    }
+
+    /// Waits until the result of a look-up that begins now was taken, if all look-ups are of one
+    /// host: the next one begins after that.
+    fn wait_taken(&self) {
+        let (begin, end) = (self.count.load(Ordering::SeqCst), Instant::now() + DEADLINE);
+        while self.count.load(Ordering::SeqCst) < begin + 3 {
+            assert!(Instant::now() < end, "no look-ups");
+            thread::yield_now();
+        }
     }
 
     fn discovery(&self) -> Discovery {
         let names = self.clone();
         Discovery::new(Arc::new(move |host: &str| {
+            names.count.fetch_add(1, Ordering::SeqCst);
             let end = Instant::now() + DEADLINE;
             loop {
-                if let Some(result) = names.0.lock().map_err(|_| "a panic")?.get(host) {
+                if let Some(result) = names.results.lock().map_err(|_| "a panic")?.get(host) {
                     return result.clone();
                 }
                 if Instant::now() > end {
@@ -44,6 +62,22 @@ impl Names {
 fn config(backends: &str) -> Config {
     let text = format!(r#"{{"discovery": {{"resolveMs": 100}}, "backends": [{backends}]}}"#);
     Config::from_json(&text).expect("valid")
+}
+
+/// A configuration that watches a file of a folder.
+fn watching(folder: &Folder, file: &str, backends: &str) -> Config {
+    let file = folder.path(file);
+    let rules = format!(r#"{{"resolveMs": 100, "file": {file:?}}}"#);
+    Config::from_json(&format!(r#"{{"discovery": {rules}, "backends": [{backends}]}}"#))
+        .expect("valid")
+}
+
+/// Writes a file with these backends in one step.
+fn write(folder: &Folder, file: &str, names: &[&str]) {
+    let one = |name: &&str| format!(r#"{{"name": "{name}", "url": "http://10.0.0.9"}}"#);
+    let all: Vec<String> = names.iter().map(one).collect();
+    fs::write(folder.file("new"), format!("[{}]", all.join(","))).expect("a file");
+    fs::rename(folder.file("new"), folder.file(file)).expect("one file system");
 }
 
 const SVC: &str = r#"{"name": "svc", "url": "http://svc:8000", "expand": true}"#;
@@ -77,8 +111,11 @@ fn backends_follow_their_names() {
     let first = discovery.look(&config, DEADLINE).expect("found");
     assert_eq!(names(&first), ["svc/10.0.0.1", "svc/10.0.0.2"]);
     let wakes = follow(&discovery, &config, first);
-    table.set("svc", Ok(&["10.0.0.2", "10.0.0.1"]));
-    table.set("svc", Err("try again"));
+    for same in [Ok(&["10.0.0.2", "10.0.0.1"][..]), Err("try again")] {
+        table.set("svc", same);
+        table.wait_taken();
+        assert_eq!((discovery.take(), wakes.try_recv().is_ok()), (None, false), "{same:?}");
+    }
     table.set("svc", Ok(&["10.0.0.3", "10.0.0.2", "10.0.0.1"]));
     let second = next(&discovery, &wakes);
     assert_eq!(names(&second), ["svc/10.0.0.1", "svc/10.0.0.2", "svc/10.0.0.3"]);
@@ -129,6 +166,55 @@ fn an_earlier_configuration_finds_nothing() {
     let later = follow(&discovery, &second, found);
     assert_eq!(discovery.take(), None);
     assert!(later.recv_timeout(Duration::from_millis(300)).is_err(), "its names are not followed");
+}
+
+/// A reload that names another file keeps the backends of the file in use until the new one has
+/// been read. Both while the reload is looking and after it.
+#[test]
+fn another_file_takes_over_once_it_is_read() {
+    let folder = Folder::new("discovery-other");
+    let table = Names::default();
+    table.set("svc", Ok(&["10.0.0.1"]));
+    let discovery = table.discovery();
+    write(&folder, "first", &["old"]);
+    let first = watching(&folder, "first", SVC);
+    let found = discovery.look(&first, DEADLINE).expect("found");
+    assert_eq!(names(&found), ["svc/10.0.0.1", "old"]);
+    let wakes = follow(&discovery, &first, found);
+    // The second file does not exist yet, and its configuration has a name that hangs.
+    let bad = r#"{"name": "bad", "url": "http://bad"}"#;
+    let second = watching(&folder, "second", &format!("{SVC}, {bad}"));
+    let looking = {
+        let (discovery, second) = (discovery.clone(), second.clone());
+        thread::spawn(move || discovery.look(&second, DEADLINE))
+    };
+    table.set("svc", Ok(&["10.0.0.2"]));
+    assert_eq!(names(&next(&discovery, &wakes)), ["svc/10.0.0.2", "old"], "while it looks");
+    table.set("bad", Err("no such host"));
+    let found = looking.join().expect("no panic").expect("found");
+    assert_eq!(names(&found), ["svc/10.0.0.2", "old"], "the second file was not read");
+    let wakes = follow(&discovery, &second, found);
+    table.set("svc", Ok(&["10.0.0.3"]));
+    assert_eq!(names(&next(&discovery, &wakes)), ["svc/10.0.0.3", "old"], "it still is not");
+    write(&folder, "second", &["new"]);
+    assert_eq!(names(&next(&discovery, &wakes)), ["svc/10.0.0.3", "new"]);
+}
+
+/// A configuration whose backends were looked up, and which was then refused, does not end the watch
+/// of the file in use.
+#[test]
+fn a_refused_reload_leaves_the_file_in_use() {
+    let folder = Folder::new("discovery-refused");
+    let discovery = Names::default().discovery();
+    write(&folder, "first", &["a"]);
+    write(&folder, "second", &["x"]);
+    let first = watching(&folder, "first", "");
+    let found = discovery.look(&first, DEADLINE).expect("found");
+    let wakes = follow(&discovery, &first, found);
+    let second = watching(&folder, "second", "");
+    assert_eq!(names(&discovery.look(&second, DEADLINE).expect("found")), ["x"]);
+    write(&folder, "first", &["a", "b"]);
+    assert_eq!(names(&next(&discovery, &wakes)), ["a", "b"]);
 }
 
 /// Without names and without a file there is no thread.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::Level;
 
 use crate::config::{BackendConfig, FileError, backends_from_file};
 use crate::edge::disk::read_named;
@@ -11,9 +11,11 @@ use crate::plain::os_error_text;
 
 /// A file and its last good content.
 pub(super) struct Watched {
-    pub(super) path: String,
-    /// The backends of the last good content.
-    pub(super) backends: Vec<BackendConfig>,
+    path: String,
+    /// The backends of the last good content, or those that stay until there is one.
+    backends: Vec<BackendConfig>,
+    /// Whether the file had a good content.
+    is_good: bool,
     /// The last content or error, good or bad.
     last: Option<Result<Vec<u8>, String>>,
     /// Whether the log tells of a fault that is still there.
@@ -25,9 +27,16 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(path: String) -> Self {
-        let due = Some(Instant::now());
-        Self { path, backends: Vec::new(), last: None, is_bad: false, due, is_asked: true }
+    pub(super) fn new(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            backends: Vec::new(),
+            is_good: false,
+            last: None,
+            is_bad: false,
+            due: Some(Instant::now()),
+            is_asked: true,
+        }
     }
 
     /// Asks for a reading at once, or for the one that is under way.
@@ -36,51 +45,89 @@ impl Watched {
         self.due = self.due.map(|_| Instant::now());
     }
 
+    /// Takes the backends that stay until this file has had a good content.
+    pub(super) fn inherit(&mut self, backends: Vec<BackendConfig>) {
+        if !self.is_good {
+            self.backends = backends;
+        }
+    }
+
     /// Whether a result is awaited that was asked for.
     pub(super) fn is_pending(&self) -> bool {
         self.is_asked
     }
 
-    /// The time of the next reading.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+    /// Whether the file had a good content.
+    pub(super) fn is_good(&self) -> bool {
+        self.is_good
     }
 
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.due.is_some_and(|at| at <= now)
+    pub(super) fn backends(&self) -> &[BackendConfig] {
+        &self.backends
+    }
+
+    /// Returns the time of the next reading. A file that is not followed is read only if that was
+    /// asked for.
+    pub(super) fn due(&self, is_followed: bool) -> Option<Instant> {
+        self.due.filter(|_| is_followed || self.is_asked)
     }
 
     /// Notes that a reading begins.
-    pub(super) fn begin(&mut self, _now: Instant) {
+    pub(super) fn begin(&mut self) {
         self.due = None;
     }
 
-    /// Takes the result of a reading. Returns whether the backends have changed.
-    pub(super) fn handle_read(&mut self, content: Result<Vec<u8>, String>) -> bool {
+    /// Takes the result of a reading. `in_use` is the number of backends of the file in use, which
+    /// stay while this one has had no good content.
+    pub(super) fn handle_read(
+        &mut self,
+        content: Result<Vec<u8>, String>,
+        in_use: usize,
+    ) -> Reading {
         self.due = Some(Instant::now() + EVERY);
         self.is_asked = false;
         if self.last.as_ref() == Some(&content) {
-            return false;
+            return Reading { is_news: false, line: None };
         }
-        let backends = content.clone().and_then(|bytes| parse(&self.path, bytes));
+        let parsed = match &content {
+            Ok(bytes) => parse(&self.path, bytes),
+            Err(wrong) => Err(wrong.clone()),
+        };
         self.last = Some(content);
-        match backends {
+        match parsed {
             Ok(backends) => {
-                if std::mem::take(&mut self.is_bad) {
-                    info!("discovery: {} can be used again", self.path);
-                }
-                let is_news = backends != self.backends;
+                let was_bad = std::mem::take(&mut self.is_bad);
+                let line = format!("{} can be used again", self.path);
+                let is_news =
+                    !std::mem::replace(&mut self.is_good, true) || backends != self.backends;
                 self.backends = backends;
-                is_news
+                Reading { is_news, line: was_bad.then_some((Level::Info, line)) }
             }
             Err(wrong) => {
                 self.is_bad = true;
-                let count = self.backends.len();
-                warn!("discovery: {wrong}: keeping the last {count} backends from it");
-                false
+                let line = match (self.is_good, in_use) {
+                    (true, _) => {
+                        let count = self.backends.len();
+                        format!("{wrong}: keeping the last {count} backends from it")
+                    }
+                    (false, 0) => format!("{wrong}: no backends from it yet"),
+                    (false, count) => {
+                        format!("{wrong}: keeping the {count} backends of the last file")
+                    }
+                };
+                Reading { is_news: false, line: Some((Level::Warn, line)) }
             }
         }
     }
+}
+
+/// The result of a reading of the file.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Reading {
+    /// Whether the backends have changed.
+    pub(super) is_news: bool,
+    /// A line for the log. A fault that was there at the last reading has none.
+    pub(super) line: Option<(Level, String)>,
 }
 
 /// Reads the backends of a file at once.
@@ -88,7 +135,7 @@ impl Watched {
 /// # Errors
 /// One line with the file, and with the place of a fault in it.
 pub(crate) fn read_backends(path: &str) -> Result<Vec<BackendConfig>, String> {
-    read(path).and_then(|bytes| parse(path, bytes))
+    read(path).and_then(|bytes| parse(path, &bytes))
 }
 
 /// Reads a regular file of at most [`FILE_BYTES_MAX`] bytes. May block, but not on a pipe.
@@ -97,13 +144,53 @@ pub(super) fn read(path: &str) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("{path}: cannot be read: {}", os_error_text(&error)))
 }
 
-fn parse(path: &str, bytes: Vec<u8>) -> Result<Vec<BackendConfig>, String> {
-    let text = String::from_utf8(bytes).map_err(|error| FileError::not_utf8(&error));
-    let backends = text.and_then(|text| backends_from_file(&text));
+fn parse(path: &str, bytes: &[u8]) -> Result<Vec<BackendConfig>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| FileError::not_utf8(bytes, error));
+    let backends = text.and_then(backends_from_file);
     backends.map_err(|error| format!("{path}:{error}"))
 }
 
 /// Time between two readings.
 const EVERY: Duration = Duration::from_secs(1);
-/// The maximum size of a watched file, in bytes. A thousand backends take a fifth of it.
+/// The maximum size of a watched file, in bytes. A thousand backends, each with a name and a URL of 25
+/// characters, take 80 kB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each fault has one line, however often it is read, and so has its end. The backends in use
+    /// stay: the last ones of this file, or those of the file before.
+    #[test]
+    fn faults_have_one_line() {
+        let good = |name: &str| Ok(format!(r#"[{{"name": {name:?}, "url": "http://h"}}]"#).into());
+        let bad = |wrong: &str| Err(wrong.to_owned());
+        let (is_news, warn) = (true, |line: &str| Some((Level::Warn, line.to_owned())));
+        let again = Some((Level::Info, "f can be used again".to_owned()));
+        type Row = (Result<Vec<u8>, String>, usize, bool, Option<(Level, String)>);
+        let rows: [Row; 11] = [
+            (bad("f: x"), 0, false, warn("f: x: no backends from it yet")),
+            (bad("f: x"), 0, false, None),
+            (bad("f: y"), 2, false, warn("f: y: keeping the 2 backends of the last file")),
+            (bad("f: y"), 2, false, None),
+            (good("a"), 2, is_news, again.clone()),
+            (good("a"), 1, false, None),
+            (good("b"), 1, is_news, None),
+            (bad("f: y"), 1, false, warn("f: y: keeping the last 1 backends from it")),
+            (bad("f: y"), 1, false, None),
+            (
+                Ok(b"\"".to_vec()),
+                1,
+                false,
+                warn("f:1:1: unterminated string literal: keeping the last 1 backends from it"),
+            ),
+            (good("b"), 1, false, again),
+        ];
+        let mut file = Watched::new("f");
+        for (row, (content, in_use, is_news, line)) in rows.into_iter().enumerate() {
+            file.begin();
+            assert_eq!(file.handle_read(content, in_use), Reading { is_news, line }, "{row}");
+        }
+    }
+}

@@ -275,8 +275,9 @@ impl Upstreams {
 
     /// Sets the health checks of the configured backends.
     pub(crate) fn set_checks(&mut self, config: &Config) {
+        let mut checks = config.checks();
         let check = |id: &BackendId| {
-            let check = config.check_named(self.router.name(*id)?);
+            let check = checks.remove(self.router.name(*id)?).unwrap_or_default();
             Some((*id, Arc::new(check)))
         };
         self.checks = self.configured().iter().filter_map(check).collect();

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::BackendId;
 
-use crate::config::BackendTarget;
+use crate::config::{BackendTarget, is_same_set};
 use crate::http::UpstreamError;
 use crate::proxy::notice::ReportFault;
 
@@ -201,11 +201,6 @@ pub(crate) enum Move {
     OtherAddresses,
     /// The loss of the address in use.
     LostAddress,
-}
-
-/// Whether both have the same addresses, in any order.
-fn is_same_set(a: &[SocketAddr], b: &[SocketAddr]) -> bool {
-    a.iter().all(|address| b.contains(address)) && b.iter().all(|address| a.contains(address))
 }
 
 impl Place {
