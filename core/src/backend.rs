@@ -277,6 +277,11 @@ impl Backend {
         self.most = limit.max(self.in_flight);
     }
 
+    /// Returns the maximum number of outstanding leases; `None` for no limit.
+    pub(crate) fn limit(&self) -> Option<u32> {
+        (self.limit < u32::MAX).then_some(self.limit)
+    }
+
     /// Whether it is configured and not down, even if it is full, held or ejected.
     pub(crate) fn is_up(&self) -> bool {
         !self.is_retired && self.health.health().is_usable()

@@ -108,6 +108,8 @@ pub struct BackendSnapshot {
     pub error_rate: f64,
     /// Requests in flight.
     pub in_flight: u32,
+    /// The maximum number of requests in flight; `None` for no limit.
+    pub limit: Option<u32>,
     /// The average time of live requests from dispatch to the head of the response, ms.
     pub response_ewma_ms: Option<f64>,
     /// Age of the last request that ended.
@@ -173,6 +175,7 @@ impl BackendSnapshot {
             ejections: watch.ejections,
             error_rate: backend.error_rate_at(now, rules),
             in_flight: backend.in_flight(),
+            limit: backend.limit(),
             response_ewma_ms: requests.response_ewma_ms.value(),
             request_age: age(requests.last_ended_at),
             queue: reports.queue.map(|figure| figure.value),

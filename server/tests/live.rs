@@ -100,6 +100,7 @@ fn a_browser_gets_the_page() {
             "\r\nX-Content-Type-Options: nosniff\r\n",
             "\r\nReferrer-Policy: no-referrer\r\n",
             "\r\nCache-Control: no-store\r\n",
+            "\r\nVary: Accept, Accept-Encoding\r\n",
         ] {
             assert!(head.contains(line), "{target}: {line:?}\n{head}");
         }
@@ -107,15 +108,26 @@ fn a_browser_gets_the_page() {
         assert_eq!(body[..2], [0x1f, 0x8b], "{target}");
         let (head, body) = get(port, target, "Accept: text/html\r\n");
         assert!(head.starts_with("HTTP/1.1 406 Not Acceptable\r\n"), "{target}: {head}");
+        assert!(head.contains("\r\nVary: Accept, Accept-Encoding\r\n"), "{head}");
         assert!(body.starts_with(b"406 Not Acceptable"), "{target}");
         for fields in ["", "Accept: */*\r\n", "Accept: application/json\r\n"] {
             let (head, body) = get(port, target, fields);
             assert!(head.contains("\r\nContent-Type: application/json\r\n"), "{target}: {head}");
             let json: Value = serde_json::from_slice(&body).expect("JSON");
             assert_eq!(json[0]["name"], "A", "{target}");
-            assert!(!head.contains("Vary"), "{head}");
+            assert!(head.contains("\r\nVary: Accept\r\n"), "{head}");
         }
     }
+    for target in ["/stats", "/metrics", "/events"] {
+        let mut stream = BufReader::new(send(admin, target, BROWSER));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(stream.read_line(&mut head).expect("a head"), 0, "{head}");
+        }
+        assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("Vary"), "{head}");
+    }
+    let stream = Events::open(program.port(), "/stats");
+    assert!(stream.head.contains("\r\nVary: Accept\r\n"), "{}", stream.head);
 }
 
 /// Clients that may not read /stats get what the backend sends, whatever they accept.

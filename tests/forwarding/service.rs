@@ -37,6 +37,9 @@ fn stats_are_shown_to_permitted_peers() {
         "errorRate",
         "activeRequests",
         "workingRequests",
+        "limit",
+        "p50Ms",
+        "p99Ms",
         "responseEwma",
         "requestAgeMs",
         "refusedRequests",
@@ -53,6 +56,7 @@ fn stats_are_shown_to_permitted_peers() {
     for backend in stats.as_array().expect("an array") {
         assert!(backend["name"].is_string() && backend["url"].is_string());
         assert!(backend["current"].is_boolean() && backend["scoreParts"].is_object());
+        assert!(backend["state"].is_string());
         assert!(backend["health"].is_string() && backend["standing"] == "in");
         assert!(backend["policy"].is_object());
         let is_up = backend.get("alive").expect("alive");

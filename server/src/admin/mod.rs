@@ -28,7 +28,7 @@ pub(crate) use self::pages::{Page, Pages};
 pub(crate) use self::session::WRITE_MAX;
 use self::session::{Asked, Session};
 use crate::pages::explain::{decision_text, list_text};
-use crate::pages::live::{Cursor, END, Next};
+use crate::pages::live::{Cursor, END, NO_STREAM, Next, PART_EVERY, SLOW_EVERY, TOO_MANY};
 use crate::pages::metrics::MEDIA_TYPE;
 use crate::pages::{ProcessFigures, page};
 use crate::proxy::Proxy;
@@ -39,10 +39,6 @@ pub(crate) const CONNECTIONS_MAX: usize = 16;
 
 /// Event streams at the same time. The other connections are left for scrapes and health checks.
 const STREAMS_MAX: usize = 12;
-/// Time between two parts of an event stream to one reader.
-const PART_EVERY: Duration = Duration::from_millis(5);
-/// Time after which a reader that has not taken the last part is checked again.
-const SLOW_EVERY: Duration = Duration::from_millis(100);
 
 /// An action that the admin pages request from their driver.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -341,9 +337,6 @@ fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static
 
 /// Shortest time after which the streams are checked again while a sample is in progress.
 const STEP: Duration = Duration::from_millis(1);
-const TOO_MANY: &str = "503 Service Unavailable: too many event streams\n";
-const NO_STREAM: &str =
-    "503 Service Unavailable: there are no backends, or the proxy is stopping\n";
 const NOT_KEPT: &str = "404 Not Found: not among the last decisions\n";
 /// The field of /stats that names the page of decisions, which only this listener has.
 const DECISIONS: &str = "X-IntelliProxy-Decisions: /explain\r\n";

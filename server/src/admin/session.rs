@@ -17,7 +17,7 @@ use intelliproxy_core::Instant;
 
 use super::TEXT;
 use super::pages::Page;
-use crate::http::accept::accepts;
+use crate::http::accept::{accepts_gzip, list_of, prefers};
 use crate::http::answer::{encode_error, encode_head, encode_stream_head};
 use crate::http::field::Slots;
 use crate::http::framing::{Framing, request_framing};
@@ -64,6 +64,8 @@ pub(super) struct Session {
     is_head_request: bool,
     is_persistent: bool,
     is_eof: bool,
+    /// The header line of the response that names the request's fields it depends on.
+    vary: &'static str,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Session {
             is_head_request: false,
             is_persistent: false,
             is_eof: false,
+            vary: "",
         }
     }
 
@@ -170,7 +173,8 @@ impl Session {
             Ok(framing) => framing,
             Err(error) => return self.refuse(now, error.status(), date),
         };
-        let asked = resource(&head);
+        let (asked, vary) = resource(&head).unzip();
+        self.vary = vary.unwrap_or_default();
         let is_known_method = matches!(head.method, "GET" | "HEAD");
         self.is_head_request = head.method == "HEAD";
         self.is_persistent = is_persistent(head.version, &head.fields)
@@ -208,14 +212,14 @@ impl Session {
         body: Arc<Vec<u8>>,
     ) {
         let connection = if self.is_persistent { None } else { Some("close") };
-        let fields = [fields.concat(), "Cache-Control: no-store\r\n".to_owned()].concat();
+        let fields = fields.concat() + self.vary + "Cache-Control: no-store\r\n";
         let head = encode_head(status, "", kind, &fields, body.len(), connection);
         self.state = State::Sending { head, body, written: 0, since: now };
     }
 
     /// Begins an event stream with its first part. It ends its connection.
     pub(super) fn begin_stream(&mut self, now: Instant, date: &str, part: &[u8], cursor: Cursor) {
-        let mut first = encode_stream_head(date);
+        let mut first = encode_stream_head(date, "");
         if self.is_head_request {
             self.is_persistent = false;
             self.state =
@@ -313,25 +317,21 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether a field of this name, in lower case, lists this media type or coding.
-fn is_accepted(head: &RequestHead<'_, '_>, field: &str, wanted: &[u8]) -> bool {
-    let fields = head.fields.iter().filter(|(name, ..)| name.eq_ignore_ascii_case(field));
-    fields.into_iter().any(|(.., value)| accepts(value, wanted))
-}
-
-/// Returns the resource of a target in origin form or absolute form. Only /explain uses the query.
-fn resource(head: &RequestHead<'_, '_>) -> Option<Asked> {
+/// Returns the resource of a target in origin form or absolute form, and the header line with the
+/// request's fields that it depends on. Only /explain uses the query.
+fn resource(head: &RequestHead<'_, '_>) -> Option<(Asked, &'static str)> {
     let target = std::str::from_utf8(head.target).ok()?;
     let path = match target.strip_prefix("http://") {
         Some(rest) => rest.find('/').map(|at| &rest[at..])?,
         None => target,
     };
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    Some(match path {
-        "/" if is_accepted(head, "accept", b"text/html") => {
-            Asked::Live { takes_gzip: is_accepted(head, "accept-encoding", b"gzip") }
+    let asked = match path {
+        "/" if prefers(&list_of(&head.fields, "accept"), b"text/html", b"application/json") => {
+            let takes_gzip = accepts_gzip(&list_of(&head.fields, "accept-encoding"));
+            return Some((Asked::Live { takes_gzip }, "Vary: Accept, Accept-Encoding\r\n"));
         }
-        "/" => Asked::Page(Page::Stats),
+        "/" => return Some((Asked::Page(Page::Stats), "Vary: Accept\r\n")),
         "/events" => Asked::Events,
         "/stats" => Asked::Page(Page::Stats),
         "/metrics" => Asked::Page(Page::Metrics),
@@ -343,5 +343,6 @@ fn resource(head: &RequestHead<'_, '_>) -> Option<Asked> {
             Asked::Explain(request.map(decoded))
         }
         _ => return None,
-    })
+    };
+    Some((asked, ""))
 }

@@ -43,9 +43,9 @@ pub(crate) fn encode_head(
 
 /// Returns the head of an event stream, which is sent in chunks and ends its connection. `date` is
 /// its Date line.
-pub(crate) fn encode_stream_head(date: &str) -> Vec<u8> {
+pub(crate) fn encode_stream_head(date: &str, fields: &str) -> Vec<u8> {
     format!(
-        "HTTP/1.1 200 OK\r\n{date}Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
+        "HTTP/1.1 200 OK\r\n{date}{fields}Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
          Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     )
     .into_bytes()

@@ -6,6 +6,7 @@ pub(crate) mod explain;
 pub(crate) mod live;
 pub(crate) mod metrics;
 pub(crate) mod page;
+pub(crate) mod state;
 mod stats;
 #[cfg(test)]
 mod testing;

@@ -11,12 +11,11 @@ pub(crate) const MEDIA_TYPE: &str = "text/html; charset=utf-8";
 pub(crate) const ONLY_GZIP: &str = "406 Not Acceptable: the live page is sent with Content-Encoding: gzip; without \
                                     Accept: text/html this is JSON\n";
 
-/// Returns the header lines of the document, without Cache-Control.
+/// Returns the header lines of the document, without Cache-Control and Vary.
 pub(crate) fn fields() -> String {
     format!(
         "Content-Encoding: gzip\r\nContent-Security-Policy: {POLICY}; frame-ancestors 'none'\r\n\
-         X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
-         Vary: Accept, Accept-Encoding\r\n"
+         X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
     )
 }
 

@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::metrics::Histogram;
+use super::state::Condition;
 
 /// The body of a response to /stats, built one backend at a time.
 #[derive(Debug)]
@@ -28,19 +29,22 @@ impl StatsText {
     }
 
     /// Adds a backend, its URL, the state of the guard over the policy if there is one, and the times
-    /// to the heads of its responses.
+    /// to the heads of its responses: all, and p50 and p99 of the last seconds in ms.
     pub(crate) fn push(
         &mut self,
         backend: &BackendSnapshot,
         url: Option<&str>,
         guard: Option<&GuardView>,
         head_times: Option<Histogram>,
+        recent: [Option<f32>; 2],
     ) {
         if self.bytes.len() > 1 {
             self.bytes.push(b',');
         }
         let mut row = BackendStats::new(backend, Some(url), guard);
         row.head_times = Some(HeadTimes(head_times.unwrap_or_default()));
+        let recent = recent.map(|ms| Some(ms.map(|ms| Decimal::new(ms.into()))));
+        [row.p50_ms, row.p99_ms] = recent;
         // Plain data with string keys, which always serialises.
         let written = serde_json::to_writer(&mut self.bytes, &row);
         debug_assert!(written.is_ok(), "a row of plain data can be written");
@@ -67,6 +71,8 @@ pub(super) struct BackendStats<'a> {
     /// Left out of a candidate of /explain, as a decision keeps no URLs.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<Option<&'a str>>,
+    /// The part of the following that matters most, as one word.
+    state: &'static str,
     /// `unknown` until the first pings have ended.
     health: &'static str,
     /// Whether it is up; null while unknown.
@@ -103,10 +109,18 @@ pub(super) struct BackendStats<'a> {
     active_requests: u32,
     /// Of these, the requests that it works on.
     working_requests: u32,
+    /// The requests that it may have at a time; null for no limit.
+    limit: Option<u32>,
     response_ewma: Option<Decimal>,
     /// Left out of a candidate of /explain, as a decision does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     head_times: Option<HeadTimes>,
+    /// Quantiles of the times to the heads of the last seconds. Null without requests, and while
+    /// nothing is sampled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_ms: Option<Option<Decimal>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_ms: Option<Option<Decimal>>,
     request_age_ms: Option<Decimal>,
     queue: Option<Decimal>,
     queue_ewma: Option<Decimal>,
@@ -140,6 +154,7 @@ impl<'a> BackendStats<'a> {
         Self {
             name: &backend.name,
             url,
+            state: Condition::of(backend).state.name(),
             health,
             alive,
             mode: backend.mode.name(),
@@ -164,8 +179,11 @@ impl<'a> BackendStats<'a> {
             error_rate: (backend.requests > 0).then(|| Decimal::new(100.0 * backend.error_rate)),
             active_requests: backend.in_flight,
             working_requests: backend.at_work,
+            limit: backend.limit,
             response_ewma: backend.response_ewma_ms.map(Decimal::new),
             head_times: None,
+            p50_ms: None,
+            p99_ms: None,
             request_age_ms: millis(backend.request_age),
             queue: backend.queue.map(Decimal::new),
             queue_ewma: backend.queue_ewma.map(Decimal::new),
@@ -328,7 +346,13 @@ mod tests {
     fn stats(backends: &[BackendSnapshot], urls: &[&str]) -> Value {
         let mut text = StatsText::new();
         for backend in backends {
-            text.push(backend, urls.get(backend.id.index()).copied(), None, None);
+            text.push(
+                backend,
+                urls.get(backend.id.index()).copied(),
+                None,
+                None,
+                [None, Some(2.5)],
+            );
         }
         serde_json::from_slice(&text.finish()).expect("JSON")
     }
@@ -351,7 +375,7 @@ mod tests {
             "responseEwma": null, "requestAgeMs": null,
             "queue": null, "queueEwma": null, "cpu": null, "memory": null, "reportAgeMs": null,
             "reportsRead": 0, "reportsFailed": 0, "standing": "in", "ejections": 0, "policy": { "kind": "score", "points": 10000, "fullAt": 4, "spills": 7 },
-            "headTimes": {},
+            "headTimes": {}, "p50Ms": null, "p99Ms": 2.5, "state": "unknown", "limit": null,
         }]);
         (expected[0]["mode"], expected[0]["weight"]) = ("ready".into(), 100.into());
         expected[0]["backup"] = false.into();
@@ -466,7 +490,7 @@ mod tests {
             times.add(Duration::from_micros(micros));
         }
         let mut text = StatsText::new();
-        text.push(&unknown_backend(0, "A"), None, None, Some(times));
+        text.push(&unknown_backend(0, "A"), None, None, Some(times), [None; 2]);
         let stats: Value = serde_json::from_slice(&text.finish()).expect("JSON");
         let expected = json!({ "1": 1, "2.5": 1, "5": 2, "more": 1 });
         assert_eq!(stats[0]["headTimes"], expected);

@@ -30,6 +30,7 @@ pub(crate) fn unknown_backend(number: u32, name: &str) -> BackendSnapshot {
         at_work: 0,
         error_rate: 0.0,
         in_flight: 0,
+        limit: None,
         response_ewma_ms: None,
         request_age: None,
         queue: None,

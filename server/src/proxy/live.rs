@@ -4,27 +4,27 @@
 //! Figures are sampled while a client may see the page: with an admin listener, or with a network in
 //! `stats.allow`. So a page that is opened late has the last ten minutes. A sample takes
 //! [`AT_ONCE`] backends at a time, with traffic in between.
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use intelliproxy_core::{Instant, Notice as RouterNotice};
+use intelliproxy_core::{BackendId, Instant, Notice as RouterNotice};
 
 use super::id::ConnId;
 use super::session::{OwnPage, OwnText, StreamState};
 use super::{Action, Proxy};
 use crate::config::Config;
 use crate::pages::explain::{decision_text, list_text};
-use crate::pages::live::{Cursor, Kind, Live, Next, Pool, Recent, Row, Sketch, Traffic};
+use crate::pages::live::{
+    Cursor, Kind, Live, NO_STREAM, Next, PART_EVERY, Pool, Recent, Row, SLOW_EVERY, Sketch,
+    TOO_MANY, Traffic,
+};
 use crate::pages::{describe, page};
 
 /// Backends that one step of a sample takes: 0.1 ms.
 const AT_ONCE: usize = 64;
 /// Event streams at the same time on the traffic port.
 const STREAMS_MAX: usize = 16;
-/// Time between two parts of the backends' history for one reader.
-const PART_EVERY: Duration = Duration::from_millis(5);
-/// Time after which a reader that has not taken the last part is checked again.
-const SLOW_EVERY: Duration = Duration::from_millis(100);
 /// Measurements within `timeouts.clientWriteMs` of what a reader has acknowledged.
 const MEASUREMENTS: u32 = 4;
 /// Time between two samples beyond which counts are divided by it. Below that, a late step would
@@ -35,8 +35,11 @@ const LATE_AFTER: Duration = Duration::from_millis(1500);
 #[derive(Debug)]
 pub(super) struct LiveFeed {
     live: Live,
-    /// The counts of each backend at the last sample, by its place.
-    counted: Vec<Counted>,
+    /// The counts of each backend at the last sample.
+    counted: BTreeMap<BackendId, Counted>,
+    /// The times of the last seconds of all backends, and those of the sample in progress.
+    all: Recent,
+    adding: Recent,
     streams: Vec<Reader>,
     /// The time at which the streams are checked next.
     feeds_at: Option<Instant>,
@@ -66,8 +69,6 @@ struct Reader {
 struct Counted {
     /// The time of the last sample.
     at: Option<Instant>,
-    /// The requests that it may have at a time.
-    limit: Option<u32>,
     requests: u64,
     errors: u64,
     refused: u64,
@@ -78,7 +79,9 @@ impl LiveFeed {
     pub(super) fn new() -> Self {
         Self {
             live: Live::new(),
-            counted: Vec::new(),
+            counted: BTreeMap::new(),
+            all: Recent::default(),
+            adding: Recent::default(),
             streams: Vec::new(),
             feeds_at: None,
             watchers: 0,
@@ -100,9 +103,10 @@ impl Proxy {
             // Its listener and its readers go with it.
             self.live.watchers = 0;
         }
-        if self.live.live.poll_timeout().is_none() {
-            // The totals are those before a pause without samples.
-            self.live.counted.iter_mut().for_each(|counted| *counted = Counted::default());
+        if self.live.live.poll_timeout().is_none() || !is_wanted {
+            // A pause without samples: its times and counts are not those of one second.
+            self.live.counted.clear();
+            self.live.all = Recent::default();
         }
         self.live.live.forget_list();
         self.live.live.set_sampling(now, is_wanted);
@@ -148,30 +152,27 @@ impl Proxy {
     /// Responds with a page under /stats that is not the figures.
     pub(super) fn answer_own_page(&mut self, now: Instant, id: ConnId, wanted: OwnPage) {
         let (kind, text_kind) = ("application/json", "text/plain; charset=utf-8");
+        let fields = wanted.vary().to_owned() + NO_STORE;
         let plain =
-            |status, text: &str| (status, text_kind, NO_STORE.to_owned(), text.as_bytes().into());
+            |status, text: &str| (status, text_kind, fields.clone(), text.as_bytes().into());
         let (status, kind, fields, text): (u16, &str, String, Arc<[u8]>) = match wanted {
             OwnPage::Figures => return,
             OwnPage::Events if self.live.poll_timeout().is_none() || self.shared.is_leaving => {
                 plain(503, NO_STREAM)
             }
-            OwnPage::Events if self.live.streams.len() >= STREAMS_MAX => {
-                plain(503, "503 Service Unavailable: too many event streams\n")
-            }
+            OwnPage::Events if self.live.streams.len() >= STREAMS_MAX => plain(503, TOO_MANY),
             OwnPage::Events => return self.begin_stream(now, id),
             OwnPage::Live { takes_gzip: true } => {
-                (200, page::MEDIA_TYPE, page::fields() + NO_STORE, page::PAGE.into())
+                (200, page::MEDIA_TYPE, page::fields() + &fields, page::PAGE.into())
             }
             OwnPage::Live { .. } => plain(406, page::ONLY_GZIP),
-            OwnPage::Decisions => {
-                (200, kind, NO_STORE.to_owned(), list_text(now, self.decisions()).into())
-            }
+            OwnPage::Decisions => (200, kind, fields, list_text(now, self.decisions()).into()),
             OwnPage::Decision(number) => {
                 let found = self.decisions().find(|one| one.number == Some(number));
                 match found {
                     Some(decision) => {
                         let text = decision_text(now, decision, &[]).into();
-                        (200, kind, NO_STORE.to_owned(), text)
+                        (200, kind, fields, text)
                     }
                     None => plain(404, "404 Not Found: not among the last decisions\n"),
                 }
@@ -305,6 +306,7 @@ impl Proxy {
         if !self.live.live.end_step(now, end) {
             return;
         }
+        self.live.all = std::mem::take(&mut self.live.adding);
         let pool = self.pool(now);
         let has_readers = self.live.watchers > 0 || !self.live.streams.is_empty();
         self.live.live.finish(now, &pool, has_readers);
@@ -319,7 +321,7 @@ impl Proxy {
     fn sample_backend(&mut self, now: Instant, place: usize) {
         let Some(id) = self.live.live.id(place) else { return };
         let Some(backend) = self.upstreams.backend_snapshot(now, id) else { return };
-        let Some(counted) = self.live.counted.get_mut(place) else { return };
+        let counted = self.live.counted.entry(id).or_default();
         let last = counted.at.replace(now);
         let sketch = &mut self.counters.of(id).recent;
         if last.is_none() {
@@ -327,7 +329,8 @@ impl Proxy {
             *sketch = Sketch::default();
         }
         counted.recent.take(sketch);
-        let [p50, p99] = counted.recent.quantiles([0.5, 0.99]);
+        self.live.adding.add(&counted.recent);
+        let [p50, p99] = counted.recent.quantiles(SHOWN);
         let seconds = match last.map(|last| now.since(last)) {
             Some(span) if span > LATE_AFTER => span.as_secs_f64(),
             Some(_) => 1.0,
@@ -343,33 +346,15 @@ impl Proxy {
             p50,
             p99,
         };
-        let limit = counted.limit;
-        self.live.live.take(place, Row::new(now, &backend, &traffic, limit));
+        self.live.live.take(place, Row::new(now, &backend, &traffic));
     }
 
     /// Lists the backends again after a change.
     fn list_backends(&mut self) {
         let ids = self.upstreams.configured().to_vec();
-        let old: Vec<_> =
-            (0..self.live.counted.len()).map(|place| self.live.live.id(place)).collect();
-        let mut counted = std::mem::take(&mut self.live.counted);
-        self.live.counted = ids
-            .iter()
-            .map(|id| {
-                let place = old.iter().position(|known| known == &Some(*id));
-                place
-                    .and_then(|place| counted.get_mut(place))
-                    .map(std::mem::take)
-                    .unwrap_or_default()
-            })
-            .collect();
-        let config = &self.shared.config;
-        for (counted, id) in self.live.counted.iter_mut().zip(&ids) {
-            let name = self.upstreams.target(*id).map(|target| &target.name);
-            let own = config.backends.iter().find(|one| Some(&one.name) == name);
-            let limit = own.and_then(|one| one.limit).unwrap_or(config.limits.per_backend);
-            counted.limit = (limit > 0).then_some(limit);
-        }
+        let configured: BTreeSet<BackendId> = ids.iter().copied().collect();
+        self.live.counted.retain(|id, _| configured.contains(id));
+        self.live.adding = Recent::default();
         let described = |id| {
             let target = self.upstreams.target(id);
             target.map_or_else(
@@ -379,6 +364,24 @@ impl Proxy {
         };
         let list = ids.into_iter().map(described).collect();
         self.live.live.set_backends(list);
+    }
+
+    /// Returns p50 and p99 of the times to the heads of a backend's last responses, ms. `None` while
+    /// nothing is sampled and without requests.
+    pub(super) fn recent_times(&self, id: BackendId) -> [Option<f32>; 2] {
+        let counted = self.live.counted.get(&id);
+        counted.map_or([None; 2], |counted| counted.recent.quantiles(SHOWN))
+    }
+
+    /// Returns the header field with p50 and p99 of all backends together, with its line end; empty
+    /// if they are unknown.
+    pub(super) fn times_field(&self) -> String {
+        match self.live.all.quantiles(SHOWN) {
+            [Some(p50), Some(p99)] => {
+                format!("X-IntelliProxy-Times: p50Ms={p50:.3}, p99Ms={p99:.3}\r\n")
+            }
+            _ => String::new(),
+        }
     }
 
     fn predict(&mut self) {
@@ -415,9 +418,9 @@ fn is_visible(config: &Config) -> bool {
     config.admin.listen.is_some() || !config.stats.allow.is_empty()
 }
 
-const NO_STREAM: &str =
-    "503 Service Unavailable: there are no backends, or the proxy is stopping\n";
 const NO_STORE: &str = "Cache-Control: no-store\r\n";
+/// The quantiles of times that are shown.
+const SHOWN: [f32; 2] = [0.5, 0.99];
 /// Backends whose predictions are shown.
 const MODELS_MAX: usize = 64;
 

@@ -140,18 +140,20 @@ impl Proxy {
     }
 
     fn answer_stats(&mut self, now: Instant, id: ConnId, text: &Arc<[u8]>) {
-        let fields = self.stats_fields();
+        let fields = OwnPage::Figures.vary().to_owned() + &self.stats_fields();
         if let Some(session) = self.table.session_mut(id) {
             let page = OwnText { status: 200, kind: "application/json", fields: &fields, text };
             session.handle_own_text(now, &page, &mut self.shared);
         }
     }
+
     /// Returns the header fields specific to /stats.
     pub(crate) fn stats_fields(&self) -> String {
         let recording = self.upstreams.recording().map_or_else(String::new, recording_field);
         let reloads = self.reload_counts.field();
         let retries = self.shared.retries.counts().field();
-        let fields = recording + &reloads + &self.log_counts.field() + &retries;
+        let times = self.times_field();
+        let fields = times + &recording + &reloads + &self.log_counts.field() + &retries;
         let access = self.shared.access.counts().field();
         fields + &self.queue.counts().field() + &self.counters.incidents.limited.field() + &access
     }
@@ -166,7 +168,7 @@ impl Proxy {
     ) {
         if let Some(backend) = self.upstreams.backend_snapshot(now, id) {
             let url = self.upstreams.target(id).map(|target| target.url.as_str());
-            text.push(&backend, url, guard, self.head_times(id));
+            text.push(&backend, url, guard, self.head_times(id), self.recent_times(id));
         }
     }
 

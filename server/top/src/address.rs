@@ -1,6 +1,6 @@
 //! The source of a proxy's figures: a URL or a control socket.
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ impl Source {
 fn read_url(url: &Url, wants_decisions: bool) -> Result<Reading, Failure> {
     let response = http::get(url, &url.target)?;
     let mut reading = Reading::parse(&response.body).map_err(|wrong| url.fault(wrong))?;
-    reading.counts = response.fields_of_proxy().collect();
+    reading.take_fields(response.fields_of_proxy());
     if wants_decisions && let Some(target) = response.field(DECISIONS_FIELD) {
         // The proxy names the path of this page. Without the page, the figures are still shown.
         let page = http::get(url, target).ok();
@@ -64,28 +64,39 @@ fn read_url(url: &Url, wants_decisions: bool) -> Result<Reading, Failure> {
 }
 
 fn read_socket(path: &str) -> Result<Reading, String> {
-    let fail = |error: io::Error| format!("{path}: {}", http::reason(&error));
-    let mut stream = UnixStream::connect(path).map_err(fail)?;
-    stream.set_read_timeout(Some(WAIT_MAX)).map_err(fail)?;
-    stream.set_write_timeout(Some(WAIT_MAX)).map_err(fail)?;
-    stream.write_all(b"stats\n").map_err(fail)?;
-    let mut line = Vec::new();
-    let end = Instant::now() + WAIT_MAX;
-    let mut reader = BufReader::new(stream.take(BODY_BYTES_MAX as u64));
-    while !line.ends_with(b"\n") {
-        // A line that arrives slowly must not block forever.
-        if Instant::now() > end {
-            return Err(format!("{path}: no whole response within {} s", WAIT_MAX.as_secs()));
-        }
-        if reader.read_until(b'\n', &mut line).map_err(fail)? == 0 {
-            break;
-        }
-    }
+    let line = read_line(path, WAIT_MAX).map_err(|wrong| format!("{path}: {wrong}"))?;
     let parsed = match line.strip_prefix(b"error ") {
         Some(wrong) => Err(String::from_utf8_lossy(wrong).trim_end().to_owned()),
         None => Reading::parse(&line),
     };
     parsed.map_err(|wrong| format!("{path}: {wrong}"))
+}
+
+/// Returns the response of a control socket to `stats`: one line, or all that came before the end.
+/// The whole takes at most `wait_max`, also if it comes slowly.
+fn read_line(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
+    let fail = |error: io::Error| http::reason(&error);
+    let end = Instant::now() + wait_max;
+    let mut stream = UnixStream::connect(path).map_err(fail)?;
+    stream.set_write_timeout(Some(wait_max)).map_err(fail)?;
+    stream.write_all(b"stats\n").map_err(fail)?;
+    let (mut line, mut space) = (Vec::new(), vec![0; SPACE]);
+    while !line.ends_with(b"\n") && line.len() < BODY_BYTES_MAX {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("no whole response within {} s", wait_max.as_secs_f64()));
+        }
+        stream.set_read_timeout(Some(left)).map_err(fail)?;
+        match stream.read(&mut space) {
+            Ok(0) => break,
+            Ok(count) => line.extend_from_slice(&space[..count]),
+            // The time is over, or a signal came.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(line)
 }
 
 /// The admin listener that `cargo all` and the examples use.
@@ -94,5 +105,39 @@ const USUAL: &str = "127.0.0.1:3003";
 const SOCKET: &str = "/run/intelliproxy/control.sock";
 /// Names the page of decisions. Only the admin listener has it.
 const DECISIONS_FIELD: &str = "x-intelliproxy-decisions";
-/// The longest wait for bytes of the socket.
+/// The longest wait for the response of the socket.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Bytes of the socket that are read at a time.
+const SPACE: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A whole line is read however it comes; one that comes byte by byte without an end is given up.
+    #[test]
+    fn slow_sockets_are_given_up() {
+        let path = std::env::temp_dir().join(format!("intelliproxy-top-{}", std::process::id()));
+        // A file of an earlier run with this number is in the way.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let text = path.to_str().expect("UTF-8").to_owned();
+        let server = thread::spawn(move || {
+            let (mut first, _) = listener.accept().expect("a client");
+            first.write_all(b"[").and_then(|()| first.write_all(b"]\n")).expect("written");
+            let (mut second, _) = listener.accept().expect("a client");
+            // The client's pace is that of these bytes: it ends while some still come.
+            while second.write_all(b" ").is_ok() {
+                thread::yield_now();
+            }
+        });
+        assert_eq!(read_line(&text, WAIT_MAX), Ok(b"[]\n".to_vec()));
+        let wrong = read_line(&text, Duration::from_millis(50));
+        assert_eq!(wrong, Err("no whole response within 0.05 s".to_owned()));
+        server.join().expect("it ended");
+        std::fs::remove_file(&path).expect("removed");
+    }
+}

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::reading::{Reading, Row};
+use crate::reading::{Reading, Row, Times};
 
 /// The counters of the last readings.
 #[derive(Debug, Default)]
@@ -31,6 +31,14 @@ pub(crate) struct Traffic {
     /// Times to a response's head, ms.
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p99_ms: Option<f64>,
+}
+
+impl Traffic {
+    /// Returns it with the times that the proxy reports, which are finer than those of buckets.
+    fn with(self, times: Option<Times>) -> Self {
+        let Some(Times { p50_ms, p99_ms }) = times else { return self };
+        Self { p50_ms, p99_ms, ..self }
+    }
 }
 
 /// The traffic of each row of a reading in its order, and of all together.
@@ -65,14 +73,13 @@ impl History {
                 all.add(change);
             }
             let share = rate(recent).zip(whole).filter(|(_, whole)| *whole > 0.0);
-            Traffic {
-                per_second: rate(recent),
-                share: share.map(|(own, whole)| own / whole),
-                ..long.unwrap_or_default().times()
-            }
+            let traffic = long.unwrap_or_default().times().with(row.times);
+            let share = share.map(|(own, whole)| own / whole);
+            Traffic { per_second: rate(recent), share, ..traffic }
         });
         let rows = rows.collect();
-        Rates { rows, all: Traffic { per_second: whole, share: None, ..all.times() } }
+        let all = all.times().with(reading.times);
+        Rates { rows, all: Traffic { per_second: whole, share: None, ..all } }
     }
 
     /// Returns the change of a backend's counters over the last `span`, or since they restarted
@@ -231,6 +238,22 @@ mod tests {
         // Half of the way from 2.5 to 5 ms.
         assert_eq!((rows[0].p50_ms, all.p99_ms), (Some(3.75), Some(2.5 + 2.5 * 0.99)));
         assert!(history.samples.len() <= 12, "{}", history.samples.len());
+    }
+
+    /// The times that the proxy reports replace those of buckets, even where there are none.
+    #[test]
+    fn reported_times_are_shown() {
+        let mut history = History::default();
+        for second in 0..3 {
+            let mut last = reading(&[("A", 30 * second, 30 * second), ("B", second, second)]);
+            last.rows[0].times = Some(Times { p50_ms: Some(4.9), p99_ms: None });
+            last.times = Some(Times { p50_ms: Some(4.8), p99_ms: Some(7.0) });
+            history.add(seconds(second), &last);
+            let Rates { rows, all } = history.rates(&last);
+            assert_eq!((rows[0].p50_ms, rows[0].p99_ms), (Some(4.9), None));
+            assert_eq!((all.p50_ms, all.p99_ms), (Some(4.8), Some(7.0)));
+            assert_eq!(rows[1].p50_ms.is_some(), second > 0, "by its buckets");
+        }
     }
 
     /// A restarted proxy counts from zero: only readings after its restart are used.

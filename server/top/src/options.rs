@@ -42,9 +42,11 @@ same key again reverses the order. Up and Down, or k and j, select a backend: it
 ages of its signals and its last decisions are shown below. Esc ends the selection, q the program.
 A * marks the current backend.
 
-Requests/s and share are those of the last 2 s; times and errors those of the last 10 s. Times are
-estimated from buckets, see headTimes in server/docs/operations.md. Colours appear only on a terminal,
-and not with NO_COLOR. Into a pipe or a file it writes a line per backend and reading.
+Requests/s and share are those of the last 2 s, errors those of the last 10 s. Times are those of the
+last few seconds, exact to 6 %. Without stats.allow and admin.listen the proxy keeps none. Then they
+are those of the last 10 s, estimated from buckets: see headTimes in server/docs/operations.md.
+Colours appear only on a terminal, and not with NO_COLOR. Into a pipe or a file it writes a line per
+backend and reading.
 
 exit codes: 0 after q, a signal or N readings, 1 if the terminal cannot be used, 2 for an invalid
 argument";

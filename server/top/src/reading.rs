@@ -10,8 +10,17 @@ pub(crate) struct Reading {
     pub(crate) rows: Vec<Row>,
     /// The counts of the proxy itself, by the names of their fields without the prefix.
     pub(crate) counts: Vec<(String, String)>,
+    /// Times to the heads of the last seconds of all backends; `None` if they are not reported.
+    pub(crate) times: Option<Times>,
     /// The last decisions, the newest one first; `None` if they were not read.
     pub(crate) decisions: Option<Vec<Decision>>,
+}
+
+/// Quantiles of times, ms; `None` without requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Times {
+    pub(crate) p50_ms: Option<f64>,
+    pub(crate) p99_ms: Option<f64>,
 }
 
 /// One backend.
@@ -24,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) refused: u64,
     /// Responses by the upper bound of their time to the head, ms, in order.
     pub(crate) heads: Vec<(f64, u64)>,
+    /// Times to the heads of its last seconds; `None` if the proxy does not report them.
+    pub(crate) times: Option<Times>,
     pub(crate) in_flight: Option<f64>,
     pub(crate) score: Option<f64>,
     /// The points of each factor.
@@ -41,6 +52,21 @@ impl Reading {
         };
         let rows: Option<Vec<Row>> = rows.into_iter().map(Row::new).collect();
         Ok(Self { rows: rows.ok_or_else(wrong)?, ..Self::default() })
+    }
+
+    /// Takes the header fields of the proxy: its counts, and the times of all backends.
+    pub(crate) fn take_fields(&mut self, fields: impl Iterator<Item = (String, String)>) {
+        for (name, value) in fields {
+            if name == "times" {
+                let figure = |key: &str| {
+                    let mut pairs = value.split(',').filter_map(|pair| pair.trim().split_once('='));
+                    pairs.find(|(name, _)| *name == key)?.1.parse().ok()
+                };
+                self.times = Some(Times { p50_ms: figure("p50Ms"), p99_ms: figure("p99Ms") });
+            } else {
+                self.counts.push((name, value));
+            }
+        }
     }
 
     /// Returns the policy by which the proxy decides, if the figures name it.
@@ -78,6 +104,9 @@ impl Row {
         let mut heads: Vec<(f64, u64)> =
             heads.filter_map(|(key, value)| Some((bound(key)?, value.as_u64()?))).collect();
         heads.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let times = json
+            .get("p50Ms")
+            .map(|p50| Times { p50_ms: p50.as_f64(), p99_ms: json["p99Ms"].as_f64() });
         let parts = json["scoreParts"].as_object().into_iter().flatten();
         let parts = parts.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
         Some(Self {
@@ -87,6 +116,7 @@ impl Row {
             errors: count("errorRequests"),
             refused: count("refusedRequests"),
             heads,
+            times,
             in_flight: json["activeRequests"].as_f64(),
             score: json["score"].as_f64(),
             parts: parts.collect(),
@@ -105,7 +135,7 @@ pub(crate) mod tests {
     pub(crate) fn reading(rows: &[(&str, u64, u64)]) -> Reading {
         let rows = rows.iter().map(|(name, requests, heads)| {
             json!({
-                "name": name, "url": "http://u", "health": "up", "mode": "ready", "weight": 100,
+                "name": name, "url": "http://u", "state": "up", "health": "up", "mode": "ready", "weight": 100,
                 "standing": "in", "current": false, "score": 1.5, "activeRequests": 2,
                 "scoreParts": {"latency": 1, "loss": 0.5},
                 "totalRequests": requests, "errorRequests": requests / 10, "refusedRequests": 0,
@@ -132,6 +162,27 @@ pub(crate) mod tests {
             );
         }
         assert_eq!(Reading::parse(b"[]"), Ok(Reading::default()));
+    }
+
+    /// Times of the last seconds are those that the proxy reports, with an empty pool, and by older
+    /// proxies none.
+    #[test]
+    fn recent_times_are_read() {
+        let times = |p50_ms, p99_ms| Some(Times { p50_ms, p99_ms });
+        for (row, expected) in [
+            (json!({"name": "A", "p50Ms": 1.5, "p99Ms": 20}), times(Some(1.5), Some(20.0))),
+            (json!({"name": "A", "p50Ms": null, "p99Ms": null}), times(None, None)),
+            (json!({"name": "A"}), None),
+        ] {
+            let body = json!([row]).to_string();
+            let reading = Reading::parse(body.as_bytes()).expect("a reading");
+            assert_eq!(reading.rows[0].times, expected, "{body}");
+        }
+        let mut reading = Reading::default();
+        let fields = [("retries", "done=1"), ("times", "p50Ms=1.500, p99Ms=x")];
+        reading.take_fields(fields.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(reading.times, times(Some(1.5), None));
+        assert_eq!(reading.counts, [("retries".to_owned(), "done=1".to_owned())]);
     }
 
     /// The policy in charge, and the measured gain of the learner.

@@ -165,7 +165,7 @@ impl Screen {
 
     /// Returns the lines of a window of this size, at most `high`.
     pub(crate) fn draw(&mut self, now: Duration, wide: usize, high: usize) -> Vec<Line> {
-        let mut lines = self.head(now);
+        let mut lines = self.head(now, wide);
         let keys = Line::default().and(
             Style::Dim,
             "q quit  sort: n name s share r req/s p p99 e err c score f flight  j k select",
@@ -216,8 +216,9 @@ impl Screen {
         finish(lines, wide, high)
     }
 
-    /// Returns the lines above the table.
-    fn head(&self, now: Duration) -> Vec<Line> {
+    /// Returns the lines above the table. The policy has a line of its own where the first one has no
+    /// room for it.
+    fn head(&self, now: Duration, wide: usize) -> Vec<Line> {
         let mut first = Line::default().and(Style::Bold, "IntelliProxy");
         first.push(Style::Plain, &format!("  {}", self.address));
         let Some(reading) = &self.reading else {
@@ -229,9 +230,16 @@ impl Screen {
         };
         let usable = reading.rows.iter().filter(|row| row.state.is_usable()).count();
         first.push(Style::Plain, &format!("  {usable} of {} usable", reading.rows.len()));
+        let mut lines = Vec::new();
         if let Some(policy) = reading.policy() {
-            first.push(Style::Plain, &format!("  policy {policy}"));
+            let with_policy = first.clone().and(Style::Plain, &format!("  policy {policy}"));
+            if with_policy.columns() <= wide {
+                first = with_policy;
+            } else {
+                lines.push(Line::plain(&format!("policy {policy}")));
+            }
         }
+        lines.insert(0, first);
         let all = &self.rates.all;
         let mut second = Line::default();
         let rate = all.per_second.map_or_else(|| "-".to_owned(), number);
@@ -260,7 +268,8 @@ impl Screen {
                 Line::default().and(Style::Dim, &counts.collect::<Vec<_>>().join("; "))
             }
         };
-        vec![first, second, third]
+        lines.extend([second, third]);
+        lines
     }
 }
 
@@ -386,6 +395,25 @@ mod tests {
         assert!(lines.iter().any(|line| line.starts_with(">  b49 ")), "{lines:#?}");
         screen.handle_key(Key::Escape);
         assert!(!screen.has_selection());
+    }
+
+    /// The learner's gain is shown whole in 80 columns, and beside the address where there is room.
+    #[test]
+    fn the_gain_is_whole() {
+        let mut last = reading(&[("A", 1, 1)]);
+        last.rows[0].json["policy"] = serde_json::json!({
+            "kind": "learned",
+            "guard": {"inCharge": "least_request", "costRatio": 0.934, "interval95": [0.9, 0.97]},
+        });
+        let mut screen = Screen::new("127.0.0.1:3003".to_owned());
+        screen.handle_reading(Duration::ZERO, Ok(last));
+        let policy = "policy learned, least_request decides, cost x0.93 (0.90 to 0.97)";
+        let lines = text(&mut screen, 80, 24);
+        assert_eq!((lines[1].as_str(), names(&lines)), (policy, vec!["A"]));
+        assert!(text(&mut screen, 120, 24)[0].ends_with(policy));
+        for (wide, high) in [(30, 2), (80, 1), (80, 5)] {
+            text(&mut screen, wide, high);
+        }
     }
 
     /// The loss of the proxy is shown next to the last figures, until the proxy is back.

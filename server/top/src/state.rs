@@ -1,51 +1,46 @@
-//! The state of a backend as one word.
+//! The state of a backend as one word, which /stats has.
 use serde_json::Value;
 
 use crate::line::Style;
 
-/// The first of these that applies.
+/// The states that a proxy reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
     Maintained,
     Drained,
     Down,
     Ejected,
-    /// It requested a pause with Retry-After.
     Held,
     Probation,
     Full,
-    /// It is new or back, and gets fewer requests for now.
     Warming,
     Current,
-    /// It gets requests only while no other backend can take them.
     Backup,
     Unknown,
     Up,
 }
 
 impl State {
-    /// Returns the state of a row of /stats.
+    const ALL: [Self; 12] = [
+        Self::Maintained,
+        Self::Drained,
+        Self::Down,
+        Self::Ejected,
+        Self::Held,
+        Self::Probation,
+        Self::Full,
+        Self::Warming,
+        Self::Current,
+        Self::Backup,
+        Self::Unknown,
+        Self::Up,
+    ];
+
+    /// Returns the state of a row of /stats. A word of another version is unknown.
     pub(crate) fn of(row: &Value) -> Self {
-        let standing = &row["standing"];
-        let has = |key: &str| standing.get(key).is_some();
-        let number = |value: &Value| value.as_f64();
-        let is_full = number(&row["policy"]["fullAt"])
-            .is_some_and(|full| number(&row["workingRequests"]).is_some_and(|at| at >= full));
-        match (row["mode"].as_str(), row["health"].as_str()) {
-            (Some("maintain"), _) => Self::Maintained,
-            (Some("drain"), _) => Self::Drained,
-            _ if number(&row["weight"]) == Some(0.0) => Self::Drained,
-            (_, Some("down")) => Self::Down,
-            _ if has("ejectedForMs") => Self::Ejected,
-            _ if number(&row["heldForMs"]).is_some_and(|left| left > 0.0) => Self::Held,
-            _ if has("probation") => Self::Probation,
-            _ if is_full => Self::Full,
-            _ if has("slowStart") => Self::Warming,
-            _ if row["current"] == true => Self::Current,
-            _ if row["backup"] == true => Self::Backup,
-            (_, Some("up")) => Self::Up,
-            _ => Self::Unknown,
-        }
+        let word = row["state"].as_str();
+        let found = Self::ALL.into_iter().find(|state| word == Some(state.word()));
+        found.unwrap_or(Self::Unknown)
     }
 
     pub(crate) const fn word(self) -> &'static str {
@@ -87,29 +82,14 @@ mod tests {
 
     use super::*;
 
-    /// Each state by the fields that make it; the first that applies wins.
+    /// Each state by its word; other words, and none, are unknown.
     #[test]
-    fn states_by_their_fields() {
-        let rows = [
-            (json!({"mode": "maintain", "health": "down"}), "maintained"),
-            (json!({"mode": "drain", "health": "up", "current": true}), "drained"),
-            (json!({"mode": "ready", "weight": 0, "health": "up"}), "drained"),
-            (json!({"health": "down", "standing": {"ejectedForMs": 1}}), "down"),
-            (json!({"health": "up", "standing": {"ejectedForMs": 1}}), "ejected"),
-            (json!({"health": "up", "heldForMs": 4, "standing": "in"}), "held"),
-            (json!({"health": "up", "standing": {"probation": 1, "needed": 3}}), "probation"),
-            (json!({"workingRequests": 4, "policy": {"fullAt": 4}, "current": true}), "full"),
-            (json!({"health": "up", "standing": {"slowStart": 3}}), "warming"),
-            (json!({"health": "up", "current": true, "heldForMs": null}), "current"),
-            (json!({"health": "up", "standing": "in", "policy": {"fullAt": null}}), "up"),
-            (json!({"health": "up", "backup": true}), "backup"),
-            (json!({"health": "up", "backup": true, "current": true}), "current"),
-            (json!({"health": "up", "backup": false}), "up"),
-            (json!({"health": "unknown"}), "unknown"),
-            (json!({}), "unknown"),
-        ];
-        for (row, word) in rows {
-            assert_eq!(State::of(&row).word(), word, "{row}");
+    fn states_by_their_words() {
+        for state in State::ALL {
+            assert_eq!(State::of(&json!({"state": state.word()})), state);
+        }
+        for row in [json!({"state": "new"}), json!({"state": 1}), json!({})] {
+            assert_eq!(State::of(&row), State::Unknown, "{row}");
         }
     }
 }

@@ -6,7 +6,7 @@ use intelliproxy_core::Instant;
 
 /// The maximum number of events kept. Most are holds and switches, a few a minute in a restless
 /// pool.
-const EVENTS_MAX: usize = 300;
+pub(super) const EVENTS_MAX: usize = 300;
 /// The maximum length of an event's text, in bytes.
 const TEXT_MAX: usize = 400;
 

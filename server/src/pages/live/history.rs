@@ -5,6 +5,9 @@
 //! | up to 64 | 2 s | 300 | 8400 |
 //! | up to 256 | 5 s | 120 | 3360 |
 //! | more | 10 s | 60 | 1680 |
+//!
+//! When the number of backends crosses a line of the table, the samples are distributed over the new
+//! intervals.
 use std::collections::VecDeque;
 
 use super::write_number;
@@ -63,13 +66,7 @@ impl History {
         if self.seconds < interval {
             return;
         }
-        let share = 1.0 / self.seconds as f32;
-        let sample = Sample {
-            requests: self.current.requests * share,
-            errors: self.current.errors * share,
-            refused: self.current.refused * share,
-            ..self.current
-        };
+        let sample = average(self.current, self.seconds);
         let most = COVERED / interval;
         if self.samples.capacity() < most {
             self.samples.reserve_exact(most - self.samples.len());
@@ -79,6 +76,20 @@ impl History {
         }
         self.samples.push_back(sample);
         (self.current, self.seconds) = (Sample::default(), 0);
+    }
+
+    /// Distributes the samples, which are `old` seconds apart, over intervals of `new` seconds. A
+    /// sample counts as its seconds, all alike.
+    pub(crate) fn set_interval(&mut self, old: usize, new: usize) {
+        if old == new {
+            return;
+        }
+        let Self { samples, current, seconds } = std::mem::take(self);
+        let begun = (seconds > 0).then(|| (average(current, seconds), seconds));
+        let whole = samples.into_iter().map(|sample| (sample, old));
+        for (sample, seconds) in whole.chain(begun) {
+            (0..seconds).for_each(|_| self.add(sample, new));
+        }
     }
 
     /// Appends the samples as a JSON object of arrays, the oldest number first.
@@ -106,6 +117,17 @@ impl History {
             text.push(']');
         }
         text.push('}');
+    }
+}
+
+/// Returns the sample of an interval, from the sum of the rates of its seconds.
+fn average(sum: Sample, seconds: usize) -> Sample {
+    let share = 1.0 / seconds as f32;
+    Sample {
+        requests: sum.requests * share,
+        errors: sum.errors * share,
+        refused: sum.refused * share,
+        ..sum
     }
 }
 
@@ -153,6 +175,26 @@ mod tests {
             assert_eq!((history.samples.len(), most * interval), (most, COVERED));
             assert!(history.samples.capacity() <= most, "{backends}");
             assert!(history.samples[0].requests >= 2.0 * interval as f32, "{backends}");
+        }
+    }
+
+    /// Another interval keeps ten minutes with their sums: 290 s of 7 requests a second, 10 s of 28.
+    #[test]
+    fn another_interval_keeps_the_past() {
+        for (old, new) in [(2, 5), (5, 10), (2, 10), (10, 5), (10, 2), (5, 2), (2, 2)] {
+            let mut history = History::default();
+            for second in 0..300 {
+                let requests = if second < 290 { 7.0 } else { 28.0 };
+                history.add(Sample { requests, p99: requests, ..Sample::default() }, old);
+            }
+            history.add(Sample { requests: 28.0, ..Sample::default() }, old);
+            history.set_interval(old, new);
+            assert_eq!((history.samples.len(), history.seconds), (300 / new, 1), "{old} to {new}");
+            let sum: f32 = history.samples.iter().map(|sample| sample.requests).sum();
+            assert_eq!(sum * new as f32, 290.0 * 7.0 + 10.0 * 28.0, "{old} to {new}");
+            let ends = [history.samples.front(), history.samples.back()];
+            assert_eq!(ends.map(|one| one.map(|one| one.p99)), [Some(7.0), Some(28.0)]);
+            assert_eq!(history.current.requests, 28.0, "{old} to {new}");
         }
     }
 }

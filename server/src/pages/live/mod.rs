@@ -17,7 +17,7 @@ mod history;
 mod row;
 mod sketch;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,9 @@ use serde_json::{Value, json};
 use self::events::Events;
 pub(crate) use self::events::Kind;
 use self::history::{History, interval};
-pub(crate) use self::row::{FIELDS, Row, STATES, Traffic};
+pub(crate) use self::row::{FIELDS, Row, Traffic};
 pub(crate) use self::sketch::{Recent, Sketch};
+use super::state::State;
 
 /// Time between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +42,15 @@ const TICKS_KEPT: usize = 8;
 const BACKENDS_AT_ONCE: usize = 8;
 /// Seconds between two models.
 const MODEL_EVERY: u64 = 5;
+/// Time between two parts of an event stream to one reader.
+pub(crate) const PART_EVERY: Duration = Duration::from_millis(5);
+/// Time after which a reader that has not taken the last part is checked again.
+pub(crate) const SLOW_EVERY: Duration = Duration::from_millis(100);
+/// The response to a reader beyond the most that a port has.
+pub(crate) const TOO_MANY: &str = "503 Service Unavailable: too many event streams\n";
+/// The response to a reader while nothing is sampled.
+pub(crate) const NO_STREAM: &str =
+    "503 Service Unavailable: there are no backends, or the proxy is stopping\n";
 
 /// The figures of the pool as a whole.
 #[derive(Clone, Debug)]
@@ -177,26 +187,28 @@ impl Live {
             && self.backends.iter().map(|tracked| &tracked.id).eq(configured)
     }
 
-    /// Takes a new list of backends by id, name and URL. Those that stay keep their history, unless
-    /// its interval changes.
+    /// Takes a new list of backends by id, name and URL. Those that stay keep their history, in the
+    /// interval of the new list.
     pub(crate) fn set_backends(&mut self, list: Vec<(BackendId, String, String)>) {
-        let is_same_interval = interval(list.len()) == interval(self.backends.len());
-        let mut old = std::mem::take(&mut self.backends);
+        let (old_interval, new_interval) = (interval(self.backends.len()), interval(list.len()));
+        let old = std::mem::take(&mut self.backends);
+        let mut old: BTreeMap<BackendId, Tracked> =
+            old.into_iter().map(|tracked| (tracked.id, tracked)).collect();
         self.backends = list
             .into_iter()
-            .map(|(id, name, url)| {
-                let place = old.iter().position(|tracked| tracked.id == id);
-                match place.filter(|_| is_same_interval) {
-                    Some(place) => Tracked { name, url, ..old.swap_remove(place) },
-                    None => Tracked {
-                        id,
-                        name,
-                        url,
-                        shown: Row::EMPTY,
-                        next: Row::EMPTY,
-                        history: History::default(),
-                    },
+            .map(|(id, name, url)| match old.remove(&id) {
+                Some(mut tracked) => {
+                    tracked.history.set_interval(old_interval, new_interval);
+                    Tracked { name, url, ..tracked }
                 }
+                None => Tracked {
+                    id,
+                    name,
+                    url,
+                    shown: Row::EMPTY,
+                    next: Row::EMPTY,
+                    history: History::default(),
+                },
             })
             .collect();
         self.generation += 1;
@@ -333,13 +345,21 @@ impl Live {
     fn hello_text(&self, now: Instant) -> Arc<[u8]> {
         let mut data = format!(
             "{{\"program\":\"IntelliProxy {}\",\"at\":{},\"interval\":{},\"covered\":{},\"fields\":{},\
-             \"states\":{},\"count\":{},\"pool\":{},\"events\":",
+             \"states\":{},\"unusable\":{},\"eventsMax\":{},\"count\":{},\"pool\":{},\"events\":",
             env!("CARGO_PKG_VERSION"),
             now.as_nanos() / 1_000_000,
             interval(self.backends.len()),
             history::COVERED,
             json!(&FIELDS[..]),
-            json!(&STATES[..]),
+            json!(State::ALL.map(State::name)),
+            json!(
+                State::ALL
+                    .iter()
+                    .filter(|one| !one.is_usable())
+                    .map(|one| one.name())
+                    .collect::<Vec<_>>()
+            ),
+            events::EVENTS_MAX,
             self.backends.len(),
             self.pool,
         );

@@ -1,11 +1,10 @@
 //! The figures of one backend at one moment, as the live page shows them.
 use std::fmt::Write as _;
 
-use intelliproxy_core::{
-    BackendSnapshot, Health, Instant, LearnedStanding, Mode, PolicyView, StandingView,
-};
+use intelliproxy_core::{BackendSnapshot, Instant, PolicyView};
 
 use super::write_number;
+use crate::pages::state::Condition;
 
 /// A row: one number for each name in [`FIELDS`], NaN if it is unknown.
 #[derive(Clone, Copy, Debug)]
@@ -59,21 +58,6 @@ pub(crate) const FIELDS: [&str; 40] = [
 const RPS: usize = 5;
 const P99: usize = 9;
 
-/// The names of a backend's states; the number of a state is its place here.
-pub(crate) const STATES: [&str; 11] = [
-    "up",
-    "current",
-    "full",
-    "held",
-    "warming",
-    "probation",
-    "ejected",
-    "drained",
-    "maintained",
-    "down",
-    "unknown",
-];
-
 /// The traffic of a backend in the last second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Traffic {
@@ -89,18 +73,13 @@ impl Row {
     /// A row without numbers.
     pub(crate) const EMPTY: Self = Self([f64::NAN; FIELDS.len()]);
 
-    /// Returns the row of a backend. `limit` is the number of requests it may have at a time.
-    pub(crate) fn new(
-        now: Instant,
-        backend: &BackendSnapshot,
-        traffic: &Traffic,
-        limit: Option<u32>,
-    ) -> Self {
+    /// Returns the row of a backend.
+    pub(crate) fn new(now: Instant, backend: &BackendSnapshot, traffic: &Traffic) -> Self {
         let none = f64::NAN;
         let at = |age: Option<std::time::Duration>| {
             age.map_or(none, |age| (now.as_nanos() as f64 / 1e6 - age.as_secs_f64() * 1e3).round())
         };
-        let (state, detail, needed) = state(backend, limit);
+        let Condition { state, detail, needed } = Condition::of(backend);
         let [speed, width, expected, cap, excess] = match &backend.policy {
             PolicyView::Learned(view) => [
                 view.speed,
@@ -115,7 +94,7 @@ impl Row {
         let points = score.parts().map(|(_, points)| points);
         let [latency, loss, errors, in_flight, queue, cpu, memory] = points;
         let numbers = [
-            f64::from(state),
+            f64::from(state.number()),
             detail,
             needed,
             f64::from(u8::from(backend.is_current)),
@@ -154,7 +133,7 @@ impl Row {
             expected,
             cap,
             excess,
-            limit.map_or(none, f64::from),
+            backend.limit.map_or(none, f64::from),
         ];
         Self(numbers.map(rounded))
     }
@@ -209,54 +188,6 @@ fn rounded(number: f64) -> f64 {
     if number.abs() < 1e6 { (number * 1000.0).round() / 1000.0 } else { number.round() }
 }
 
-/// Returns the number of a backend's state and the two numbers that belong to it: the ms that are
-/// left; the good requests and those that are needed; or the requests in flight that are allowed.
-fn state(backend: &BackendSnapshot, limit: Option<u32>) -> (u8, f64, f64) {
-    let none = f64::NAN;
-    let number = |name: &str| STATES.iter().position(|known| *known == name).unwrap_or(0) as u8;
-    let left = |span: std::time::Duration| span.as_secs_f64().mul_add(1e3, 0.5).floor();
-    let named = |name, detail, needed| (number(name), detail, needed);
-    if backend.mode == Mode::Maintain {
-        return named("maintained", none, none);
-    }
-    if backend.mode == Mode::Drain || backend.weight == 0 {
-        return named("drained", none, none);
-    }
-    if backend.health == Health::Down {
-        return named("down", none, none);
-    }
-    if let StandingView::Ejected { left: span } = backend.standing {
-        return named("ejected", left(span), none);
-    }
-    if let Some(span) = backend.held {
-        return named("held", left(span), none);
-    }
-    if let StandingView::Probation { good, needed } = backend.standing {
-        return named("probation", f64::from(good), f64::from(needed));
-    }
-    let full_at = match &backend.policy {
-        PolicyView::Score(view) => view.full_at,
-        PolicyView::Learned(view) if view.state == LearnedStanding::Stalled => {
-            return named("held", none, none);
-        }
-        PolicyView::Learned(view) => view.cap.map(|cap| cap as u32),
-        _ => None,
-    };
-    let full_at = [full_at, limit].into_iter().flatten().min();
-    if let Some(most) = full_at.filter(|most| backend.in_flight >= (*most).max(1)) {
-        return named("full", f64::from(most), none);
-    }
-    if let StandingView::SlowStart { window } = backend.standing {
-        return named("warming", f64::from(window), none);
-    }
-    let name = match backend.health {
-        _ if backend.is_current => "current",
-        Health::Unknown => "unknown",
-        Health::Up | Health::Down => "up",
-    };
-    named(name, none, none)
-}
-
 /// Returns the figure by which the policy compares backends; the lowest is chosen.
 fn cost(view: &PolicyView) -> f64 {
     match view {
@@ -278,36 +209,7 @@ mod tests {
     use crate::pages::testing::unknown_backend;
 
     fn row(backend: &BackendSnapshot) -> Row {
-        Row::new(Instant::from_millis(5000), backend, &Traffic::default(), Some(8))
-    }
-
-    fn state_of(backend: &BackendSnapshot) -> &'static str {
-        STATES[row(backend).0[0] as usize]
-    }
-
-    /// The state that matters most to a reader comes first: out of service, down, ejected, full.
-    #[test]
-    fn states_have_an_order() {
-        let mut backend = unknown_backend(0, "A");
-        assert_eq!(state_of(&backend), "unknown");
-        backend.health = Health::Up;
-        assert_eq!(state_of(&backend), "up");
-        backend.is_current = true;
-        assert_eq!(state_of(&backend), "current");
-        backend.in_flight = 8;
-        assert_eq!(state_of(&backend), "full");
-        backend.standing = StandingView::Probation { good: 2, needed: 5 };
-        assert_eq!((state_of(&backend), row(&backend).0[2]), ("probation", 5.0));
-        backend.held = Some(Duration::from_millis(700));
-        assert_eq!((state_of(&backend), row(&backend).0[1]), ("held", 700.0));
-        backend.standing = StandingView::Ejected { left: Duration::from_millis(1500) };
-        assert_eq!(state_of(&backend), "ejected");
-        backend.health = Health::Down;
-        assert_eq!(state_of(&backend), "down");
-        backend.mode = Mode::Drain;
-        assert_eq!(state_of(&backend), "drained");
-        backend.mode = Mode::Maintain;
-        assert_eq!(state_of(&backend), "maintained");
+        Row::new(Instant::from_millis(5000), backend, &Traffic::default())
     }
 
     /// Only what differs is written, with the fields' places; unknown numbers are null.

@@ -1,5 +1,6 @@
-//! Times by logarithmic buckets: 8 for each doubling from 65 us to 137 s, so that a quantile is exact
-//! to 6 %. The histograms of the metrics have bounds that people choose, which is too coarse for a
+//! Times by buckets: 8 for each doubling from 65 us to 137 s. The ends of a bucket differ by up to an
+//! eighth of the lower one. A quantile is the point with the same relative distance to both, so it
+//! is within 1/17 (5.9 %) of the time of its rank. The histograms of the metrics have bounds that people choose, which is too coarse for a
 //! page.
 
 /// Doublings with buckets of their own.
@@ -30,7 +31,8 @@ impl Sketch {
     pub(crate) fn add_nanos(&mut self, nanos: u64) {
         let bits = (nanos as f32).to_bits() >> SHIFT;
         let bucket = (bits.saturating_sub(FIRST) as usize).min(BUCKETS - 1);
-        self.0[bucket] += 1;
+        // While nothing is sampled, no count is taken for a long time. The first sample discards it.
+        self.0[bucket] = self.0[bucket].wrapping_add(1);
     }
 }
 
@@ -52,6 +54,11 @@ impl Recent {
         }
     }
 
+    /// Adds the times of another backend.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&*other.0).for_each(|(sum, more)| *sum += more);
+    }
+
     /// Returns the times, in ms, that the given shares of requests took at most; `None` if there were
     /// too few requests lately. Shares must rise.
     pub(crate) fn quantiles<const N: usize>(&self, shares: [f32; N]) -> [Option<f32>; N] {
@@ -69,8 +76,7 @@ impl Recent {
                 bucket += 1;
             }
             let (low, high) = (start_ms(bucket), start_ms(bucket + 1));
-            let part = ((rank - below) / self.0[bucket].max(f32::MIN_POSITIVE)).clamp(0.0, 1.0);
-            *found = Some(low + part * (high - low));
+            *found = Some(2.0 * low * high / (low + high));
         }
         found
     }
@@ -93,15 +99,25 @@ mod tests {
         recent
     }
 
-    /// Quantiles of known times are within 7 %, over the whole range.
+    /// A quantile is within 5.9 % of the time of its rank, wherever in a bucket that is, over the
+    /// whole range.
     #[test]
     fn quantiles_are_near() {
+        let mut ms = 0.066;
+        while ms < 130_000.0 {
+            for (share, times) in [(0.5, [ms, ms, 1e9]), (0.99, [0.0, ms, ms])] {
+                let [found] = recent(times.into_iter()).quantiles([share]);
+                let found = f64::from(found.expect("enough requests"));
+                assert!((found / ms - 1.0).abs() < 0.059, "{ms}: {found}");
+            }
+            ms *= 1.003;
+        }
         for scale in [0.1, 1.0, 37.0, 1000.0] {
             let times = (1..=1000).map(|at| scale * (1.0 + f64::from(at) / 1000.0));
             let [median, high] = recent(times).quantiles([0.5, 0.99]);
             for (found, expected) in [(median, 1.5 * scale), (high, 1.99 * scale)] {
                 let found = f64::from(found.expect("enough requests"));
-                assert!((found / expected - 1.0).abs() < 0.07, "{scale}: {found} for {expected}");
+                assert!((found / expected - 1.0).abs() < 0.06, "{scale}: {found} for {expected}");
             }
         }
     }

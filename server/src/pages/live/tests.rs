@@ -39,7 +39,7 @@ fn sample(live: &mut Live, second: u64, requests: f64, has_readers: bool) {
     for place in places.clone() {
         let backend = unknown_backend(place as u32, "b");
         let traffic = Traffic { requests, ..Traffic::default() };
-        live.take(place, Row::new(at(second), &backend, &traffic, None));
+        live.take(place, Row::new(at(second), &backend, &traffic));
     }
     assert!(live.end_step(at(second), places.end));
     live.finish(at(second), &pool(), has_readers);
@@ -140,6 +140,27 @@ fn a_reload_begins_the_stream_over() {
     let backends = &events[1].1["backends"];
     assert_eq!(backends[0]["history"]["rps"], json!([7, 7]));
     assert_eq!(backends[1]["history"]["rps"], json!([]));
+}
+
+/// A pool that grows beyond 64 backends keeps its history, in longer intervals.
+#[test]
+fn a_growing_pool_keeps_its_history() {
+    let mut live = live(64);
+    (1..=20).for_each(|second| sample(&mut live, second, 7.0, true));
+    let list = |count: u32| {
+        let ids = (0..count).map(BackendId::from_index);
+        ids.map(|id| (id, format!("b{}", id.index()), String::new())).collect()
+    };
+    for (count, interval) in [(65, 5), (300, 10), (65, 5), (64, 2)] {
+        live.set_backends(list(count));
+        let events = read(&live, &mut Cursor::default());
+        assert_eq!(
+            (&events[0].1["interval"], &events[0].1["count"]),
+            (&json!(interval), &json!(count))
+        );
+        let history = &events[1].1["backends"][0]["history"];
+        assert_eq!(history["rps"], json!(vec![7; 20 / interval]), "{count}");
+    }
 }
 
 /// A large pool is sampled in steps, once a second over the whole.

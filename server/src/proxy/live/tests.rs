@@ -193,15 +193,13 @@ fn the_first_sample_has_no_past() {
     let count = |proxy: &mut Proxy| {
         (0..1000).for_each(|_| proxy.counters.of(id).recent.add_nanos(50_000_000));
     };
-    let times = |proxy: &Proxy| {
-        proxy.live.counted.first().map_or([None], |counted| counted.recent.quantiles([0.5]))
-    };
+    let times = |proxy: &Proxy| proxy.recent_times(id);
     for _ in 0..2 {
         count(&mut proxy);
         let (config, targets) = setup(&["127.0.0.1"], 1);
         proxy.handle_reconfigured(now, config, targets).expect("a good one");
         pass(&mut proxy, &mut now, Duration::from_millis(10), Takes::All);
-        assert_eq!(times(&proxy), [None]);
+        assert_eq!(times(&proxy), [None; 2]);
         count(&mut proxy);
         pass(&mut proxy, &mut now, Duration::from_secs(1), Takes::All);
         assert!(times(&proxy)[0].is_some());

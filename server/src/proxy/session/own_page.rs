@@ -1,5 +1,5 @@
 //! The pages under /stats, by the target and the fields of a request.
-use crate::http::accept::accepts;
+use crate::http::accept::{accepts_gzip, list_of, prefers, weight_named};
 use crate::http::head::{RequestHead, Version};
 
 /// A page of the proxy on the traffic port.
@@ -23,8 +23,8 @@ pub(crate) enum OwnPage {
 impl OwnPage {
     /// Returns the page that a request is for; `None` if it is for none.
     ///
-    /// The live page and its events go to clients that name their media types. `*/*` gets JSON, as
-    /// everything else does.
+    /// The live page and its events go to clients that name their media types and want nothing more
+    /// than them. `*/*` gets JSON, as everything else does.
     pub(crate) fn of(head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Self> {
         let rest = path.strip_prefix(b"/stats")?;
         let query = match rest {
@@ -40,10 +40,6 @@ impl OwnPage {
 
     #[cold]
     fn wanted(head: &RequestHead<'_, '_>, query: &[u8]) -> Self {
-        let named = |name: &str| {
-            let fields = head.fields.iter().filter(|(field, ..)| field.eq_ignore_ascii_case(name));
-            fields.map(|(.., value)| value).collect::<Vec<_>>().join(&b","[..])
-        };
         if let Some(number) = query.strip_prefix(b"explain") {
             match number {
                 [] => return Self::Decisions,
@@ -55,16 +51,33 @@ impl OwnPage {
                 _ => {}
             }
         }
-        let accepted = named("accept");
-        if accepts(&accepted, b"text/event-stream") && head.version == Version::Http11 {
+        let accepted = list_of(&head.fields, "accept");
+        let is_wanted = |wanted| prefers(&accepted, wanted, b"application/json");
+        let [events, page] = [EVENTS, HTML]
+            .map(|wanted| if is_wanted(wanted) { weight_named(&accepted, wanted) } else { 0 });
+        if events > 0 && events >= page && head.version == Version::Http11 {
             return Self::Events;
         }
-        if accepts(&accepted, b"text/html") {
-            return Self::Live { takes_gzip: accepts(&named("accept-encoding"), b"gzip") };
+        if page > 0 {
+            return Self::Live {
+                takes_gzip: accepts_gzip(&list_of(&head.fields, "accept-encoding")),
+            };
         }
         Self::Figures
     }
+
+    /// Returns the header line with the request's fields that the choice of this page depends on.
+    pub(crate) const fn vary(self) -> &'static str {
+        match self {
+            Self::Figures | Self::Events => "Vary: Accept\r\n",
+            Self::Live { .. } => "Vary: Accept, Accept-Encoding\r\n",
+            Self::Decisions | Self::Decision(_) => "",
+        }
+    }
 }
+
+const EVENTS: &[u8] = b"text/event-stream";
+const HTML: &[u8] = b"text/html";
 
 #[cfg(test)]
 mod tests {
@@ -101,7 +114,11 @@ mod tests {
             ),
             ("/stats", &format!("{BROWSER}Accept-Encoding: gzip;q=0.0, br\r\n"), live(false)),
             ("/stats", "Accept: text/html;q=0, */*\r\n", Some(OwnPage::Figures)),
+            ("/stats", "Accept: text/html;q=0.5, application/json\r\n", Some(OwnPage::Figures)),
+            ("/stats", &format!("{BROWSER}Accept-Encoding: *\r\n"), live(true)),
             ("/stats", "Accept: text/event-stream\r\n", Some(OwnPage::Events)),
+            ("/stats", "Accept: text/event-stream;q=0.9, text/html\r\n", live(false)),
+            ("/stats", "Accept: text/event-stream;q=0.9, */*\r\n", Some(OwnPage::Figures)),
             ("/stats?explain", BROWSER, Some(OwnPage::Decisions)),
             ("/stats?explain=17", "", Some(OwnPage::Decision(17))),
             ("/stats?explain=-1", "", Some(OwnPage::Decision(u64::MAX))),

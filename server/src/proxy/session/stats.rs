@@ -78,7 +78,7 @@ impl Session {
         if is_awaited && let Some(exchange) = &mut self.exchange {
             exchange.is_persistent = false;
             let is_head_request = exchange.is_head_request;
-            let head = answer::encode_stream_head(&shared.date);
+            let head = answer::encode_stream_head(&shared.date, OwnPage::Events.vary());
             self.pass_own_head(now, 200, head, shared);
             if is_head_request {
                 self.upstream.end_response();
