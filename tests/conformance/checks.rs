@@ -5,7 +5,7 @@ use std::time::Duration;
 use intelliproxy::config::{BackendTarget, Config};
 use intelliproxy::proxy::Notice;
 use intelliproxy_core::{Health, Notice as RouterNotice};
-use intelliproxy_driver::{Driver, Peer};
+use intelliproxy_driver::{Driver, Peer, targets};
 
 fn config(text: &str) -> Config {
     Config::from_json(text).expect(text)
@@ -16,7 +16,7 @@ fn health(driver: &Driver) -> Vec<Health> {
     snapshot.backends.iter().map(|backend| backend.health).collect()
 }
 
-/// Responds to every open request that begins with `start`, and passes a second.
+/// Responds to every open request that begins with `start`. Returns their number.
 fn respond(driver: &mut Driver, start: &str, response: &str) -> usize {
     let is_asked = |peer: &&Peer| {
         let is_whole = peer.received.ends_with(b"\r\n\r\n");
@@ -67,6 +67,30 @@ fn a_path_that_nobody_has_takes_nobody_down() {
     }
     assert!(!is_first, "both were asked");
     assert_eq!(health(&driver), [Health::Up, Health::Down]);
+}
+
+/// A new configuration reports missing paths again only if its checks are others.
+#[test]
+fn a_path_that_nobody_has_is_told_once() {
+    let text = |path: &str| {
+        config(&format!(
+            r#"{{"health": {{"path": "{path}"}}, "backends": [
+            {{"name": "a", "url": "http://a.test"}}, {{"name": "b", "url": "http://b.test"}}]}}"#
+        ))
+    };
+    let mut driver = Driver::with_backends(text("/up"), &["a", "b"]);
+    driver.responds_to_probes = false;
+    let told = Notice::Router(RouterNotice::PingsUnserved { status: 404 });
+    for (path, count) in [("/up", 1), ("/up", 1), ("/ready", 2), ("/ready", 2), ("/up", 3)] {
+        driver.reconfigure(text(path), targets(&["a", "b"])).expect("valid");
+        let mut asked = 0;
+        while asked < 8 {
+            driver.pass(Duration::from_millis(500));
+            asked += respond(&mut driver, &format!("GET {path} "), NOT_FOUND);
+        }
+        driver.pass(Duration::from_millis(500));
+        assert_eq!(driver.notices.iter().filter(|n| **n == told).count(), count, "{path}");
+    }
 }
 
 /// A check goes to its own port with its own Host and path, and needs its own status and text.
@@ -151,13 +175,7 @@ fn a_backend_may_start_down() {
         driver.pass(Duration::from_millis(500));
     }
     assert_eq!(health(&driver), [Health::Down], "it is asked again twice a second");
-    let target = BackendTarget {
-        name: "a".to_owned(),
-        url: "http://a.test".to_owned(),
-        authority: "a.test".to_owned(),
-        addresses: vec![SocketAddr::from(([10, 0, 0, 1], 80))],
-    };
-    driver.reconfigure(text("/ready"), vec![target]).expect("valid");
+    driver.reconfigure(text("/ready"), targets(&["a"])).expect("valid");
     respond(&mut driver, "GET /v1/models ", NOT_FOUND);
     driver.pass(Duration::from_millis(500));
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";

@@ -2,7 +2,7 @@
 use intelliproxy::config::{BackendTarget, Config, Overflow};
 use intelliproxy::proxy::{ConnId, Full as Bound, Notice};
 use intelliproxy_core::Instant;
-use intelliproxy_driver::Driver;
+use intelliproxy_driver::{Driver, targets};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -250,6 +250,24 @@ fn the_limit_that_is_reached_is_named() {
         });
         assert_eq!(bounds.next_back(), Some(expected));
     }
+}
+
+/// A limit by open files is not reported again for each backend that is found, although each needs
+/// room for its probes.
+#[test]
+fn a_limit_by_files_is_not_repeated_for_backends() {
+    let mut full = Full::new(300);
+    full.driver.proxy.limit_connections(100);
+    let mut admitted = Vec::new();
+    for count in [1, 2, 9, 1] {
+        let names: Vec<String> = (0..count).map(|number| format!("b{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        full.driver.discover(targets(&names)).expect("valid");
+        admitted.push(full.driver.proxy.clients_max());
+    }
+    assert_eq!(admitted, [49, 48, 41, 49]);
+    let is_limit = |notice: &&Notice| matches!(notice, Notice::ClientsLimited { .. });
+    assert_eq!(full.driver.notices.iter().filter(is_limit).count(), 1, "at the start");
 }
 
 /// A limit by open files is reported at startup and when it has changed, not with every new

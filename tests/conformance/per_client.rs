@@ -1,10 +1,9 @@
 //! Limits for each client: connections at the same time, and requests per second.
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::config::Config;
 use intelliproxy::proxy::{ConnId, Excess, Notice};
-use intelliproxy_driver::Driver;
+use intelliproxy_driver::{Driver, targets};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
@@ -49,13 +48,7 @@ fn excesses(driver: &Driver) -> Vec<(String, Excess)> {
 
 /// Applies a configuration with the same backend.
 fn reconfigure(driver: &mut Driver, config: Config) {
-    let same = BackendTarget {
-        name: "a".to_owned(),
-        url: "http://a.test".to_owned(),
-        authority: "a.test".to_owned(),
-        addresses: vec![SocketAddr::from(([10, 0, 0, 1], 80))],
-    };
-    driver.reconfigure(config, vec![same]).expect("valid");
+    driver.reconfigure(config, targets(&["a"])).expect("valid");
 }
 
 fn stats_field(driver: &mut Driver) -> String {

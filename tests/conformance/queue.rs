@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use intelliproxy::config::Config;
 use intelliproxy::proxy::ConnId;
-use intelliproxy_driver::Driver;
+use intelliproxy_driver::{Driver, targets};
 
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
@@ -138,14 +138,7 @@ fn limits_differ_and_change() {
         }
         assert_eq!(paths(&driver).len(), 2, "{policy:?}");
         config.backends[1].limit = Some(5);
-        let target = |name: &str, place| intelliproxy::config::BackendTarget {
-            name: name.to_owned(),
-            url: format!("http://{name}.test"),
-            authority: format!("{name}.test"),
-            addresses: vec![std::net::SocketAddr::from(([10, 0, 0, place], 80))],
-        };
-        let targets = vec![target("A", 1), target("B", 2)];
-        driver.reconfigure(config, targets).expect("valid");
+        driver.reconfigure(config, targets(&["A", "B"])).expect("valid");
         assert_eq!(paths(&driver).len(), 6, "{policy:?}");
         assert_eq!(driver.proxy.snapshot(driver.now).backends[1].in_flight, 5, "{policy:?}");
     }

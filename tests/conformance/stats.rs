@@ -5,7 +5,7 @@ use std::time::Duration;
 use intelliproxy::config::Config;
 use intelliproxy::proxy::ConnId;
 use intelliproxy_core::Instant;
-use intelliproxy_driver::Driver;
+use intelliproxy_driver::{Driver, targets};
 
 const GET: &[u8] = b"GET /stats HTTP/1.1\r\nHost: h\r\n\r\n";
 
@@ -102,14 +102,7 @@ fn a_new_configuration_starts_the_text_again() {
     let mut driver = driver();
     let client = ask(&mut driver);
     driver.pass(Duration::from_millis(3));
-    let target = |name: &str| intelliproxy::config::BackendTarget {
-        name: name.to_owned(),
-        url: "http://n.test".to_owned(),
-        authority: "n.test".to_owned(),
-        addresses: vec![std::net::SocketAddr::from(([10, 0, 1, 1], 80))],
-    };
-    let targets = vec![target("new"), target("other")];
-    driver.reconfigure(Config::default(), targets).expect("valid");
+    driver.reconfigure(Config::default(), targets(&["new", "other"])).expect("valid");
     driver.pass(Duration::from_millis(1));
     assert_eq!(names(body(&driver.text(client))), ["new", "other"]);
 }

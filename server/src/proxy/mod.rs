@@ -58,8 +58,8 @@ use std::net::SocketAddr;
 
 use intelliproxy_core::journal::JournalSink;
 use intelliproxy_core::{
-    Action as RouterAction, BackendId, ConfigError, Instant, PolicyState, PolicyStateError,
-    Snapshot,
+    Action as RouterAction, BackendId, ConfigError, Instant, Notice as RouterNotice, PolicyState,
+    PolicyStateError, Snapshot,
 };
 
 pub use self::action::{Action, ConnectFailure};
@@ -354,6 +354,8 @@ impl Proxy {
                 RouterAction::StartProbe { probe, backend, kind, deadline } => {
                     self.start_probe(now, probe, backend, kind, deadline);
                 }
+                RouterAction::Notify(RouterNotice::PingsUnserved { status })
+                    if !self.upstreams.is_news_unserved(status) => {}
                 RouterAction::Notify(notice) => {
                     self.show_notice(now, &notice);
                     self.notify(Notice::Router(notice));

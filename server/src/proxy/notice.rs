@@ -205,7 +205,7 @@ pub struct ConfigChange {
     pub removed: Vec<String>,
     /// Backends at another address.
     pub moved: Vec<String>,
-    /// Backends with another limit or weight.
+    /// Backends with another limit, weight, health check or role.
     pub changed: Vec<String>,
     /// Keys with changed values, without `backends`. The new values are in use.
     pub settings: Vec<&'static str>,

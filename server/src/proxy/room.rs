@@ -19,7 +19,9 @@ pub(super) struct Room {
     /// The maximum number of clients that are refused with 503 and still connected: it leaves room
     /// for clients, upstreams and probes, but is at least [`TURNED_AWAY_MAX`].
     turned_away_max: usize,
-    /// The last reported `clients_max`; `None` if it was not less than `limits.clients`.
+    /// The `connections_max` for which a lower `clients_max` than `limits.clients` was reported;
+    /// `None` if it is not lower. The number of backends also counts, but one that is found or lost
+    /// is not worth a line.
     reported: Option<usize>,
 }
 
@@ -101,8 +103,8 @@ impl Proxy {
         self.close_excess(now);
     }
 
-    /// Derives how many clients are admitted, and reports it if it is newly less than
-    /// `limits.clients`.
+    /// Derives how many clients are admitted. Reports it if it is newly less than `limits.clients`,
+    /// or if the driver's room has changed.
     fn derive_clients_max(&mut self) {
         let limit = self.shared.config.limits.clients;
         let connections = self.room.connections_max;
@@ -114,10 +116,8 @@ impl Proxy {
         self.room.clients_max = clients_max;
         let spare = (connections - probes).saturating_sub(clients_max.saturating_mul(2));
         self.room.turned_away_max = spare.max(TURNED_AWAY_MAX);
-        let lower = (derived < limit).then_some(derived);
-        if std::mem::replace(&mut self.room.reported, lower) != lower
-            && let Some(clients_max) = lower
-        {
+        let reported = (derived < limit).then_some(connections);
+        if std::mem::replace(&mut self.room.reported, reported) != reported && reported.is_some() {
             self.notify(Notice::ClientsLimited { limit, clients_max });
         }
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::config::{BackendConfig, BackendTarget, Config};
 use intelliproxy::proxy::{Action, ConnId, ConnectFailure, Notice, Proxy};
 use intelliproxy_core::{ConfigError, Instant};
 
@@ -78,6 +78,17 @@ pub enum Dialling {
     Hangs,
 }
 
+/// Returns a backend for each name, at `NAME.test` and an address of its own.
+pub fn targets(names: &[&str]) -> Vec<BackendTarget> {
+    let target = |(name, place): (&&str, u8)| BackendTarget {
+        name: (*name).to_owned(),
+        url: format!("http://{name}.test"),
+        authority: format!("{name}.test"),
+        addresses: vec![SocketAddr::from(([10, 0, 0, place], 80))],
+    };
+    names.iter().zip(1..).map(target).collect()
+}
+
 impl Driver {
     /// Returns a driver with one backend, `a` at `a.test`.
     ///
@@ -92,13 +103,7 @@ impl Driver {
     /// # Panics
     /// The configuration is invalid.
     pub fn with_backends(config: Config, names: &[&str]) -> Self {
-        let targets = names.iter().zip(1..).map(|(name, place)| BackendTarget {
-            name: (*name).to_owned(),
-            url: format!("http://{name}.test"),
-            authority: format!("{name}.test"),
-            addresses: vec![SocketAddr::from(([10, 0, 0, place], 80))],
-        });
-        Self::with_targets(config, targets.collect())
+        Self::with_targets(config, targets(names))
     }
 
     /// Returns a driver with these backends.
@@ -274,6 +279,19 @@ impl Driver {
         let addresses = targets.iter().flat_map(|target| target.addresses.clone()).collect();
         self.proxy.handle_reconfigured(self.now, config, targets)?;
         self.addresses = addresses;
+        self.run();
+        Ok(())
+    }
+
+    /// Applies backends that were found, with the settings of the configuration in use.
+    ///
+    /// # Errors
+    /// The first invalid value. In that case nothing has changed.
+    pub fn discover(&mut self, targets: Vec<BackendTarget>) -> Result<(), ConfigError> {
+        self.addresses = targets.iter().flat_map(|target| target.addresses.clone()).collect();
+        let one = |target: &BackendTarget| BackendConfig::new(&target.name, &target.url);
+        let backends = targets.iter().map(one).collect();
+        self.proxy.handle_discovered(self.now, backends, targets)?;
         self.run();
         Ok(())
     }

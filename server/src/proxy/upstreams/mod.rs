@@ -42,6 +42,9 @@ pub(crate) struct Upstreams {
     maintained: BTreeSet<BackendId>,
     /// The health checks of the configured backends.
     checks: BTreeMap<BackendId, Arc<Check>>,
+    /// The status and the checks, each once, with which no backend had the path of its checks when
+    /// that was reported last.
+    unserved: Option<(u16, Vec<Arc<Check>>)>,
 }
 
 impl Upstreams {
@@ -57,9 +60,18 @@ impl Upstreams {
         let places = Places::new(targets);
         let (idle, displaced) = (Idle::default(), BTreeSet::new());
         let (leases, decisions, maintained) = (0, None, BTreeSet::new());
-        let checks = BTreeMap::new();
-        let mut upstreams =
-            Self { router, places, idle, displaced, leases, decisions, maintained, checks };
+        let (checks, unserved) = (BTreeMap::new(), None);
+        let mut upstreams = Self {
+            router,
+            places,
+            idle,
+            displaced,
+            leases,
+            decisions,
+            maintained,
+            checks,
+            unserved,
+        };
         upstreams.set_checks(config);
         upstreams.keep_decisions(config.admin.listen.is_some());
         Ok(upstreams)
@@ -281,6 +293,21 @@ impl Upstreams {
             Some((*id, Arc::new(check)))
         };
         self.checks = self.configured().iter().filter_map(check).collect();
+    }
+
+    /// Whether it is news that no backend has the path of its checks. The router reports it again
+    /// after each new configuration, but it is news only with another status or other checks.
+    pub(crate) fn is_news_unserved(&mut self, status: u16) -> bool {
+        let mut checks: Vec<Arc<Check>> = Vec::new();
+        for check in self.checks.values() {
+            if !checks.contains(check) {
+                checks.push(Arc::clone(check));
+            }
+        }
+        let unserved = Some((status, checks));
+        let is_news = self.unserved != unserved;
+        self.unserved = unserved;
+        is_news
     }
 
     /// Returns the health check of a configured backend.
