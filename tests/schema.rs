@@ -96,7 +96,7 @@ fn entries_of_lists_agree() {
     let schema = schema();
     let backend = &schema["properties"]["backends"]["items"];
     let health = json!({ "kind": "http", "path": "/up", "port": 1, "host": "h", "method": "GET",
-        "status": ["200"], "body": "ok", "fields": { "X": "1" }, "intervalMs": 1, "timeoutMs": 1,
+        "status": ["200-299", 304], "body": "ok", "fields": { "X": "1" }, "intervalMs": 1, "timeoutMs": 1,
         "initial": "down" });
     let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000,
         "backup": true,
@@ -266,6 +266,10 @@ fn list_rule(row: &KeyRow) -> Value {
             entry["required"] = json!(["name", "url"]);
             entry
         }
+        "health.status" => json!({ "anyOf": [
+            { "type": "integer", "minimum": 200, "maximum": 599 },
+            { "type": "string", "pattern": "^[2-5][0-9][0-9](-[2-5][0-9][0-9])?$" },
+        ] }),
         _ => json!({ "type": "string", "minLength": 1 }),
     };
     let mut rule = json!({ "type": "array", "items": items });

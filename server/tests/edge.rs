@@ -4,17 +4,14 @@ mod process;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::Instant;
 
 use process::{DEADLINE, Folder, Program, output};
 
 /// Makes a named pipe in a folder. Returns its path.
 fn pipe(folder: &Folder, name: &str) -> String {
-    let path = folder.path(name);
-    let status = Command::new("mkfifo").arg(&path).status().expect("the mkfifo program");
-    assert!(status.success());
-    path
+    folder.pipe(name);
+    folder.path(name)
 }
 
 /// Calls `look` until it returns a value. Fails at the deadline.
@@ -153,7 +150,7 @@ fn a_missing_folder_is_refused() {
     assert_eq!(output(&state).status.code(), Some(0));
 
     let (config, pipe) = (folder.path("proxy.json"), folder.path("pipe"));
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    folder.pipe("pipe");
     fs::write(&config, "{}").expect("a file");
     let mut program = Program::start(&["--config", &config, "--policy=learned", further[2]]);
     fs::write(&config, format!("{{\"stateFile\": {path:?}}}")).expect("a file");

@@ -1,11 +1,13 @@
 //! The program as a process: its output, its exit codes, its log.
 mod process;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
-use process::{Program, output};
+use process::{Folder, Program, output};
 
 /// Checks exit code, stdout and stderr of a run that ends by itself.
 #[track_caller]
@@ -64,6 +66,53 @@ fn check_resolves_names() {
     }
 }
 
+/// `--check` reads a configuration from a pipe until its end, and does not wait for a pipe in place of
+/// the watched file.
+#[test]
+fn check_reads_pipes_of_configurations_only() {
+    let folder = Folder::new("check-pipes");
+    let (config, file) = (folder.pipe("c.json"), folder.pipe("found.json"));
+    for (text, code) in
+        [("{}".to_owned(), 0), (format!("{{\"discovery\": {{\"file\": {file:?}}}}}"), 1)]
+    {
+        let path = config.clone();
+        // Opening waits until the program reads.
+        let writer = thread::spawn(move || fs::write(path, text).expect("a reader"));
+        let output = output(&["--check", "--config", &folder.path("c.json")]);
+        writer.join().expect("no panic");
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        let expected =
+            format!("intelliproxy: {}: cannot be read: is not a regular file\n", file.display());
+        assert_eq!(error, if code == 0 { String::new() } else { expected });
+    }
+}
+
+/// `--check` counts the backends of the configuration together with those of the watched file, and
+/// names those that are not used.
+#[test]
+fn check_counts_what_is_found() {
+    let folder = Folder::new("check-found");
+    let file = folder.path("found.json");
+    let text = format!(
+        r#"{{"backends": [{{"name": "b0", "url": "http://127.0.0.1:1"}},
+            {{"name": "A", "url": "http://127.0.0.1:2"}}], "discovery": {{"file": {file:?}}}}}"#
+    );
+    fs::write(folder.file("c.json"), text).expect("a file");
+    for (count, code, expected) in [
+        (1000, 1, "1001 backends were found, more than 1000".to_owned()),
+        (999, 0, format!("not using b0 (discovery.file {file}): their names are taken")),
+    ] {
+        let one = |number| format!(r#"{{"name": "b{number}", "url": "http://127.0.0.1:3"}}"#);
+        let all: Vec<String> = (0..count).map(one).collect();
+        fs::write(&file, format!("[{}]", all.join(","))).expect("a file");
+        let output = output(&["--check", "--config", &folder.path("c.json")]);
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(error, format!("intelliproxy: {expected}\n"));
+        assert_eq!(output.status.code(), Some(code));
+    }
+}
+
 /// `--check` names file, line and path of an invalid value, and confirms a valid configuration.
 #[test]
 fn check_names_file_line_and_path() {
@@ -100,7 +149,7 @@ fn check_names_file_line_and_path() {
             ),
         ),
     ] {
-        std::fs::write(&path, text).expect("a file");
+        fs::write(&path, text).expect("a file");
         match refusal {
             None => assert_ends(
                 &["--check", "--config", file],
@@ -117,7 +166,7 @@ fn check_names_file_line_and_path() {
             }
         }
     }
-    std::fs::remove_file(path).expect("it was there");
+    fs::remove_file(path).expect("it was there");
 }
 
 /// A program that cannot run writes one line with the reason and exits with 1.

@@ -40,8 +40,8 @@ fn signals_without_meaning_have_no_effect() {
 /// A program in its start, and the pipe from which it reads its configuration. It waits there until
 /// the pipe has an end.
 fn starting(folder: &Folder) -> (Child, File) {
+    folder.pipe("proxy.json");
     let path = folder.path("proxy.json");
-    assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
     let mut command = program();
     command.args(["--listen", "127.0.0.1:0", "--config", &path]).stderr(Stdio::piped());
     let child = command.spawn().expect("a process");

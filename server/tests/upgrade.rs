@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
-use process::{DEADLINE, Program, empty_backend};
+use process::{DEADLINE, Program, empty_backend, make_pipe};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Upgrades under traffic.
@@ -217,7 +217,7 @@ fn a_new_process_that_fails_changes_nothing() {
     proxy.program.line_with("configuration: other timeouts");
     // Reading a pipe without a writer never ends.
     fs::remove_file(&proxy.file).expect("a file");
-    assert!(Command::new("mkfifo").arg(&proxy.file).status().expect("mkfifo").success());
+    make_pipe(&proxy.file);
     proxy.ask();
     proxy.program.line_with("not ready within 300 ms (timeouts.upgradeMs)");
     assert!(!ask(&mut kept));
@@ -280,7 +280,7 @@ fn a_stop_ends_an_unfinished_upgrade() {
     for signals in [1, 2] {
         let mut proxy = Upgraded::start(&format!("unfinished-{signals}"), &config(""));
         fs::remove_file(&proxy.file).expect("a file");
-        assert!(Command::new("mkfifo").arg(&proxy.file).status().expect("mkfifo").success());
+        make_pipe(&proxy.file);
         proxy.ask();
         // Returns when the new process reads its configuration, which never ends.
         let _pipe = fs::File::options().write(true).open(&proxy.file).expect("a reader");

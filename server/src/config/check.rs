@@ -213,6 +213,11 @@ impl Config {
             if !is_backend_name(&backend.name) {
                 return Err(ConfigError::new(&path, NAME_ALLOWED));
             }
+            if backend.expand && !is_plain_name(&backend.name) {
+                // The names of its backends would have two slashes.
+                let allowed = "without a slash, since expand is true";
+                return Err(refuse(&path, allowed, &backend.name, "has one"));
+            }
             let resolve = backend.resolve.unwrap_or(RESOLVE_MIN);
             if !(RESOLVE_MIN..=SPAN_MAX).contains(&resolve) {
                 let path = format!("backends[{index}].resolveMs");

@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use intelliproxy_core::{CheckRules, ConfigError};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check::{PATH_ALLOWED, is_path, is_token, refuse};
 use super::host::HostPort;
@@ -26,7 +27,9 @@ pub struct HealthChecks {
     pub host: Option<String>,
     /// The method (`GET`).
     pub method: CheckMethod,
-    /// Good statuses, `200` or `200-399`, 1 to 16 entries (200 to 399).
+    /// Good statuses, `200` or `200-399`, 1 to 16 entries (200 to 399). A single one may also be a
+    /// number.
+    #[serde(deserialize_with = "read_statuses")]
     pub status: Vec<String>,
     /// Text that the first 64 KiB of the body must contain (null: any); 1 to 1024 bytes.
     pub body: Option<String>,
@@ -80,7 +83,7 @@ pub struct OwnHealthChecks {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<CheckMethod>,
     /// Good statuses.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "read_own_statuses", skip_serializing_if = "Option::is_none")]
     pub status: Option<Vec<String>>,
     /// Text that the body must contain.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -307,9 +310,8 @@ impl OwnHealthChecks {
             }
             for (index, text) in status.iter().enumerate() {
                 if statuses(text).is_none() {
-                    let allowed = "a status from 200 to 599, or two with '-' between them";
-                    let wrong = "is not";
-                    return Err(refuse(&format!("{at}.status[{index}]"), allowed, text, wrong));
+                    let path = format!("{at}.status[{index}]");
+                    return Err(refuse(&path, STATUS_ALLOWED, text, "is not"));
                 }
             }
         }
@@ -371,6 +373,41 @@ fn check_fields(path: &str, fields: &BTreeMap<String, String>) -> Result<(), Con
     Ok(())
 }
 
+/// An entry of `status`: a text, or a number.
+struct StatusText(String);
+
+impl<'d> Deserialize<'d> for StatusText {
+    fn deserialize<D: Deserializer<'d>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = StatusText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(STATUS_ALLOWED)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<StatusText, E> {
+                Ok(StatusText(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<StatusText, E> {
+                Ok(StatusText(number.to_string()))
+            }
+        }
+        from.deserialize_any(Text)
+    }
+}
+
+fn read_statuses<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Error> {
+    let texts = Vec::<StatusText>::deserialize(from)?;
+    Ok(texts.into_iter().map(|StatusText(text)| text).collect())
+}
+
+fn read_own_statuses<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let texts = Option::<Vec<StatusText>>::deserialize(from)?;
+    Ok(texts.map(|texts| texts.into_iter().map(|StatusText(text)| text).collect()))
+}
+
 /// Reads a status, or a range of them.
 fn statuses(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -388,6 +425,8 @@ impl fmt::Display for Check {
     }
 }
 
+/// A description of valid statuses.
+const STATUS_ALLOWED: &str = "a status from 200 to 599, or two with '-' between them";
 /// A description of valid ports.
 const PORT_ALLOWED: &str = "a whole number from 1 to 65535, or null";
 /// Maximum number of entries of `status`.

@@ -118,32 +118,35 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, U
     if !file.metadata().map_err(Unread::Failed)?.is_file() {
         return Err(Unread::Irregular(IRREGULAR));
     }
-    let mut text = String::new();
-    let bytes = file.take(bytes_max + 1).read_to_string(&mut text).map_err(Unread::Failed)? as u64;
-    if bytes > bytes_max {
-        return Err(Unread::Failed(io::Error::other(format!("larger than {bytes_max} bytes"))));
-    }
-    Ok(Some(text))
+    let bytes = read_bounded(file, bytes_max).map_err(Unread::Failed)?;
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_| Unread::Failed(io::Error::other("is not UTF-8")))
 }
 
 /// Reads a regular file of at most `bytes_max` bytes that the operator named. Links are followed.
 pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let too_large = || io::Error::other(format!("larger than {bytes_max} bytes"));
     let mut options = File::options();
     // Opening a pipe would wait for a writer.
     options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
     let file = options.open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other(IRREGULAR));
     }
-    if found.len() > bytes_max {
-        return Err(too_large());
-    }
+    read_bounded(file, bytes_max)
+}
+
+/// Reads at most `bytes_max` bytes. Waits for the end of a pipe.
+///
+/// # Errors
+/// The system's error, or that there are more bytes.
+pub(crate) fn read_bounded(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // The length is not known in advance: the file may grow, and those in /proc report 0.
     let read = file.take(bytes_max + 1).read_to_end(&mut bytes)? as u64;
-    if read > bytes_max { Err(too_large()) } else { Ok(bytes) }
+    if read > bytes_max {
+        return Err(io::Error::other(format!("larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// The path with `suffix` appended to its name.

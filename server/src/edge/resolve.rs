@@ -1,10 +1,12 @@
 //! Resolves the names of backends and listeners.
 //!
-//! The resolver of the standard library may block, so the reactor never calls it. Names are
-//! resolved before anything is served; for a reload, a separate thread resolves them.
+//! The resolver of the standard library may block, so the reactor never calls it. Listeners are
+//! resolved where they are bound: at the start, and for a reload in the thread that reads the
+//! configuration. Backends are looked up by the threads of `discovery/`, and for `--check` here.
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use crate::config::{BackendTarget, BackendUrl, Config, fixed_addresses};
+use crate::config::{BackendConfig, BackendUrl, Config, Known, fixed_addresses};
 use crate::plain::os_error_text;
 
 /// The addresses of a host, each once, in the order of connection attempts.
@@ -39,28 +41,27 @@ pub(crate) fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
     Ok(addresses)
 }
 
-/// The configured backends with their addresses.
-pub(crate) fn backend_targets(config: &Config) -> Result<Vec<BackendTarget>, String> {
-    let mut targets = Vec::with_capacity(config.backends.len());
-    for backend in &config.backends {
+/// Looks up the hosts of all backends, those of the configuration and those of its watched file.
+///
+/// # Errors
+/// The first backend whose host does not resolve.
+pub(crate) fn known(config: &Config, file: Vec<BackendConfig>) -> Result<Known, String> {
+    let mut hosts = BTreeMap::new();
+    for backend in config.backends.iter().chain(&file) {
         let fail = |wrong: String| format!("backend {} ({}): {wrong}", backend.name, backend.url);
         let url = BackendUrl::parse(&backend.url).map_err(|error| fail(error.to_string()))?;
-        let addresses = resolve(&url.host, url.port)
-            .map_err(|error| fail(format!("cannot resolve {}: {error}", url.host)))?;
-        targets.push(BackendTarget {
-            name: backend.name.clone(),
-            url: backend.url.clone(),
-            authority: url.authority,
-            addresses,
-        });
+        if fixed_addresses(&url.host).is_none() && !hosts.contains_key(&url.host) {
+            let addresses = look_up(&url.host)
+                .map_err(|error| fail(format!("cannot resolve {}: {error}", url.host)))?;
+            hosts.insert(url.host, addresses);
+        }
     }
-    Ok(targets)
+    Ok(Known { hosts, file })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendConfig;
 
     /// An address resolves to itself, and `localhost` to both loopback addresses.
     #[test]
@@ -85,19 +86,26 @@ mod tests {
         let mut config = Config::default();
         let url = "http://nowhere.invalid:80".to_owned();
         config.backends = vec![BackendConfig::new("A", &url)];
-        let error = backend_targets(&config).expect_err("no such host");
+        let error = known(&config, Vec::new()).expect_err("no such host");
         let start = "backend A (http://nowhere.invalid:80): cannot resolve nowhere.invalid: ";
         assert!(error.starts_with(start), "{error}");
         assert!(!error.contains('\n'), "{error}");
     }
 
-    /// Backends keep their order and get the text of their Host field.
+    /// A backend of the watched file is looked up like one of the configuration.
     #[test]
-    fn backends_are_resolved_in_order() {
-        let targets = backend_targets(&Config::default()).expect("the default");
+    fn backends_of_the_file_are_looked_up() {
+        let of = |host: &str| vec![BackendConfig::new("F", &format!("http://{host}"))];
+        let config = Config::default();
+        let known_of = |host| known(&config, of(host));
+        let found = config.found(&known_of("127.0.0.1").expect("an address")).expect("few");
         let authorities: Vec<&str> =
-            targets.iter().map(|target| target.authority.as_str()).collect();
-        assert_eq!(authorities, ["localhost:3000", "localhost:3002"]);
-        assert!(targets.iter().all(|target| target.addresses.len() == 2));
+            found.targets.iter().map(|target| target.authority.as_str()).collect();
+        assert_eq!(authorities, ["localhost:3000", "localhost:3002", "127.0.0.1"]);
+        let error = known_of("nowhere.invalid").expect_err("no such host");
+        assert!(
+            error.starts_with("backend F (http://nowhere.invalid): cannot resolve "),
+            "{error}"
+        );
     }
 }

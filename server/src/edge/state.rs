@@ -414,17 +414,15 @@ mod tests {
     /// The link is kept.
     #[test]
     fn irregular_files_are_refused() {
-        let folder = folder("state-pipe");
-        let pipe = folder.join("pipe");
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
-        assert!(made.success());
-        let (link, target) = (folder.join("link"), folder.join("target"));
+        let folder = crate::folder::Folder::new("state-pipe");
+        let (pipe, root) = (folder.pipe("pipe"), folder.root());
+        let (link, target) = (folder.file("link"), folder.file("target"));
         std::os::unix::fs::symlink(&target, &link).expect("a link");
         fs::write(&target, proxy(PolicyKind::Learned).policy_state().expect("it learns").to_json())
             .expect("written");
         let irregular = "is not a regular file";
         let linked = "is a symbolic link, which is not followed";
-        for (path, wrong) in [(&pipe, irregular), (&folder, irregular), (&link, linked)] {
+        for (path, wrong) in [(&*pipe, irregular), (root, irregular), (&*link, linked)] {
             let path = path.display().to_string();
             let error = start(&path, PolicyKind::Learned).1.expect_err("no regular file");
             assert_eq!(error, format!("state {path}: {wrong}"));
@@ -434,6 +432,5 @@ mod tests {
             assert_eq!(unusable(&config), Some(error));
         }
         assert!(link.is_symlink());
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 }

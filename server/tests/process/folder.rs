@@ -37,7 +37,7 @@ impl Folder {
     /// Makes a named pipe in it. Returns its path.
     pub(crate) fn pipe(&self, name: &str) -> PathBuf {
         let path = self.file(name);
-        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        make_pipe(&path);
         path
     }
 }
@@ -47,6 +47,11 @@ impl Drop for Folder {
         // Files left in the system's folder for temporary files do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Makes a named pipe.
+pub(crate) fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
 }
 
 /// Starts a backend that responds to every request with 204. Returns its URL.

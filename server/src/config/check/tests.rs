@@ -223,7 +223,7 @@ fn lists_are_bounded() {
 #[test]
 fn texts_are_checked() {
     type Change = fn(&mut Config);
-    let rows: [(&str, Change, &str); 28] = [
+    let rows: [(&str, Change, &str); 29] = [
         (
             "listen[0]",
             |c| c.listen = vec!["3001".into()],
@@ -248,6 +248,11 @@ fn texts_are_checked() {
             "backends[1].name",
             |c| c.backends[1].name = "a\nb".to_owned(),
             "1 to 64 letters, digits, '.', '_' and '-'",
+        ),
+        (
+            "backends[1].name",
+            |c| (c.backends[1].name, c.backends[1].expand) = ("a/b".to_owned(), true),
+            "without a slash, since expand is true, and \"a/b\" has one",
         ),
         (
             "backends[1].name",

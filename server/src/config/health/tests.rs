@@ -60,6 +60,11 @@ fn faults_are_told_by_their_paths() {
         (r#""status": []"#, "status", "a list of 1 to 16 entries".to_owned()),
         (r#""status": ["200", "2xx"]"#, "status[1]", format!("{status}, and \"2xx\" is not")),
         (r#""status": ["300-200"]"#, "status[0]", format!("{status}, and \"300-200\" is not")),
+        (r#""status": [199]"#, "status[0]", format!("{status}, and \"199\" is not")),
+        (r#""status": [true]"#, "status[0]", format!("{status}, not true")),
+        (r#""status": [200, 204.5]"#, "status[1]", format!("{status}, not 204.5")),
+        (r#""status": [-204]"#, "status[0]", format!("{status}, not -204")),
+        (r#""status": 204"#, "status", "a list, not 204".to_owned()),
         (r#""status": ["199"]"#, "status[0]", format!("{status}, and \"199\" is not")),
         (r#""status": ["200-600"]"#, "status[0]", format!("{status}, and \"200-600\" is not")),
         (r#""status": ["+20"]"#, "status[0]", format!("{status}, and \"+20\" is not")),
@@ -108,6 +113,22 @@ fn texts_are_found_across_pieces() {
         assert!(check.is_in(body, end.min(10)), "{end}");
     }
     assert!(Check::default().is_in(b"", 0));
+}
+
+/// A status may be a number or a text, and a range is a text.
+#[test]
+fn statuses_may_be_numbers() {
+    let config = config(
+        r#"{"health": {"status": [204]}, "backends": [{"name": "a", "url": "http://a"},
+            {"name": "b", "url": "http://b", "health": {"status": [200, "301-302", "304"]}}]}"#,
+    );
+    let good = |name: &str| {
+        let check = config.check_named(name);
+        (200..600).filter(|status| check.is_good(*status)).collect::<Vec<u16>>()
+    };
+    assert_eq!(good("a"), [204]);
+    assert_eq!(good("b"), [200, 301, 302, 304]);
+    assert_eq!(Config::from_json(&config.to_json()).as_ref(), Ok(&config));
 }
 
 /// Values of fields, which may be secrets, are not in the public text.

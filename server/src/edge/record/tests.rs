@@ -1,34 +1,12 @@
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use intelliproxy_core::journal::{Entry, Reader, Record, RecordedRouter};
 use intelliproxy_core::{RouterConfig, Rules};
 
 use super::*;
-
-/// A folder that is removed at the end of the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = format!("intelliproxy-record-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(folder);
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Files left in the system's folder for temporary files do no harm.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::folder::Folder;
 
 fn rules(file: &Path, bytes_max: u64, files: u32) -> RecordingRules {
     RecordingRules { file: Some(file.to_string_lossy().into_owned()), bytes_max, files }
@@ -201,15 +179,13 @@ fn planted_names_are_refused() {
     fs::write(&victim, "precious").expect("a file");
     std::os::unix::fs::symlink(&victim, &link).expect("a link");
     std::os::unix::fs::symlink(folder.file("nowhere"), folder.file("dangling")).expect("a link");
-    let pipe = folder.file("pipe");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
-    assert!(made.success());
+    let pipe = folder.pipe("pipe");
     let linked = "is a symbolic link, which is not followed";
     for (path, wrong) in [
         (&link, linked),
         (&folder.file("dangling"), linked),
         (&pipe, "is not a regular file"),
-        (&folder.0, "is not a regular file"),
+        (&folder.root().to_owned(), "is not a regular file"),
     ] {
         let error = open(&rules(path, 0, 4), None).expect_err("not a place for a file");
         assert_eq!(error, format!("cannot record into {}: {wrong}", path.display()));
