@@ -28,7 +28,11 @@ impl Backend {
     /// Starts a backend. On return it accepts connections.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.parameters.check().map_err(StartError::Parameter)?;
-        let listeners = listen(config.port)?;
+        let listeners = if config.is_public {
+            vec![listen_publicly(config.port)?]
+        } else {
+            listen(config.port)?
+        };
         let addresses: Vec<SocketAddr> =
             listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         let port = addresses.first().map_or(config.port, SocketAddr::port);
@@ -151,6 +155,16 @@ impl From<io::Error> for StartError {
     fn from(error: io::Error) -> Self {
         Self::System(error)
     }
+}
+
+/// Listens on all addresses.
+fn listen_publicly(port: u16) -> Result<TcpListener, StartError> {
+    // The listener of IPv6 takes clients of IPv4, too, where the system has IPv6.
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    TcpListener::bind(v6)
+        .or_else(|_| TcpListener::bind(v4))
+        .map_err(|source| StartError::Listen { address: v4, source })
 }
 
 /// Listens on 127.0.0.1 and, where it exists, on ::1, with the same port.

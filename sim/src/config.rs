@@ -6,6 +6,8 @@ use crate::parameters::Parameters;
 pub struct Config {
     /// The port on 127.0.0.1 and ::1; 0 for any free one.
     pub port: u16,
+    /// Whether to listen on all addresses instead, for clients in other containers.
+    pub is_public: bool,
     /// The seed of every random draw.
     pub seed: u64,
     /// Level of the log on stderr.
@@ -24,6 +26,7 @@ impl Config {
     pub fn faultless() -> Self {
         Self {
             port: 0,
+            is_public: false,
             seed: 1,
             log: LogLevel::Off,
             connections_max: Self::CONNECTIONS_MAX,

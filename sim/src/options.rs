@@ -43,6 +43,7 @@ pub(crate) fn parse(
 
     let mut draft = Draft {
         port: preset.unwrap_or(Preset::A).port(),
+        is_public: false,
         seed: None,
         log: LogLevel::Info,
         parameters: preset.map_or_else(Parameters::default, Preset::parameters),
@@ -55,9 +56,10 @@ pub(crate) fn parse(
     for (name, flag, value) in flags {
         draft.set(name, &flag, &value)?;
     }
-    let Draft { port, seed, log, parameters } = draft;
+    let Draft { port, is_public, seed, log, parameters } = draft;
     Ok(Command::Run(Config {
         port,
+        is_public,
         seed: seed.unwrap_or_else(|| u64::from(port)),
         log,
         connections_max: Config::CONNECTIONS_MAX,
@@ -75,6 +77,7 @@ pub(crate) fn help() -> String {
         let _ = writeln!(text, "  {flag:<28}{name:<26}{default:<9}{help}");
     };
     line(PORT, Preset::A.port().to_string(), "port on 127.0.0.1 and ::1; 0: any that is free");
+    line(LISTEN, "loopback".to_owned(), "loopback, or all: every address of the host");
     for range in &RANGES {
         let default = match range.field {
             Field::Fraction(field) => field(&mut defaults).to_string(),
@@ -91,6 +94,7 @@ pub(crate) fn help() -> String {
 /// A configuration under construction.
 struct Draft {
     port: u16,
+    is_public: bool,
     seed: Option<u64>,
     log: LogLevel,
     parameters: Parameters,
@@ -105,6 +109,14 @@ impl Draft {
                 put(&mut self.seed, value.parse().ok().map(Some)),
                 format!("a whole number from 0 to {}", u64::MAX),
             ),
+            LISTEN => {
+                let is_public = match value {
+                    "loopback" => Some(false),
+                    "all" => Some(true),
+                    _ => None,
+                };
+                (put(&mut self.is_public, is_public), "loopback or all".to_owned())
+            }
             FAULTS => {
                 let faults = match value {
                     "health" => Some(Faults::Health),
@@ -144,7 +156,7 @@ fn put<T>(place: &mut T, value: Option<T>) -> bool {
 
 /// Returns all variables, in the order of the help text.
 fn names() -> impl Iterator<Item = &'static str> {
-    RANGES.iter().map(|range| range.name).chain([PORT, FAULTS, SEED, LOG])
+    RANGES.iter().map(|range| range.name).chain([PORT, LISTEN, FAULTS, SEED, LOG])
 }
 
 /// Returns the flag of a variable: `--p-g-to-b` for `P_G_TO_B`.
@@ -158,6 +170,7 @@ fn setting_of(flag: &str) -> Option<&'static str> {
 }
 
 const PORT: &str = "PORT";
+const LISTEN: &str = "LISTEN_ON";
 const FAULTS: &str = "FAULTS";
 const SEED: &str = "SEED";
 /// Not just LOG, which other programs read, too.
@@ -241,6 +254,7 @@ mod tests {
         for name in names() {
             let value = match name {
                 FAULTS => "health",
+                LISTEN => "all",
                 LOG => "debug",
                 _ => "1",
             };
@@ -283,6 +297,7 @@ mod tests {
                 &[],
                 "--faults: must be health or all, not \"none\"".to_owned(),
             ),
+            (&["--listen-on=x"], &[], "--listen-on: must be loopback or all, not \"x\"".to_owned()),
             (&["--log", "all"], &[], "--log: must be off, info or debug, not \"all\"".to_owned()),
         ] {
             assert_eq!(error(arguments, variables), expected);

@@ -235,6 +235,24 @@ fn bad_parameters_are_refused() {
     assert_eq!(backend.parameters(), Parameters::faultless());
 }
 
+/// By default a backend listens on the loopback addresses; a public one on all, and it ends as well.
+#[test]
+fn a_public_backend_listens_on_all_addresses() {
+    for is_public in [false, true] {
+        let config = Config { is_public, ..Config::faultless() };
+        let backend = Backend::start(config).expect("a backend");
+        let ips = backend.addresses().iter().map(|address| address.ip());
+        assert!(ips.clone().all(|ip| ip.is_loopback() != is_public), "{:?}", backend.addresses());
+        assert!(
+            ips.clone().all(|ip| ip.is_unspecified() == is_public),
+            "{:?}",
+            backend.addresses()
+        );
+        assert_eq!(Client::connect(backend.port()).get("/").status, 200);
+        assert!(backend.stop(Duration::from_secs(10)), "nothing had to be cut");
+    }
+}
+
 /// A connection above the maximum gets 503. A connection that ends makes room.
 #[test]
 fn connections_are_bounded() {
