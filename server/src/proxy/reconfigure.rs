@@ -5,6 +5,7 @@ use std::time::Duration;
 use intelliproxy_core::{BackendId, ConfigError, Instant, Lease, ProbeFailure, RouterConfig};
 
 use super::Proxy;
+use super::commands::Overrides;
 use super::conn::Conn;
 use super::id::ConnId;
 use super::notice::{ConfigChange, Notice};
@@ -29,10 +30,7 @@ impl Proxy {
         config.validate()?;
         let mut overrides = self.overrides.clone();
         overrides.apply(&mut config);
-        let names = targets.iter().map(|target| target.name.clone()).collect();
-        let wanted = router_config(&config, names, overrides.modes());
-        wanted.validate()?;
-        self.overrides = overrides;
+        let wanted = self.accept(overrides, &config, &targets)?;
         let mut change = ConfigChange {
             settings: config.settings_unlike(&self.shared.config),
             changed: config.backends_unlike(&self.shared.config),
@@ -63,10 +61,7 @@ impl Proxy {
         config.validate()?;
         let mut overrides = self.overrides.clone();
         overrides.apply_to_backends(&mut config);
-        let names = targets.iter().map(|target| target.name.clone()).collect();
-        let wanted = router_config(&config, names, overrides.modes());
-        wanted.validate()?;
-        self.overrides = overrides;
+        let wanted = self.accept(overrides, &config, &targets)?;
         let changed = config.backends_unlike(&self.shared.config);
         let mut change = ConfigChange { changed, ..ConfigChange::default() };
         self.apply(now, config, wanted, targets, &mut change, Move::LostAddress);
@@ -77,6 +72,23 @@ impl Proxy {
             self.notify(Notice::Discovered(Box::new(change)));
         }
         Ok(())
+    }
+
+    /// Returns the router's configuration, and takes the overrides that are left in it.
+    ///
+    /// # Errors
+    /// The router does not accept it. In that case nothing has changed.
+    fn accept(
+        &mut self,
+        overrides: Overrides,
+        config: &Config,
+        targets: &[BackendTarget],
+    ) -> Result<RouterConfig, ConfigError> {
+        let names = targets.iter().map(|target| target.name.clone()).collect();
+        let wanted = router_config(config, names, overrides.modes());
+        wanted.validate()?;
+        self.overrides = overrides;
+        Ok(wanted)
     }
 
     /// Applies a valid configuration by the rules R1 to R8.

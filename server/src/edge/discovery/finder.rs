@@ -41,6 +41,8 @@ pub(super) struct Finder {
     followed: Option<Followed>,
     /// Callers of [`Discovery::look`](super::Discovery::look) that wait for results.
     waiting: Vec<Waiting>,
+    /// The hosts of the configuration that was looked up last, until one is followed.
+    candidate: BTreeSet<String>,
     /// Whether the backends may have changed since they were published.
     is_changed: bool,
 }
@@ -99,6 +101,7 @@ impl Finder {
             files: BTreeMap::new(),
             followed: None,
             waiting: Vec::new(),
+            candidate: BTreeSet::new(),
             is_changed: false,
         }
     }
@@ -170,14 +173,28 @@ impl Finder {
         let followed = config.discovery.file.as_ref();
         self.files.retain(|path, _| followed == Some(path) || waiting.contains(path));
         let hosts = config.hosts(self.backends_in_file(&config));
-        for name in hosts.keys() {
-            self.hosts.entry(name.clone()).or_default();
-        }
-        self.hosts.retain(|name, host| hosts.contains_key(name) || host.since.is_some());
         let last = self.followed.take();
         let told_unused = last.and_then(|followed| followed.told_unused);
         self.followed = Some(Followed { config, hosts, used, generation, told: None, told_unused });
         self.is_changed = true;
+        self.candidate.clear();
+        self.arrange_hosts();
+    }
+
+    /// Adds the hosts of the followed configuration, and drops those that nothing needs any more. A
+    /// watched file may name other hosts for as long as the program runs.
+    fn arrange_hosts(&mut self) {
+        let Some(followed) = &self.followed else { return };
+        for name in followed.hosts.keys() {
+            self.hosts.entry(name.clone()).or_default();
+        }
+        let (waiting, candidate) = (&self.waiting, &self.candidate);
+        self.hosts.retain(|name, host| {
+            followed.hosts.contains_key(name)
+                || candidate.contains(name)
+                || waiting.iter().any(|one| one.hosts.contains(name))
+                || host.since.is_some()
+        });
     }
 
     /// Takes the hosts of a file whose backends have changed.
@@ -186,14 +203,12 @@ impl Finder {
         let backends = self.files.get(path).map(Watched::backends).unwrap_or_default();
         if let Some(followed) = self.followed.as_mut().filter(|followed| is_its(&followed.config)) {
             followed.hosts = followed.config.hosts(backends);
-            for name in followed.hosts.keys() {
-                self.hosts.entry(name.clone()).or_default();
-            }
             self.is_changed = true;
         }
         for one in self.waiting.iter_mut().filter(|one| is_its(&one.config)) {
             one.hosts = one.config.hosts(backends).into_keys().collect();
         }
+        self.arrange_hosts();
     }
 
     /// Returns the backends in the file of a configuration. Until it has been read, those of the
@@ -304,6 +319,7 @@ impl Finder {
             if is_complete || now >= one.until {
                 // A caller that has given up does not receive it.
                 let _ = one.reply.send(self.known(&one.config));
+                self.candidate = one.hosts;
                 continue;
             }
             for name in new {
@@ -468,6 +484,27 @@ mod tests {
         }
         let looked_up: BTreeSet<String> = names.try_iter().collect();
         assert_eq!(looked_up.len(), count, "{looked_up:?}");
+    }
+
+    /// A file that names other hosts again and again leaves no state of the former ones behind.
+    #[test]
+    fn former_hosts_are_forgotten() {
+        let (sender, messages) = crossbeam_channel::unbounded();
+        let look_up = |_: &str| Ok(vec![IpAddr::from([10, 0, 0, 1])]);
+        let mut finder = Finder::new(Arc::new(look_up), sender, messages, Arc::default());
+        let config = Config {
+            discovery: DiscoveryRules { file: Some("f.json".to_owned()), ..Default::default() },
+            ..Config::default()
+        };
+        let now = Instant::now();
+        let (config, used) = (Box::new(config), Box::default());
+        finder.handle(now, Message::Follow { config, used, generation: 1 });
+        for number in 0..10 {
+            let content = Ok(format!(r#"[{{"targets": ["h{number}.test"]}}]"#).into_bytes());
+            finder.handle(now, Message::Read { path: "f.json".to_owned(), content });
+            finder.hosts.values_mut().for_each(|host| host.looked_at = Some(now));
+        }
+        assert_eq!(finder.hosts.keys().collect::<Vec<_>>(), ["h9.test"]);
     }
 
     /// A backend of the file whose name is taken is logged once, also if the configuration is read

@@ -54,7 +54,8 @@ impl Discovery {
     /// used. Lines about it are in the log.
     ///
     /// # Errors
-    /// There are too many backends, or no thread can be started.
+    /// There are too many backends, no thread can be started, or a configuration is followed already
+    /// and there is no result in time.
     pub(crate) fn look(&self, config: &Config, time: Duration) -> Result<Found, String> {
         if !needs_finder(config) {
             return config.found(&Known::default());
@@ -63,8 +64,12 @@ impl Discovery {
         let until = Instant::now() + time;
         self.send(Message::Look { config: Box::new(config.clone()), until, reply })?;
         // A little longer, since the thread itself watches the time.
-        let known = known.recv_timeout(time + GRACE).unwrap_or_default();
-        config.found(&known)
+        match known.recv_timeout(time + GRACE) {
+            Ok(known) => config.found(&known),
+            // Without a result a reload would remove all backends that were found.
+            Err(_) if self.is_following() => Err(LATE.to_owned()),
+            Err(_) => config.found(&Known::default()),
+        }
     }
 
     /// Follows a configuration that is applied now with these backends: looks its names up and reads
@@ -83,6 +88,11 @@ impl Discovery {
             // Without its thread nothing is found again; `look` has reported that.
             let _ = self.send(Message::Follow { config, used: Box::new(used), generation });
         }
+    }
+
+    /// Whether a configuration is followed.
+    fn is_following(&self) -> bool {
+        self.results.lock().is_ok_and(|results| results.generation > 0)
     }
 
     /// Returns the backends of the current configuration, if they have changed.
@@ -143,6 +153,8 @@ pub(crate) fn unused_line(config: &Config, found: &Found) -> Option<String> {
     (!named.is_empty()).then(|| format!("not using {names}{more}{from}: their names are taken"))
 }
 
+/// The error for a reload whose backends did not arrive, not even the earlier ones.
+const LATE: &str = "the thread that finds backends does not respond";
 /// The maximum number of names in one line.
 const NAMED_MAX: usize = 5;
 /// The maximum wait for look-ups at startup and in a reload: the first timeout of the resolver of

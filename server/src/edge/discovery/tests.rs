@@ -217,6 +217,21 @@ fn a_refused_reload_leaves_the_file_in_use() {
     assert_eq!(names(&next(&discovery, &wakes)), ["a", "b"]);
 }
 
+/// If the thread does not respond, a start has only the backends that need no look-up, and a reload
+/// is refused instead of removing the others.
+#[test]
+fn a_reload_without_a_result_is_refused() {
+    let discovery = Names::default().discovery();
+    // Takes the messages, and never replies.
+    let (sender, _messages) = crossbeam_channel::unbounded();
+    *discovery.thread.lock().expect("no panic") = Some(sender);
+    let config = config(&format!(r#"{SVC}, {{"name": "ip", "url": "http://10.9.9.9"}}"#));
+    let found = discovery.look(&config, Duration::ZERO).expect("a start");
+    assert_eq!(names(&found), ["ip"]);
+    let _ = follow(&discovery, &config, found);
+    assert_eq!(discovery.look(&config, Duration::ZERO), Err(LATE.to_owned()));
+}
+
 /// Without names and without a file there is no thread.
 #[test]
 fn addresses_need_no_thread() {
