@@ -141,13 +141,11 @@ impl Config {
     fn is_written(&self, key: &str, suffix: &str) -> bool {
         let recording = &self.recording;
         let is_in_ring = |text: &str| {
-            let number: Option<u32> = text.parse().ok();
-            recording.bytes_max > 0 && number.is_some_and(|number| number < recording.files)
+            text == "0.old" || text.parse().is_ok_and(|number: u32| number < recording.files)
         };
         match key {
-            "recording.file" => {
-                suffix == ".old" || suffix.strip_prefix('.').is_some_and(is_in_ring)
-            }
+            "recording.file" if recording.bytes_max == 0 => suffix == ".old",
+            "recording.file" => suffix.strip_prefix('.').is_some_and(is_in_ring),
             "stateFile" => matches!(suffix, ".new" | ".old" | ".bad"),
             "admin.socket" => suffix == ".new",
             _ => false,

@@ -5,13 +5,14 @@
 //! the policy or the file changes, and at the end. It writes a new file next to the old one and
 //! renames it, so the name always has a complete file. The reactor only queues the state and never
 //! waits for the disk.
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use intelliproxy_core::{Instant, PolicyState, Router, RouterConfig};
-use log::{info, warn};
+use log::{Level, info, log, warn};
 
 use super::disk::{self, Unread};
 use super::worker::{Ended, Worker};
@@ -71,6 +72,8 @@ pub(crate) struct Keeper {
     path: String,
     writer: Worker<Message>,
     next_save: Instant,
+    /// Whether the log says that the writer has ended.
+    is_end_logged: Cell<bool>,
 }
 
 /// A message to the writing thread.
@@ -126,7 +129,8 @@ impl Keeper {
         let room = STATES_MAX + RESERVED;
         let writer = Worker::start("state", room, move |messages| write_all(&file, messages))
             .map_err(|error| format!("state {path}: {}", os_error_text(&error)))?;
-        let keeper = Self { path, writer, next_save: now + SAVE_INTERVAL };
+        let next_save = now + SAVE_INTERVAL;
+        let keeper = Self { path, writer, next_save, is_end_logged: Cell::new(false) };
         if restores {
             keeper.restore(kept, proxy);
         } else if !matches!(kept.found, Found::Nothing) {
@@ -175,13 +179,20 @@ impl Keeper {
 
     /// Queues the state for the writer, if the policy learns.
     pub(crate) fn save(&self, proxy: &Proxy) {
-        let Some(state) = proxy.policy_state() else { return };
+        if let Some(line) = proxy.policy_state().and_then(|state| self.offer(state)) {
+            warn!("state: {line}");
+        }
+    }
+
+    /// Queues a state. Returns a line for the log if that fails. The end of the writer has one line.
+    fn offer(&self, state: PolicyState) -> Option<&'static str> {
         let queue = &self.writer.queue;
         if queue.len() >= STATES_MAX {
-            warn!("state: earlier saves still running, skipped this one");
-        } else if queue.offer(Message::Write(state)).is_err() {
-            warn!("state: the writer thread ended, saving is disabled");
+            return Some("earlier saves still running, skipped this one");
         }
+        let has_ended = queue.offer(Message::Write(state)).is_err();
+        let is_news = has_ended && !self.is_end_logged.replace(true);
+        is_news.then_some("the writer thread ended, saving is disabled")
     }
 
     /// Stops saving. Queued states are still written; the returned value can wait for that.
@@ -238,15 +249,22 @@ fn write_all(file: &Path, messages: impl Iterator<Item = Message>) {
             }
         };
         let result = write(file, state.to_json().as_bytes());
-        match &result {
-            Err(error) => {
-                let error = os_error_text(error);
-                warn!("state {}: {error}; keeping the state in memory, retrying", file.display());
-            }
-            Ok(()) if has_failed => info!("state {}: written again", file.display()),
-            Ok(()) => {}
+        if let Some((level, line)) = outage_line(&mut has_failed, &result) {
+            log!(level, "state {}: {line}", file.display());
         }
-        has_failed = result.is_err();
+    }
+}
+
+/// Notes the result of a write. Returns a line for the log when failures begin or end.
+fn outage_line(has_failed: &mut bool, result: &io::Result<()>) -> Option<(Level, String)> {
+    let had_failed = std::mem::replace(has_failed, result.is_err());
+    match result {
+        Err(_) if had_failed => None,
+        Err(error) => {
+            let error = os_error_text(error);
+            Some((Level::Warn, format!("{error}; keeping the state in memory, retrying")))
+        }
+        Ok(()) => had_failed.then(|| (Level::Info, "written again".to_owned())),
     }
 }
 
@@ -360,7 +378,8 @@ mod tests {
             write_all(&file, messages);
         });
         let writer = writer.expect("a thread");
-        let keeper = Keeper { path: path.clone(), writer, next_save: Instant::ZERO };
+        let (next_save, is_end_logged) = (Instant::ZERO, Cell::new(false));
+        let keeper = Keeper { path: path.clone(), writer, next_save, is_end_logged };
         (0..5).for_each(|_| keeper.save(&proxy));
         let found = Found::Text("unusable".to_owned());
         keeper.restore(Kept { path: path.clone(), found }, &mut proxy);
@@ -369,6 +388,26 @@ mod tests {
         assert!(Path::new(&format!("{path}.bad")).exists());
         assert!(!Path::new(&path).exists());
         fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// A disk that stays full has one line, and so has a writer that has ended, however many saves
+    /// follow.
+    #[test]
+    fn outages_have_one_line() {
+        let mut has_failed = false;
+        let full = || Err(io::Error::from(ErrorKind::StorageFull));
+        let results = [Ok(()), full(), full(), Ok(()), Ok(()), full()];
+        let lines = results.map(|result| outage_line(&mut has_failed, &result));
+        let levels = lines.map(|line| line.map(|(level, _)| level));
+        let (warn, info) = (Some(Level::Warn), Some(Level::Info));
+        assert_eq!(levels, [None, warn, None, info, None, warn]);
+        let state = || proxy(PolicyKind::Learned).policy_state().expect("it learns");
+        let writer = Worker::start("state", 1, drop).expect("a thread");
+        assert!(writer.ended.wait(Duration::from_secs(30)));
+        let (next_save, is_end_logged) = (Instant::ZERO, Cell::new(false));
+        let keeper = Keeper { path: String::new(), writer, next_save, is_end_logged };
+        let ended = Some("the writer thread ended, saving is disabled");
+        assert_eq!([keeper.offer(state()), keeper.offer(state())], [ended, None]);
     }
 
     /// A file that is damaged, not text or of another policy is renamed, and the proxy starts
