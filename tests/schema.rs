@@ -129,10 +129,16 @@ fn entries_of_lists_agree() {
         }
     }
     assert!(!takes("backends", json!([{ "name": "A", "url": "http://h", "colour": "blue" }])));
-    let listener = json!({ "address": "127.0.0.1:1", "proxyProtocol": false, "reusePort": false });
+    let tls = json!({ "certificates": [{ "chain": "c", "key": "k" }], "minVersion": "1.3" });
+    let listener = json!({ "address": "127.0.0.1:1", "proxyProtocol": false, "reusePort": false,
+        "tls": tls });
     let of_schema = &schema["properties"]["listen"]["items"]["anyOf"][1]["properties"];
     assert_eq!(keys(of_schema), keys(&listener));
     assert!(takes("listen", json!(["127.0.0.1:2", listener])));
+    let of_tls = &of_schema["tls"]["anyOf"][0]["properties"];
+    assert_eq!(keys(of_tls), keys(&tls));
+    let of_certificate = &of_tls["certificates"]["items"]["properties"];
+    assert_eq!(keys(of_certificate), keys(&tls["certificates"][0]));
 }
 
 /// `$schema` is accepted at the top of a file and nowhere else. The examples name the schema there.
@@ -231,6 +237,22 @@ fn text_rule(range: &str, default: &Value) -> Value {
     }
 }
 
+/// The rules of `tls` in an entry of `listen`.
+fn listener_tls() -> Value {
+    let file = || json!({ "type": "string", "minLength": 1 });
+    let mut certificate = object(Map::new());
+    put(&mut certificate, "chain", file());
+    put(&mut certificate, "key", file());
+    certificate["required"] = json!(["chain", "key"]);
+    let mut tls = object(Map::new());
+    let certificates =
+        json!({ "type": "array", "minItems": 1, "maxItems": 1000, "items": certificate });
+    put(&mut tls, "certificates", certificates);
+    put(&mut tls, "minVersion", json!({ "enum": ["1.2", "1.3"], "default": "1.2" }));
+    tls["required"] = json!(["certificates"]);
+    json!({ "anyOf": [tls, { "type": "null" }] })
+}
+
 fn list_rule(row: &KeyRow) -> Value {
     let address = json!({ "type": "string", "pattern": ":[0-9]+$" });
     let items = match row.key.as_str() {
@@ -239,6 +261,7 @@ fn list_rule(row: &KeyRow) -> Value {
             put(&mut entry, "address", address.clone());
             put(&mut entry, "proxyProtocol", json!({ "type": "boolean", "default": false }));
             put(&mut entry, "reusePort", json!({ "type": "boolean", "default": false }));
+            put(&mut entry, "tls", listener_tls());
             entry["required"] = json!(["address"]);
             json!({ "anyOf": [address, entry] })
         }

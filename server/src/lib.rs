@@ -23,4 +23,5 @@ pub mod pages;
 mod plain;
 pub mod proxy;
 pub mod reactor;
+mod tls;
 mod utc;

@@ -8,6 +8,7 @@ use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
 use super::flags::{Change, FLAGS, Flag};
 use crate::config::{Config, FileError};
+use crate::edge::tls;
 use crate::plain::os_error_text;
 
 /// A command of the program.
@@ -157,7 +158,8 @@ fn load(
         let error = FileError::not_utf8(error.as_bytes(), error.utf8_error());
         UsageError::File { file: file.to_owned(), error }
     })?;
-    Config::from_json(&text).map_err(|error| UsageError::File { file: file.to_owned(), error })
+    Config::from_json_and(&text, |config| tls::check(config, &read_file))
+        .map_err(|error| UsageError::File { file: file.to_owned(), error })
 }
 
 /// Applies the flags in their order and checks the result.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use intelliproxy_core::{BackendLimits, ConfigError};
 
 use super::{
-    BackendUrl, Config, Forwarding, HealthChecks, Levels, Limits, Listen, ListenAddress, Network,
-    StatsRules,
+    BackendUrl, Config, Forwarding, HealthChecks, Levels, Limits, Listen, ListenAddress, ListenTls,
+    Network, StatsRules,
 };
 use crate::http::field::{FIELDS_MAX, Name};
 
@@ -175,9 +175,12 @@ impl Config {
     fn check_listen(&self) -> Result<(), ConfigError> {
         check_length("listen", self.listen.len(), 1, LISTEN_MAX)?;
         let mut seen: Vec<ListenAddress> = Vec::with_capacity(self.listen.len());
-        for (index, Listen { address: text, proxy_protocol, .. }) in self.listen.iter().enumerate()
-        {
+        for (index, listen) in self.listen.iter().enumerate() {
+            let Listen { address: text, proxy_protocol, tls, .. } = listen;
             let path = format!("listen[{index}]");
+            if let Some(tls) = tls {
+                check_tls(&format!("{path}.tls"), tls, *proxy_protocol)?;
+            }
             if *proxy_protocol && self.forwarding.trusted.is_empty() {
                 let allowed = "false while forwarding.trusted is empty";
                 return Err(ConfigError::new(&format!("{path}.proxyProtocol"), allowed));
@@ -243,6 +246,26 @@ impl Config {
     }
 }
 
+fn check_tls(path: &str, tls: &ListenTls, is_after_header: bool) -> Result<(), ConfigError> {
+    if cfg!(not(feature = "tls")) {
+        return Err(ConfigError::new(path, "null: this program was built without TLS"));
+    }
+    if is_after_header {
+        return Err(ConfigError::new(path, "null on a listener with proxyProtocol"));
+    }
+    let list = format!("{path}.certificates");
+    check_length(&list, tls.certificates.len(), 1, CERTIFICATES_MAX)?;
+    for (index, files) in tls.certificates.iter().enumerate() {
+        for (key, file) in [("chain", &files.chain), ("key", &files.key)] {
+            if file.is_empty() {
+                let path = format!("{list}[{index}].{key}");
+                return Err(ConfigError::new(&path, "the path of a file"));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn check_networks(list: &str, networks: &[String]) -> Result<(), ConfigError> {
     check_length(list, networks.len(), 0, NETWORKS_MAX)?;
     for (index, text) in networks.iter().enumerate() {
@@ -302,7 +325,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
 }
 
 /// Every whole number outside `routing`, except those of a backend.
-const COUNTS: [Count; 16] = [
+const COUNTS: [Count; 17] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),
     count("limits.fieldsMax", |config| config.limits.fields_max as u64, 8, FIELDS_MAX as u64),
@@ -327,6 +350,7 @@ const COUNTS: [Count; 16] = [
         0,
         1_000_000,
     ),
+    count("limits.handshakes", |config| config.limits.handshakes as u64, 1, 1_000_000),
     count("limits.attempts", |config| config.limits.attempts as u64, 1, 16),
     count(
         "limits.perBackend",
@@ -342,8 +366,9 @@ const COUNTS: [Count; 16] = [
 ];
 
 /// Every time outside `routing`, except [`LAME_DUCK`].
-const SPANS: [Span; 15] = [
+const SPANS: [Span; 16] = [
     span("limits.queueMs", |config| config.limits.queue),
+    span("timeouts.handshakeMs", |config| config.timeouts.handshake),
     span("timeouts.requestHeadMs", |config| config.timeouts.request_head),
     span("timeouts.requestBodyMs", |config| config.timeouts.request_body),
     span("timeouts.clientIdleMs", |config| config.timeouts.client_idle),
@@ -383,6 +408,7 @@ const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
 const PER_BACKEND_MAX: u32 = 1_000_000;
 /// The maximum number of entries of `listen`.
 const LISTEN_MAX: usize = 64;
+const CERTIFICATES_MAX: usize = 1000;
 /// The maximum number of entries of `backends`.
 pub(super) const BACKENDS_MAX: usize = 1000;
 /// The shortest time between two look-ups of a name.

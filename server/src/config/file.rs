@@ -1,7 +1,7 @@
 //! Reads a configuration from its text. Every error names the line, the column and the path.
 use std::collections::BTreeMap;
 
-use intelliproxy_core::Rules;
+use intelliproxy_core::{ConfigError, Rules};
 
 use super::Config;
 use super::document::Document;
@@ -15,9 +15,17 @@ impl Config {
     /// The first fault: text that is not JSON, an unknown or repeated key, a wrong type, a value
     /// that [`Config::validate`] refuses.
     pub fn from_json(text: &str) -> Result<Self, FileError> {
+        Self::from_json_and(text, |_| Ok(()))
+    }
+
+    /// Like [`from_json`](Self::from_json), with another check of the values after its own.
+    pub(crate) fn from_json_and(
+        text: &str,
+        check: impl FnOnce(&Self) -> Result<(), ConfigError>,
+    ) -> Result<Self, FileError> {
         let document = Document::parse(text)?;
         let config: Self = document.read("")?;
-        match config.validate() {
+        match config.validate().and_then(|()| check(&config)) {
             Ok(()) => Ok(config),
             Err(error) => Err(document.refuse(&error.path, format!("must be {}", error.allowed))),
         }

@@ -7,6 +7,7 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::host::{HostError, HostPort};
+use super::tls::ListenTls;
 
 /// An address to listen on; a name may resolve to several addresses.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,18 +45,21 @@ pub struct Listen {
     /// Whether other processes of the same user may listen on the address, too (false). It takes
     /// effect when the address is opened.
     pub reuse_port: bool,
+    /// TLS towards the clients (none).
+    pub tls: Option<ListenTls>,
 }
 
 impl From<&str> for Listen {
     fn from(address: &str) -> Self {
-        Self { address: address.to_owned(), proxy_protocol: false, reuse_port: false }
+        Self { address: address.to_owned(), proxy_protocol: false, reuse_port: false, tls: None }
     }
 }
 
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let options = [("proxyProtocol", self.proxy_protocol), ("reusePort", self.reuse_port)];
-        let count = options.iter().filter(|(_, is_on)| *is_on).count();
+        let count =
+            options.iter().filter(|(_, is_on)| *is_on).count() + usize::from(self.tls.is_some());
         if count == 0 {
             return to.serialize_str(&self.address);
         }
@@ -65,6 +69,9 @@ impl Serialize for Listen {
             if is_on {
                 object.serialize_field(name, &true)?;
             }
+        }
+        if let Some(tls) = &self.tls {
+            object.serialize_field("tls", tls)?;
         }
         object.end()
     }
@@ -85,6 +92,8 @@ struct Object {
     proxy_protocol: bool,
     #[serde(default)]
     reuse_port: bool,
+    #[serde(default)]
+    tls: Option<ListenTls>,
 }
 
 struct ListenVisitor;
@@ -93,7 +102,7 @@ impl<'a> Visitor<'a> for ListenVisitor {
     type Value = Listen;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an object with address, proxyProtocol and reusePort")
+        f.write_str("a string or an object with address, proxyProtocol, reusePort and tls")
     }
 
     fn visit_str<E: de::Error>(self, address: &str) -> Result<Listen, E> {
@@ -101,9 +110,9 @@ impl<'a> Visitor<'a> for ListenVisitor {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, map: A) -> Result<Listen, A::Error> {
-        let Object { address, proxy_protocol, reuse_port } =
+        let Object { address, proxy_protocol, reuse_port, tls } =
             Object::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Listen { address, proxy_protocol, reuse_port })
+        Ok(Listen { address, proxy_protocol, reuse_port, tls })
     }
 }
 
@@ -120,6 +129,7 @@ mod tests {
             r#"{"address":"a:1","proxyProtocol":true}"#,
             r#"{"address":"a:1","reusePort":true}"#,
             r#"{"address":"a:1","proxyProtocol":true,"reusePort":true}"#,
+            r#"{"address":"a:1","tls":{"certificates":[{"chain":"c","key":"k"}],"minVersion":"1.3"}}"#,
         ] {
             let listen: Listen = serde_json::from_str(text).expect("an entry");
             assert_eq!(serde_json::to_string(&listen).expect("JSON"), text);

@@ -39,6 +39,7 @@ mod optional_millis;
 mod place;
 mod read;
 mod target;
+mod tls;
 mod units;
 mod url;
 
@@ -56,6 +57,7 @@ pub use network::{Network, NetworkError};
 pub use place::FileError;
 pub use target::BackendTarget;
 pub(crate) use target::is_same_set;
+pub use tls::{CertificateFiles, ListenTls, TlsVersion};
 pub use url::{BackendUrl, UrlError};
 
 /// The whole configuration of a proxy.
@@ -155,6 +157,9 @@ pub struct Limits {
     /// Requests of one client per second (0: any number); 0 to 1 000 000. The client may send this
     /// number at once. Further ones get 429.
     pub client_requests_per_second: u32,
+    /// Clients whose TLS handshake is incomplete at the same time (1000); 1 to 1 000 000. When there
+    /// are more, the one that has taken longest is closed, if that is more than a second.
+    pub handshakes: usize,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
     pub attempts: usize,
     /// Requests that may be sent to another backend after one failed or refused them, in percent of
@@ -181,6 +186,7 @@ impl Default for Limits {
             clients: 10_000,
             client_connections: 0,
             client_requests_per_second: 0,
+            handshakes: 1000,
             attempts: 3,
             retry_percent: 20,
             per_backend: 0,
@@ -194,6 +200,10 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
+    /// From the acceptance of a client to the end of its TLS handshake (10 s); then its connection is
+    /// closed.
+    #[serde(rename = "handshakeMs", with = "millis")]
+    pub handshake: Duration,
     /// From a request's first byte to the end of its head (10 s); then 408.
     #[serde(rename = "requestHeadMs", with = "millis")]
     pub request_head: Duration,
@@ -249,6 +259,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            handshake: Duration::from_secs(10),
             request_head: Duration::from_secs(10),
             request_body: Duration::from_secs(30),
             client_idle: Duration::from_secs(60),

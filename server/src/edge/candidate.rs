@@ -9,6 +9,7 @@ use super::logging;
 use super::record::{self, Opened};
 use super::socket::ControlSocket;
 use super::state::Kept;
+use super::tls::Servers;
 use crate::config::{Config, Found};
 use crate::proxy::Overrides;
 
@@ -22,6 +23,8 @@ pub(crate) struct Candidate {
     /// The backends with their addresses.
     pub(crate) found: Found,
     pub(crate) listeners: ConfiguredListeners,
+    /// TLS of the listeners.
+    pub(crate) tls: Servers,
     /// The listeners of the admin pages.
     pub(crate) admin: ConfiguredListeners,
     /// The new socket for commands. `None`: no change; `Some(None)`: the socket is removed.
@@ -47,6 +50,8 @@ pub(crate) struct Files {
 pub(crate) struct Current {
     pub(crate) config: Config,
     pub(crate) listeners: Vec<Place>,
+    /// TLS of the listeners.
+    pub(crate) tls: Servers,
     pub(crate) admin: Vec<Place>,
     /// The current recording, which must not overwrite files of the next one.
     pub(crate) recording: Option<record::Names>,
@@ -61,6 +66,7 @@ impl Candidate {
     /// One line that names the address or the file.
     pub(crate) fn open(wanted: Config, found: Found, mut current: Current) -> Result<Self, String> {
         let config = Config { backends: found.backends.clone(), ..wanted.clone() };
+        let tls = Servers::load(&config, Some(&current.tls))?;
         let listeners = ConfiguredListeners::bind(&config.listen, &current.listeners)?;
         let admin = ConfiguredListeners::bind(&admin_entries(&config), &current.admin)?;
         let is_other = config.admin.socket != current.config.admin.socket;
@@ -91,6 +97,7 @@ impl Candidate {
             wanted,
             found,
             listeners,
+            tls,
             admin,
             control,
             files: Files { recording, log, access_log, state },

@@ -2,6 +2,7 @@
 //!
 //! A new configuration keeps every listener whose address stays. The others are bound while the old
 //! ones are open, so that nothing has changed if a port is taken.
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -30,6 +31,13 @@ pub struct Place {
     pub address: SocketAddr,
     /// The entry.
     pub entry: Listen,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.entry.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.address)
+    }
 }
 
 /// The listeners of a configuration.

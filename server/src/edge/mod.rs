@@ -26,6 +26,7 @@ pub(crate) mod service;
 pub mod setup;
 pub(crate) mod socket;
 pub(crate) mod state;
+pub(crate) mod tls;
 pub(crate) mod upgrade;
 pub(crate) mod user;
 mod worker;

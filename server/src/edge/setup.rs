@@ -6,6 +6,7 @@ use super::listen::{BoundListener, ConfiguredListeners, Place, admin_entries};
 use super::logging::LogWatch;
 use super::notify::Environment;
 use super::reload::Source;
+use super::tls::Servers;
 use super::upgrade::Program;
 use crate::config::{BackendTarget, Config};
 
@@ -24,6 +25,8 @@ pub struct Setup {
     pub listeners: Vec<BoundListener>,
     /// The listeners of the admin pages; empty if `admin.listen` is null.
     pub(crate) admin_listeners: Vec<BoundListener>,
+    /// TLS of the listeners.
+    pub(crate) tls: Servers,
     /// Reads the configuration again on SIGHUP; `None` ignores the signal.
     pub reload: Option<Source>,
     /// Counts of the log, for /stats.
@@ -72,6 +75,7 @@ impl Setup {
     pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
         let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
             taken.unwrap_or_default();
+        let tls = Servers::load(&config, None)?;
         let places = |open: &[BoundListener]| -> Vec<Place> {
             open.iter().map(|bound| bound.place.clone()).collect()
         };
@@ -96,6 +100,7 @@ impl Setup {
             config,
             backends: Vec::new(),
             discovery: Discovery::default(),
+            tls,
             reload: None,
             log: LogWatch::default(),
             learned,
@@ -110,7 +115,7 @@ impl Setup {
     pub(crate) fn announcement(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for BoundListener { place, .. } in &self.listeners {
-            lines.push(format!("listening on http://{}", place.address));
+            lines.push(format!("listening on {place}"));
         }
         for BoundListener { place, .. } in &self.admin_listeners {
             lines.push(format!("admin pages on http://{}", place.address));

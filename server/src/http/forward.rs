@@ -38,6 +38,7 @@ pub(crate) struct AddedField<'a> {
 
 const HOST: &str = "Host: ";
 const FORWARDED_FOR: &str = "X-Forwarded-For: ";
+const FORWARDED_PROTO: &str = "\r\nX-Forwarded-Proto: ";
 const FORWARDED_HOST: &str = "\r\nX-Forwarded-Host: ";
 const CONNECTION_TE: &str = "Connection: te\r\nTE: trailers\r\n";
 
@@ -62,7 +63,13 @@ impl HostLine {
 /// the caller appends the host.
 pub(crate) fn client_fields(ip: IpAddr) -> String {
     let ip = ip.to_canonical();
-    format!("{FORWARDED_FOR}{ip}\r\nX-Forwarded-Proto: http{FORWARDED_HOST}")
+    format!("{FORWARDED_FOR}{ip}{FORWARDED_PROTO}http{FORWARDED_HOST}")
+}
+
+/// Like [`client_fields`], for a client whose requests come over TLS.
+pub(crate) fn secured_client_fields(ip: IpAddr) -> String {
+    let ip = ip.to_canonical();
+    format!("{FORWARDED_FOR}{ip}{FORWARDED_PROTO}https{FORWARDED_HOST}")
 }
 
 /// The end of a forwarded request's head: the line end of the last field, Via and the empty line.
@@ -205,8 +212,10 @@ fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], 
     if !head.fields.has(Name::XForwardedProto) {
         let is_https =
             head.target.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"https://"));
-        let proto: &[u8] = if is_https { b"https" } else { b"http" };
-        out.extend(&[b"\r\nX-Forwarded-Proto: ", proto]);
+        let is_secured = client.get(address.len() + FORWARDED_PROTO.len()..);
+        let is_secured = is_secured.is_some_and(|proto| proto.starts_with("https"));
+        let proto: &[u8] = if is_https || is_secured { b"https" } else { b"http" };
+        out.extend(&[FORWARDED_PROTO.as_bytes(), proto]);
     }
     if !head.fields.has(Name::XForwardedHost) && !client_host.is_empty() {
         out.extend(&[FORWARDED_HOST.as_bytes(), client_host]);

@@ -213,6 +213,15 @@ impl Proxy {
         }
     }
 
+    /// Handles the end of a client's TLS handshake: its requests come over a secured connection. The
+    /// driver passes no bytes before it.
+    #[cold]
+    pub fn handle_secured(&mut self, now: Instant, conn: ConnId) {
+        if let Some(session) = self.table.session_mut(conn) {
+            session.handle_secured(now);
+        }
+    }
+
     /// Returns the work done so far. A byte that is read counts as 1, a byte that is parsed alone
     /// and a response of the proxy itself as more. The driver bounds the work of one connection in
     /// one turn.

@@ -2,10 +2,12 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::Events;
 
 use super::Reactor;
+use super::listeners::Listener;
 use super::socket::{Socket, is_readable};
 
 /// The maximum number of connections accepted from one listener in one turn.
@@ -46,6 +48,9 @@ impl Reactor {
                     }
                     self.flush();
                 }
+                if !self.has_handshake_room(slot) {
+                    break;
+                }
                 let Some(listener) = self.listeners.get_mut(slot) else {
                     break;
                 };
@@ -61,11 +66,13 @@ impl Reactor {
                 match listener.socket.accept() {
                     Ok((stream, peer)) => {
                         let speaks_proxy_protocol = listener.place.entry.proxy_protocol;
+                        let is_secured = listener.place.entry.tls.is_some();
                         let conn = self.proxy.handle_accept(self.now, peer);
                         if speaks_proxy_protocol {
                             self.proxy.expect_proxy_header(conn);
                         }
                         match Socket::accepted(stream, conn, self.poll.registry()) {
+                            Ok(socket) if is_secured => self.insert_secured(slot, socket),
                             // The poll reports first bytes that have arrived already.
                             Ok(socket) => self.insert(socket),
                             Err(_) => self.proxy.handle_failed(self.now, conn),
@@ -92,6 +99,44 @@ impl Reactor {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether a client of a listener may be accepted, whose handshake needs room if it has one.
+    fn has_handshake_room(&mut self, slot: usize) -> bool {
+        let is_secured = |listener: &Listener| listener.place.entry.tls.is_some();
+        if !self.listeners.get_mut(slot).is_some_and(|listener| is_secured(listener)) {
+            return true;
+        }
+        // A handshake is closed only if a new client is waiting.
+        let is_awaited = |listener: &mut Listener| is_readable(&listener.socket);
+        let is_full = self.are_handshakes_full();
+        if is_full && !self.listeners.get_mut(slot).is_some_and(is_awaited) {
+            if let Some(listener) = self.listeners.get_mut(slot) {
+                listener.is_ready = false;
+            }
+            return false;
+        }
+        let waits_until = if is_full { self.make_handshake_room() } else { None };
+        if let Some(listener) = self.listeners.get_mut(slot) {
+            listener.waits_until = waits_until.unwrap_or(Instant::ZERO);
+        }
+        waits_until.is_none()
+    }
+
+    /// Puts TLS between a client that was just accepted and the proxy.
+    fn insert_secured(&mut self, slot: usize, socket: Socket) {
+        let conn = socket.conn;
+        let tls = self.listeners.get_mut(slot).and_then(|listener| listener.tls.as_ref());
+        match tls.and_then(|tls| tls.layer()) {
+            Some(layer) => {
+                let mut socket = socket.secure(layer);
+                socket.begin_handshake();
+                self.insert(socket);
+                self.begin_handshake(conn);
+            }
+            // Its bytes are not for a session without TLS.
+            None => self.proxy.handle_failed(self.now, conn),
         }
     }
 

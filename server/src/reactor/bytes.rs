@@ -49,10 +49,14 @@ impl Reactor {
                 return;
             }
             let most = if socket.is_costly { space.len().min(COSTLY_READ) } else { space.len() };
-            let moved = socket.read(&mut space[..most]);
+            let moved = socket.read(&mut space[..most], &mut self.scratch);
             let has_more = socket.is_readable;
             self.take_moved(conn, moved);
             let Moved::Bytes(count) = moved else {
+                if has_more {
+                    // Much ciphertext was read that has no bytes for the proxy.
+                    self.queue(conn);
+                }
                 return;
             };
             self.flush();
@@ -90,7 +94,7 @@ impl Reactor {
         if socket.conn != conn || space.is_empty() {
             return;
         }
-        let moved = socket.read(space);
+        let moved = socket.read(space, &mut self.scratch);
         self.take_moved(conn, moved);
     }
 
@@ -127,6 +131,12 @@ impl Reactor {
         loop {
             let bytes = self.proxy.write_ready(conn);
             if bytes.is_empty() || socket.is_connecting {
+                if socket.secured.is_some() {
+                    socket.flush_secured(self.poll.registry());
+                }
+                if socket.is_connecting {
+                    return false;
+                }
                 break;
             }
             if !socket.is_writable {

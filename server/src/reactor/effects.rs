@@ -55,14 +55,20 @@ impl Reactor {
             Action::Look { conn } => self.look(conn),
             Action::Measure { conn } => self.measure(conn),
             Action::Shutdown { conn } => {
-                if let Some(socket) = self.socket(conn) {
-                    socket.shutdown();
+                let slot = self.sockets.get_mut(conn.slot()).and_then(Option::as_mut);
+                if let Some(socket) = slot.filter(|socket| socket.conn == conn) {
+                    socket.shutdown(self.poll.registry());
                 }
             }
             Action::Close { conn, with_reset } => {
                 let slot = self.sockets.get_mut(conn.slot());
                 if let Some(socket) = slot.and_then(|slot| slot.take_if(|s| s.conn == conn)) {
-                    socket.close(with_reset);
+                    let is_handshaking = socket.is_handshaking();
+                    if is_handshaking && !socket.is_outgoing {
+                        self.handshakes.leave();
+                    }
+                    // A reset would drop the alert that says why a handshake failed.
+                    socket.close(with_reset && !is_handshaking, self.poll.registry());
                 }
             }
             Action::Notify(notice) => {

@@ -3,6 +3,7 @@
 //! Each has a slot, whose number is in its token. The slot of a closed listener is used again. A
 //! late event of the old listener only makes the reactor accept once from the new one.
 use std::io;
+use std::sync::Arc;
 
 use intelliproxy_core::Instant;
 use log::info;
@@ -12,6 +13,7 @@ use mio::{Interest, Registry};
 use super::socket::is_readable;
 use super::token::Source;
 use crate::edge::listen::{BoundListener, Place};
+use crate::edge::tls::{Server, Servers};
 
 /// The listeners by slot.
 pub(super) struct Listeners {
@@ -33,6 +35,10 @@ pub(super) struct Listener {
     pub(super) is_ready: bool,
     /// Clients accepted in the last turn after which none was waiting.
     pub(super) burst: usize,
+    /// TLS towards its clients. If it is missing although the entry has TLS, no client is accepted.
+    pub(super) tls: Option<Arc<Server>>,
+    /// The time before which no client is accepted, because too many handshakes are in progress.
+    pub(super) waits_until: Instant,
     /// The time by which it closes; `None` if the configuration has it.
     leaves_by: Option<Instant>,
 }
@@ -151,6 +157,19 @@ impl Listeners {
         self.note_leaving();
     }
 
+    /// Gives each listener the TLS of its entry. Must be called after entries have changed.
+    pub(super) fn secure(&mut self, servers: &Servers) {
+        for listener in self.slots.iter_mut().flatten() {
+            listener.tls = listener.place.entry.tls.as_ref().and_then(|tls| servers.of(tls));
+        }
+    }
+
+    /// The time before which no waiting client is accepted for want of room for its handshake.
+    pub(super) fn waits_until(&self) -> Instant {
+        let ready = self.iter().filter(|listener| listener.is_ready);
+        ready.map(|listener| listener.waits_until).min().unwrap_or(Instant::ZERO)
+    }
+
     fn note_leaving(&mut self) {
         self.leaves_by = self.iter().filter_map(|listener| listener.leaves_by).min();
     }
@@ -204,7 +223,15 @@ impl Listeners {
         if free == self.slots.len() {
             self.slots.push(None);
         }
-        let listener = Listener { socket, place, is_ready: false, burst: 0, leaves_by: None };
+        let listener = Listener {
+            socket,
+            place,
+            is_ready: false,
+            burst: 0,
+            tls: None,
+            waits_until: Instant::ZERO,
+            leaves_by: None,
+        };
         self.slots[free] = Some(listener);
         Ok(free)
     }

@@ -15,8 +15,10 @@ mod control;
 mod descriptors;
 mod effects;
 mod figures;
+mod handshakes;
 mod listeners;
 mod reload;
+mod secured;
 mod signal;
 mod socket;
 mod succession;
@@ -40,6 +42,7 @@ use self::budget::Budget;
 use self::clock::{Clock, seed, wall_clock_nanos};
 use self::control::ControlPort;
 use self::descriptors::connections_max;
+use self::handshakes::Handshakes;
 use self::listeners::Listeners;
 use self::signal::Watched;
 use self::socket::Socket;
@@ -52,6 +55,7 @@ use crate::edge::record::Opened;
 use crate::edge::service::Service;
 use crate::edge::setup::Setup;
 use crate::edge::state::Keeper;
+use crate::edge::tls::Servers;
 use crate::edge::{access, record};
 use crate::proxy::{ConnId, Proxy, earliest};
 
@@ -122,6 +126,11 @@ struct Reactor {
     deadline: Option<Instant>,
     /// Connections with bytes left to read.
     unread: VecDeque<ConnId>,
+    handshakes: Handshakes,
+    /// TLS of the listeners.
+    tls: Servers,
+    /// Space for ciphertext that was read, of one connection after another.
+    scratch: Vec<u8>,
     /// The bound of this turn's work.
     budget: Budget,
     /// The time from which accepting continues after the system ran out of sockets.
@@ -183,6 +192,7 @@ impl Reactor {
         let waker = Arc::new(Waker::new(registry, Source::Waker.to_token()).map_err(fail)?);
         let mut listeners = Listeners::new(LISTENERS_MAX, Source::Listener);
         listeners.open(setup.listeners, registry).map_err(fail)?;
+        listeners.secure(&setup.tls);
         let service = Service::new(&setup.manager, setup.program, Arc::clone(&waker), now);
         let mut edge =
             Edge::new(setup.log, keeper, setup.reload, setup.discovery, waker, recording);
@@ -206,6 +216,9 @@ impl Reactor {
             sockets: Vec::new(),
             deadline: Some(now),
             unread: VecDeque::new(),
+            handshakes: Handshakes::new(),
+            tls: setup.tls,
+            scratch: Vec::new(),
             budget: Budget::default(),
             accepts_from: now,
             accept_warns_from: now,
@@ -240,6 +253,9 @@ impl Reactor {
         self.take_events(events);
         if !self.unread.is_empty() {
             self.read_on();
+        }
+        if self.handshakes.are_due(self.now) {
+            self.shake();
         }
         if self.listeners.is_any_ready() {
             self.accept();
@@ -308,12 +324,13 @@ impl Reactor {
 
     /// Returns the time to wait for events.
     fn patience(&self) -> Option<Duration> {
-        if !self.unread.is_empty() {
+        if !self.unread.is_empty() || self.handshakes.are_ready() {
             return Some(Duration::ZERO);
         }
-        let mut next = earliest([self.deadline, self.upkeep.poll_timeout()]);
+        let times = [self.deadline, self.upkeep.poll_timeout(), self.handshakes.poll_timeout()];
+        let mut next = earliest(times);
         if self.listeners.is_any_ready() {
-            let mut at = self.accepts_from;
+            let mut at = self.accepts_from.max(self.listeners.waits_until());
             if !self.proxy.accepts() {
                 at = at.max(self.proxy.makes_room_from());
             }
@@ -362,9 +379,16 @@ impl Reactor {
         let Some(socket) = self.socket(conn) else {
             return;
         };
+        if socket.is_handshaking() {
+            return self.queue_handshake(conn);
+        }
         let Some(result) = socket.connected() else {
             return;
         };
+        if result.is_ok() && socket.begin_handshake() {
+            socket.is_writable = true;
+            return self.queue_handshake(conn);
+        }
         socket.is_connecting = false;
         socket.is_writable = true;
         self.proxy.handle_connected(self.now, conn, result);

@@ -28,6 +28,7 @@ impl Reactor {
         let current = Current {
             config: self.proxy.config().clone(),
             listeners: self.listeners.places(),
+            tls: self.tls.clone(),
             admin: self.admin.as_ref().map(|port| port.listeners.places()).unwrap_or_default(),
             recording: self.edge.recording_names(),
             overrides: self.proxy.overrides().clone(),
@@ -68,7 +69,7 @@ impl Reactor {
 
     /// Applies a configuration completely, or leaves everything as it was.
     fn apply(&mut self, candidate: Candidate) -> Result<(), String> {
-        let Candidate { config, wanted, found, listeners, admin, control, files } = candidate;
+        let Candidate { config, wanted, found, listeners, tls, admin, control, files } = candidate;
         let targets = found.targets.clone();
         let fail = |error: std::io::Error| format!("cannot watch a new listener: {error}");
         let registry = self.poll.registry();
@@ -94,6 +95,8 @@ impl Reactor {
         });
         let result = result.map(|(slots, is_other_policy)| {
             self.listeners.keep(&opened, listeners.kept, self.now + LEAVE_MAX);
+            self.listeners.secure(&tls);
+            self.tls = tls;
             port.keep(&slots, admin.kept, self.now);
             is_other_policy
         });
@@ -106,7 +109,7 @@ impl Reactor {
         self.flush();
         for slot in opened {
             if let Some(listener) = self.listeners.get_mut(slot) {
-                info!("listening on http://{}", listener.place.address);
+                info!("listening on {}", listener.place);
             }
         }
         self.edge.adopt(self.now, wall_clock_nanos(), files, is_other_policy, &mut self.proxy);

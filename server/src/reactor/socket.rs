@@ -13,9 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
+use super::secured::Secured;
 use super::token::Source;
 use super::transfer::{receive, send};
 use crate::proxy::{ConnId, ConnectFailure};
+use crate::tls::Layer;
 
 /// A stream that the poll watches until it is closed: for reading and, from the first write that
 /// has to wait, for writing. A stream that is being connected is watched for both from the start.
@@ -25,7 +27,10 @@ pub(crate) struct Socket {
     pub(crate) conn: ConnId,
     /// Whether its peer is a backend.
     pub(crate) is_outgoing: bool,
+    /// Whether it is not open for the proxy's bytes yet: it is being connected, or its TLS handshake
+    /// is incomplete.
     pub(crate) is_connecting: bool,
+    /// Whether there are bytes to read, in the system or in the TLS layer.
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
     /// Whether the peer has ended its side, possibly behind bytes that are not read yet. After a
@@ -44,6 +49,8 @@ pub(crate) struct Socket {
     pub(crate) is_costly: bool,
     /// Whether it is in the reactor's list of connections with bytes left to read.
     pub(crate) is_queued: bool,
+    /// The TLS layer, if it has one.
+    pub(super) secured: Option<Box<Secured>>,
 }
 
 /// Result of a read or a write.
@@ -106,7 +113,16 @@ impl Socket {
             is_held: false,
             is_costly: false,
             is_queued: false,
+            secured: None,
         }
+    }
+
+    /// Puts a TLS layer between the stream and the proxy. The socket opens for the proxy's bytes
+    /// after the handshake.
+    pub(super) fn secure(mut self, layer: Layer) -> Self {
+        self.secured = Some(Box::new(Secured::new(layer)));
+        self.is_connecting = true;
+        self
     }
 
     const fn source(&self) -> Source {
@@ -139,8 +155,18 @@ impl Socket {
         }
     }
 
+    /// Reads bytes for the proxy. `scratch` is for the ciphertext of a TLS connection.
     #[inline(always)]
-    pub(crate) fn read(&mut self, space: &mut [u8]) -> Moved {
+    pub(crate) fn read(&mut self, space: &mut [u8], scratch: &mut Vec<u8>) -> Moved {
+        if self.secured.is_some() {
+            return self.read_secured(space, scratch);
+        }
+        self.receive(space)
+    }
+
+    /// Reads bytes from the stream.
+    #[inline(always)]
+    pub(super) fn receive(&mut self, space: &mut [u8]) -> Moved {
         loop {
             match receive(&self.stream, space) {
                 Ok(count @ 1..) => {
@@ -166,6 +192,9 @@ impl Socket {
     /// sends both in one segment.
     pub(crate) fn write(&mut self, bytes: &[u8], is_last: bool) -> Moved {
         self.is_held |= is_last;
+        if self.secured.is_some() {
+            return self.write_secured(bytes, is_last);
+        }
         loop {
             match send(&self.stream, bytes, is_last) {
                 Ok(count @ 1..) => {
@@ -178,15 +207,21 @@ impl Socket {
                 }
                 Err(error) => {
                     if error.kind() != ErrorKind::Interrupted {
-                        self.is_writable &= error.kind() != ErrorKind::WouldBlock;
-                        // A clean end causes a broken pipe, too.
-                        let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
-                        self.is_reset |= !is_clean.contains(&error.kind());
-                        return Moved::none(&error);
+                        return self.note_unsent(&error);
                     }
                 }
             }
         }
+    }
+
+    /// Notes the error of a write.
+    #[cold]
+    pub(super) fn note_unsent(&mut self, error: &io::Error) -> Moved {
+        self.is_writable &= error.kind() != ErrorKind::WouldBlock;
+        // A clean end causes a broken pipe, too.
+        let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
+        self.is_reset |= !is_clean.contains(&error.kind());
+        Moved::none(error)
     }
 
     /// The local and the remote address, in this order.
@@ -194,21 +229,35 @@ impl Socket {
         self.stream.local_addr().ok().zip(self.stream.peer_addr().ok())
     }
 
+    /// The stream, for the TLS layer beside it.
+    pub(super) const fn parts(&mut self) -> (&TcpStream, Option<&mut Box<Secured>>) {
+        (&self.stream, self.secured.as_mut())
+    }
+
     /// Sends the end of the stream.
-    pub(crate) fn shutdown(&self) {
+    pub(crate) fn shutdown(&mut self, registry: &Registry) {
+        if self.secured.is_some() {
+            self.end_secured(registry);
+        } else {
+            self.shut();
+        }
+    }
+
+    /// Sends the end of the stream below the TLS layer.
+    pub(super) fn shut(&self) {
         // Fails if the connection broke. In that case no end is needed.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
     /// Closes the connection, with a reset if `with_reset` is set.
-    pub(crate) fn close(self, with_reset: bool) {
+    pub(crate) fn close(mut self, with_reset: bool, registry: &Registry) {
         if with_reset {
             // If the option cannot be set, the connection closes cleanly, which is the best
             // alternative.
             let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
-        } else if self.is_held {
+        } else if self.is_held || self.secured.is_some() {
             // If unread input is left, a close alone would drop the bytes that are held back.
-            self.shutdown();
+            self.shutdown(registry);
         }
     }
 }

@@ -21,6 +21,32 @@ pub(crate) fn send(stream: &TcpStream, bytes: &[u8], is_last: bool) -> io::Resul
     Ok(send(stream, bytes, SendFlags::NOSIGNAL | more)?)
 }
 
+/// Writes several pieces of bytes, as [`send`] does.
+#[cfg(target_os = "linux")]
+pub(crate) fn send_all(
+    stream: &TcpStream,
+    pieces: &[io::IoSlice<'_>],
+    is_last: bool,
+) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    if let [piece] = pieces {
+        return send(stream, piece, is_last);
+    }
+    let more = if is_last { SendFlags::MORE } else { SendFlags::empty() };
+    let mut none = SendAncillaryBuffer::default();
+    Ok(sendmsg(stream, pieces, &mut none, SendFlags::NOSIGNAL | more)?)
+}
+
+/// Writes several pieces of bytes; `is_last` has no effect on this system.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn send_all(
+    mut stream: &TcpStream,
+    pieces: &[io::IoSlice<'_>],
+    _is_last: bool,
+) -> io::Result<usize> {
+    io::Write::write_vectored(&mut stream, pieces)
+}
+
 /// Reads what has arrived.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn receive(mut stream: &TcpStream, space: &mut [u8]) -> io::Result<usize> {

@@ -27,7 +27,7 @@ fn default_is_valid() {
 /// one inside. Except `limits.bodyBytesMax` and `recording.bytesMax`, which accept every number.
 #[test]
 fn counts_are_held_to_their_ranges() {
-    let rows: [(&str, SetCount, u64, u64); 14] = [
+    let rows: [(&str, SetCount, u64, u64); 15] = [
         ("limits.headBytesMax", |c, n| c.limits.head_bytes_max = as_usize(n), 1024, 60_000),
         ("limits.targetBytesMax", |c, n| c.limits.target_bytes_max = as_usize(n), 64, 60_000),
         ("limits.fieldsMax", |c, n| c.limits.fields_max = as_usize(n), 8, 1000),
@@ -51,6 +51,7 @@ fn counts_are_held_to_their_ranges() {
             0,
             1_000_000,
         ),
+        ("limits.handshakes", |c, n| c.limits.handshakes = as_usize(n), 1, 1_000_000),
         ("limits.attempts", |c, n| c.limits.attempts = as_usize(n), 1, 16),
         ("limits.perBackend", |c, n| c.limits.per_backend = as_usize(n) as u32, 0, 1_000_000),
         ("limits.queueLength", |c, n| c.limits.queue_length = as_usize(n), 0, 100_000),
@@ -134,8 +135,9 @@ fn bodies_have_any_limit() {
 /// `timeouts.lameDuckMs`, which may be 0.
 #[test]
 fn spans_are_held_to_their_range() {
-    let rows: [(&str, SetSpan); 15] = [
+    let rows: [(&str, SetSpan); 16] = [
         ("limits.queueMs", |c, span| c.limits.queue = span),
+        ("timeouts.handshakeMs", |c, span| c.timeouts.handshake = span),
         ("timeouts.requestHeadMs", |c, span| c.timeouts.request_head = span),
         ("timeouts.requestBodyMs", |c, span| c.timeouts.request_body = span),
         ("timeouts.clientIdleMs", |c, span| c.timeouts.client_idle = span),

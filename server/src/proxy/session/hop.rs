@@ -8,6 +8,7 @@ use intelliproxy_core::Instant;
 use super::Session;
 use crate::buffer::Buffer;
 use crate::http::field::Fields;
+use crate::http::forward::secured_client_fields;
 use crate::http::head::Parsed;
 use crate::http::proxy_protocol;
 use crate::proxy::shared::{Facts, Shared};
@@ -57,6 +58,11 @@ impl Hop {
         if !is_refused {
             self.count_anyway(shared);
         }
+    }
+
+    /// Notes that the peer's requests come over TLS.
+    fn secure(&mut self) {
+        self.fields = secured_client_fields(self.peer.ip()).into();
     }
 
     /// Reads the client from a request's head if the peer is trusted.
@@ -148,6 +154,12 @@ impl Session {
     /// header is an invalid request.
     pub(crate) const fn expect_proxy_header(&mut self) {
         self.client.hop.awaits_header = self.client.hop.is_trusted;
+    }
+
+    /// Handles the end of the TLS handshake, at which the wait for the first request begins.
+    pub(crate) fn handle_secured(&mut self, now: Instant) {
+        self.client.last_read = now;
+        self.client.hop.secure();
     }
 
     /// J1, before the first request: reads a PROXY protocol header.

@@ -1,0 +1,120 @@
+//! The certificates of a listener, chosen by the host name that a client asks for.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+
+use crate::tls::Facts;
+use crate::utc::Utc;
+
+/// The certificates by host name.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    default: Arc<CertifiedKey>,
+    exact: BTreeMap<String, Arc<CertifiedKey>>,
+    /// By the name after `*.`.
+    wildcard: BTreeMap<String, Arc<CertifiedKey>>,
+}
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
+
+/// The faulty file of a certificate, and its fault after the file's name.
+pub(super) enum Wrong {
+    Chain(String),
+    Key(String),
+}
+
+impl Certificate {
+    /// Reads a certificate from the contents of its files. It must be valid at `now`, seconds since
+    /// 1970.
+    pub(super) fn read(
+        chain: &[u8],
+        key: &[u8],
+        now: i64,
+        provider: &CryptoProvider,
+    ) -> Result<Self, Wrong> {
+        let chain = read_chain(chain).map_err(Wrong::Chain)?;
+        let facts = facts(&chain[0], now).map_err(Wrong::Chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| Wrong::Key("has no private key in PEM".to_owned()))?;
+        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                Wrong::Key("is not the key of the certificate".to_owned())
+            }
+            Error::InvalidCertificate(_) => Wrong::Chain("has an invalid certificate".to_owned()),
+            _ => Wrong::Key("has a private key of an unknown kind".to_owned()),
+        })?;
+        Ok(Self { key: Arc::new(key), names: facts.names })
+    }
+}
+
+/// Reads the certificates of a PEM file, of which there must be one at least.
+pub(super) fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        Ok(_) => Err("has no certificate in PEM".to_owned()),
+        Err(_) => Err("is not valid PEM".to_owned()),
+    }
+}
+
+/// Reads a certificate that must be valid at `now`.
+fn facts(certificate: &CertificateDer<'_>, now: i64) -> Result<Facts, String> {
+    let facts = Facts::read(certificate).ok_or("has an invalid certificate")?;
+    if now > facts.not_after {
+        return Err(format!("expired at {}", date(facts.not_after)));
+    }
+    if now < facts.not_before {
+        return Err(format!("is not valid before {}", date(facts.not_before)));
+    }
+    Ok(facts)
+}
+
+fn date(seconds: i64) -> String {
+    let Utc { year, month, day, hour, minute, second } =
+        Utc::from_seconds(u64::try_from(seconds).unwrap_or_default());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+impl Certificates {
+    /// Arranges certificates, of which the first is the default. For a name that several have the
+    /// earlier one is used. `None` without any.
+    pub(super) fn new(all: Vec<Certificate>) -> Option<Self> {
+        let default = Arc::clone(&all.first()?.key);
+        let (mut exact, mut wildcard) = (BTreeMap::new(), BTreeMap::new());
+        for Certificate { key, names } in all {
+            for name in names {
+                let (names, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut wildcard, parent.to_owned()),
+                    None => (&mut exact, name),
+                };
+                names.entry(name).or_insert_with(|| Arc::clone(&key));
+            }
+        }
+        Some(Self { default, exact, wildcard })
+    }
+
+    /// Returns the certificate for a name in lower case.
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let parent = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
+        self.exact.get(name).or_else(parent)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls gives the name in lower case.
+        let found = hello.server_name().and_then(|name| self.find(name));
+        Some(Arc::clone(found.unwrap_or(&self.default)))
+    }
+}

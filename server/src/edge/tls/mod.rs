@@ -1,0 +1,13 @@
+//! TLS from the configuration: reads the files of certificates and keys, and makes the
+//! configurations of the layers (`crate::tls`).
+#[cfg(not(feature = "tls"))]
+mod absent;
+#[cfg(feature = "tls")]
+mod certificates;
+#[cfg(feature = "tls")]
+mod server;
+
+#[cfg(not(feature = "tls"))]
+pub(crate) use self::absent::{Server, Servers, check};
+#[cfg(feature = "tls")]
+pub(crate) use self::server::{Server, Servers, check};

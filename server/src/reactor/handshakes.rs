@@ -1,0 +1,178 @@
+//! TLS handshakes in progress. One costs as much as ten requests or more, so a turn makes only some
+//! steps of them; the others wait.
+//!
+//! A client counts from its acceptance, as any other: for `limits.clients`, for its own limits, and
+//! as one that gives way. Until its handshake is complete no byte passes between it and its session.
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use intelliproxy_core::Instant;
+
+use super::Reactor;
+use super::secured::Shaken;
+use crate::proxy::{ConnId, ConnectFailure};
+
+/// The time that a turn spends on handshakes. One takes 0.1 ms with a key of P-256, 1 ms with one
+/// of RSA.
+const TURN: Duration = Duration::from_micros(500);
+/// The time after which a handshake may be closed for another one.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The handshakes in progress.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    /// Those that can continue.
+    ready: VecDeque<ConnId>,
+    /// Those of clients with their beginnings, in their order. Some may have ended since.
+    clients: VecDeque<(Instant, ConnId)>,
+    /// The number of those of clients.
+    count: usize,
+    /// The time at which the first of them is closed.
+    expires_at: Instant,
+}
+
+impl Handshakes {
+    pub(super) const fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            clients: VecDeque::new(),
+            count: 0,
+            expires_at: Instant::FAR_FUTURE,
+        }
+    }
+
+    /// Whether some can continue, or are to be closed.
+    #[inline]
+    pub(super) fn are_due(&self, now: Instant) -> bool {
+        !self.ready.is_empty() || self.expires_at <= now
+    }
+
+    /// Whether some can continue now.
+    #[inline]
+    pub(super) fn are_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The time at which a turn is due even if nothing happens.
+    #[inline]
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at)
+    }
+
+    /// Notes that a client's handshake has ended.
+    pub(super) const fn leave(&mut self) {
+        self.count -= 1;
+    }
+}
+
+impl Reactor {
+    /// Notes that a client's handshake begins.
+    pub(super) fn begin_handshake(&mut self, conn: ConnId) {
+        self.handshakes.count += 1;
+        self.handshakes.clients.push_back((self.now, conn));
+        self.note_expiry();
+    }
+
+    /// Whether no other client may begin a handshake.
+    pub(super) fn are_handshakes_full(&self) -> bool {
+        self.handshakes.count >= self.proxy.config().limits.handshakes
+    }
+
+    /// Closes the handshake that has taken longest, so that another client may begin one. Returns
+    /// the time from which that is possible, if it is not yet.
+    #[cold]
+    pub(super) fn make_handshake_room(&mut self) -> Option<Instant> {
+        self.forget_ended();
+        let &(begun, conn) = self.handshakes.clients.front()?;
+        if begun + GRACE > self.now {
+            return Some(begun + GRACE);
+        }
+        self.proxy.handle_failed(self.now, conn);
+        self.flush();
+        self.forget_ended();
+        self.note_expiry();
+        None
+    }
+
+    /// Lets a handshake continue in this turn or a later one.
+    pub(super) fn queue_handshake(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn)
+            && !socket.is_queued
+        {
+            socket.is_queued = true;
+            self.handshakes.ready.push_back(conn);
+        }
+    }
+
+    /// Continues handshakes for as long as a turn may, and closes those whose time is over.
+    #[cold]
+    pub(super) fn shake(&mut self) {
+        let end = self.clock.now() + TURN;
+        for _ in 0..self.handshakes.ready.len() {
+            let Some(conn) = self.handshakes.ready.pop_front() else { break };
+            self.shake_one(conn);
+            self.flush();
+            if self.clock.now() >= end {
+                break;
+            }
+        }
+        let timeout = self.proxy.config().timeouts.handshake;
+        self.forget_ended();
+        while let Some(&(begun, conn)) = self.handshakes.clients.front()
+            && begun + timeout <= self.now
+        {
+            self.handshakes.clients.pop_front();
+            // What has arrived in time is handled first.
+            if self.socket(conn).is_some_and(|socket| socket.is_queued) {
+                self.shake_one(conn);
+            }
+            if self.socket(conn).is_some_and(|socket| socket.is_handshaking()) {
+                self.proxy.handle_failed(self.now, conn);
+            }
+            self.flush();
+            self.forget_ended();
+        }
+        self.note_expiry();
+    }
+
+    fn shake_one(&mut self, conn: ConnId) {
+        let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
+        if socket.conn != conn || !socket.is_handshaking() {
+            return;
+        }
+        socket.is_queued = false;
+        let is_outgoing = socket.is_outgoing;
+        match (socket.shake(&mut self.scratch, self.poll.registry()), is_outgoing) {
+            (Shaken::Waits, _) => {}
+            (Shaken::Continues, _) => self.queue_handshake(conn),
+            (Shaken::Done, true) => self.proxy.handle_connected(self.now, conn, Ok(())),
+            (Shaken::Failed(_), true) => {
+                let failure = Err(ConnectFailure::Unreachable);
+                self.proxy.handle_connected(self.now, conn, failure);
+            }
+            (Shaken::Done, false) => {
+                self.handshakes.leave();
+                self.proxy.handle_secured(self.now, conn);
+                if self.write(conn) {
+                    self.read(conn);
+                }
+            }
+            (Shaken::Failed(_), false) => self.proxy.handle_failed(self.now, conn),
+        }
+    }
+
+    /// Drops the clients at the front whose handshakes have ended.
+    fn forget_ended(&mut self) {
+        while let Some(&(_, conn)) = self.handshakes.clients.front()
+            && !self.socket(conn).is_some_and(|socket| socket.is_handshaking())
+        {
+            self.handshakes.clients.pop_front();
+        }
+    }
+
+    fn note_expiry(&mut self) {
+        let timeout = self.proxy.config().timeouts.handshake;
+        let first = self.handshakes.clients.front();
+        self.handshakes.expires_at = first.map_or(Instant::FAR_FUTURE, |(at, _)| *at + timeout);
+    }
+}

@@ -1,0 +1,242 @@
+//! The TLS layer of a socket: ciphertext between the system and the layer, plaintext between the
+//! layer and the proxy.
+//!
+//! Plaintext can wait in the layer although the system has no more bytes. The socket counts as
+//! readable as long as either has some.
+use std::io::{self, IoSlice, Write};
+
+use mio::Registry;
+use mio::net::TcpStream;
+
+use super::socket::{Moved, Socket};
+use super::transfer::send_all;
+use crate::tls::Layer;
+
+/// Bytes of ciphertext read at a time, of all connections.
+const SCRATCH: usize = 64 * 1024;
+/// The least number of bytes read at a time: a small read costs a call of the system, too.
+const READ_LEAST: usize = 4096;
+/// The maximum number of reads in a row that have no bytes for the proxy.
+const EMPTY_READS_MAX: usize = 4;
+/// The maximum number of reads in a row for a handshake.
+const HANDSHAKE_READS_MAX: usize = 4;
+
+/// A TLS layer and what its socket must still do for it.
+#[derive(Debug)]
+pub(super) struct Secured {
+    layer: Layer,
+    /// Whether the stream is connected, so that the handshake can begin.
+    is_linked: bool,
+    /// Whether the end of the stream follows the output that waits.
+    is_ending: bool,
+}
+
+impl Secured {
+    pub(super) const fn new(layer: Layer) -> Self {
+        Self { layer, is_linked: false, is_ending: false }
+    }
+}
+
+/// The state of a handshake after a step.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Shaken {
+    /// It waits for the peer.
+    Waits,
+    /// It has more to read.
+    Continues,
+    /// The connection is open.
+    Done,
+    /// It failed, for this reason.
+    Failed(String),
+}
+
+impl Socket {
+    /// Notes that the stream is connected. Returns whether a handshake follows.
+    pub(super) fn begin_handshake(&mut self) -> bool {
+        self.secured.as_mut().is_some_and(|secured| {
+            secured.is_linked = true;
+            secured.layer.is_handshaking()
+        })
+    }
+
+    /// Whether a handshake is in progress.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.is_connecting && self.secured.as_ref().is_some_and(|secured| secured.is_linked)
+    }
+
+    /// Continues the handshake with what has arrived.
+    pub(super) fn shake(&mut self, scratch: &mut Vec<u8>, registry: &Registry) -> Shaken {
+        scratch.resize(SCRATCH, 0);
+        for _ in 0..HANDSHAKE_READS_MAX {
+            self.flush_secured(registry);
+            let Some(secured) = &self.secured else { return Shaken::Done };
+            if !secured.layer.is_handshaking() {
+                self.is_connecting = false;
+                // Bytes may have come with the last message of the handshake.
+                self.is_readable |= secured.layer.has_input();
+                return Shaken::Done;
+            }
+            if !self.is_readable {
+                return Shaken::Waits;
+            }
+            match self.receive(&mut scratch[..READ_LEAST]) {
+                Moved::Bytes(count) => {
+                    let Some(secured) = &mut self.secured else { return Shaken::Done };
+                    if let Err(error) = secured.layer.take(&scratch[..count], &mut []) {
+                        // The peer gets the alert.
+                        self.flush_secured(registry);
+                        return Shaken::Failed(error.to_string());
+                    }
+                }
+                Moved::Blocked => return Shaken::Waits,
+                Moved::Ended => return Shaken::Failed("the peer has left".to_owned()),
+                Moved::Failed => return Shaken::Failed("the connection broke".to_owned()),
+            }
+        }
+        Shaken::Continues
+    }
+
+    /// Reads plaintext: first what the layer has, then what arrives.
+    #[inline(never)]
+    pub(super) fn read_secured(&mut self, space: &mut [u8], scratch: &mut Vec<u8>) -> Moved {
+        scratch.resize(SCRATCH, 0);
+        let most = space.len().clamp(READ_LEAST, SCRATCH);
+        for _ in 0..EMPTY_READS_MAX {
+            let Some(secured) = &mut self.secured else { return Moved::Failed };
+            if secured.layer.has_ended() {
+                self.is_readable = false;
+                return Moved::Ended;
+            }
+            let taken = if secured.layer.has_input() {
+                // More may wait in the system, too.
+                self.is_readable = true;
+                secured.layer.take(&[], space)
+            } else {
+                match self.receive(&mut scratch[..most]) {
+                    Moved::Bytes(count) => {
+                        let Some(secured) = &mut self.secured else { return Moved::Failed };
+                        secured.layer.take(&scratch[..count], space)
+                    }
+                    // The peer's bytes end without its close_notify, so some may be missing.
+                    Moved::Ended => return Moved::Failed,
+                    moved => return moved,
+                }
+            };
+            let Some(secured) = &mut self.secured else { return Moved::Failed };
+            let has_output = secured.layer.has_output();
+            self.is_readable |= secured.layer.has_input() || secured.layer.has_ended();
+            match taken {
+                Ok(count) => {
+                    if has_output {
+                        self.send_secured();
+                    }
+                    if count > 0 {
+                        return Moved::Bytes(count);
+                    }
+                    if !self.is_readable {
+                        return Moved::Blocked;
+                    }
+                }
+                Err(_) => {
+                    // The peer gets the alert.
+                    self.send_secured();
+                    self.is_readable = false;
+                    return Moved::Failed;
+                }
+            }
+        }
+        Moved::Blocked
+    }
+
+    /// Encrypts and sends bytes.
+    #[inline(never)]
+    pub(super) fn write_secured(&mut self, bytes: &[u8], is_last: bool) -> Moved {
+        let (stream, Some(secured)) = self.parts() else { return Moved::Failed };
+        match secured.layer.write(bytes, &mut Sink { stream, is_last }) {
+            Ok(count) => {
+                // A send that left something has filled the system's buffer: room causes an edge.
+                self.is_writable = !secured.layer.has_output();
+                Moved::Bytes(count)
+            }
+            Err(error) => self.note_unsent(&error),
+        }
+    }
+
+    fn has_secured_output(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.layer.has_output())
+    }
+
+    /// Sends the layer's own output: of a handshake, an alert, the end.
+    #[cold]
+    pub(super) fn flush_secured(&mut self, registry: &Registry) {
+        if !self.is_linked() || !self.has_secured_output() || !self.is_writable {
+            return;
+        }
+        if !self.send_secured() {
+            // Without the poll's help the rest goes out with the next write.
+            let _ = self.watch_writes(registry);
+        }
+    }
+
+    fn is_linked(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.is_linked)
+    }
+
+    /// Sends output of the layer. Returns whether none is left.
+    #[cold]
+    fn send_secured(&mut self) -> bool {
+        let (stream, Some(secured)) = self.parts() else { return true };
+        let sent = secured.layer.flush(&mut Sink { stream, is_last: false });
+        let is_ending = secured.is_ending;
+        match sent {
+            Ok(true) => {
+                if is_ending {
+                    self.shut();
+                }
+                true
+            }
+            Ok(false) => {
+                self.is_writable = false;
+                false
+            }
+            Err(error) => {
+                // The next read or write finds the connection broken.
+                self.note_unsent(&error);
+                true
+            }
+        }
+    }
+
+    /// Sends close_notify and then the end of the stream; if the system accepts no more now, when
+    /// it does again.
+    #[cold]
+    pub(super) fn end_secured(&mut self, registry: &Registry) {
+        let Some(secured) = &mut self.secured else { return };
+        if !std::mem::replace(&mut secured.is_ending, true) && !self.is_connecting {
+            secured.layer.end();
+        }
+        if !self.send_secured() {
+            let _ = self.watch_writes(registry);
+        }
+    }
+}
+
+/// The stream as the place to which the layer writes.
+struct Sink<'s> {
+    stream: &'s TcpStream,
+    is_last: bool,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        send_all(self.stream, pieces, self.is_last)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

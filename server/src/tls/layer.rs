@@ -1,0 +1,235 @@
+//! One TLS connection, of either side: ciphertext in and out, plaintext in and out.
+//!
+//! | bytes | by | bound of what is kept |
+//! |---|---|---|
+//! | ciphertext from the peer | [`Layer::take`] | one record, and what the caller has no space for |
+//! | plaintext for the caller | [`Layer::take`] | what the caller has no space for |
+//! | plaintext from the caller | [`Layer::write`] | none is kept |
+//! | ciphertext for the peer | [`Layer::write`], [`Layer::flush`] | [`BATCH_MAX`] and what the handshake needs |
+//!
+//! An end of the peer's bytes without its close_notify may be a truncation by someone between. The
+//! caller asks [`Layer::has_ended`] for the difference.
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+
+/// The maximum number of plaintext bytes that are encrypted before the ciphertext is sent: four
+/// records of the largest size, which one call of the system sends.
+const BATCH_MAX: usize = 64 * 1024;
+/// The number of ciphertext bytes above which the library's input buffer has grown.
+const GROWN: usize = 4096;
+
+/// A TLS connection without its socket.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    connection: Connection,
+    /// Ciphertext that waits until the caller has taken the plaintext before it.
+    held: Vec<u8>,
+    /// Plaintext bytes that wait for the caller.
+    waiting: usize,
+    /// Whether the peer has sent close_notify.
+    has_ended: bool,
+    batch: Batch,
+}
+
+/// Plaintext of the caller that is encrypted and not sent completely.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Bytes of plaintext.
+    taken: usize,
+    /// Bytes of it that the caller knows to be sent.
+    counted: usize,
+    /// Bytes of ciphertext sent since.
+    sent: usize,
+}
+
+impl Layer {
+    /// The side that a client connects to.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    pub(crate) fn server(config: &Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        ServerConnection::new(Arc::clone(config)).map(|one| Self::new(one.into()))
+    }
+
+    /// The side that connects to the server of this name.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    #[cfg_attr(not(test), expect(dead_code, reason = "backends are reached without TLS"))]
+    pub(crate) fn client(
+        config: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, rustls::Error> {
+        ClientConnection::new(Arc::clone(config), name).map(|one| Self::new(one.into()))
+    }
+
+    fn new(mut connection: Connection) -> Self {
+        connection.set_buffer_limit(Some(BATCH_MAX));
+        let batch = Batch::default();
+        Self { connection, held: Vec::new(), waiting: 0, has_ended: false, batch }
+    }
+
+    /// Takes ciphertext that the peer has sent, and decrypts it into `space` as far as that has
+    /// room. Returns the number of plaintext bytes. The rest is kept: [`has_input`](Self::has_input)
+    /// is then true, and the next call should have no new bytes.
+    ///
+    /// # Errors
+    /// The peer breaks the protocol, is not who it should be, or has sent an alert. An alert for it
+    /// may be waiting in the output.
+    pub(crate) fn take(&mut self, bytes: &[u8], space: &mut [u8]) -> Result<usize, rustls::Error> {
+        let mut filled = self.read(space);
+        if self.held.is_empty() {
+            let rest = self.decrypt(bytes, space, &mut filled)?;
+            self.held.extend_from_slice(rest);
+            return Ok(filled);
+        }
+        let mut held = std::mem::take(&mut self.held);
+        held.extend_from_slice(bytes);
+        let rest = self.decrypt(&held, space, &mut filled)?.len();
+        if rest > 0 {
+            held.drain(..held.len() - rest);
+            self.held = held;
+        }
+        Ok(filled)
+    }
+
+    /// Encrypts bytes and sends the ciphertext to `sink`, after what already waits. Returns how many
+    /// of the bytes count as sent: all of a batch once its ciphertext is sent, otherwise a part in
+    /// proportion. The next call must begin with the bytes that do not count yet.
+    ///
+    /// # Errors
+    /// Those of the sink; `WouldBlock` if no byte counts as sent.
+    pub(crate) fn write(&mut self, bytes: &[u8], sink: &mut dyn Write) -> io::Result<usize> {
+        loop {
+            if self.batch.taken == 0 {
+                let taken = self.connection.writer().write(bytes)?;
+                self.batch = Batch { taken, ..Batch::default() };
+            }
+            let is_sent = self.send(sink)?;
+            let Batch { taken, counted, sent } = self.batch;
+            let counts = if is_sent {
+                self.batch = Batch::default();
+                taken
+            } else {
+                let left = self.output_len();
+                self.batch.counted = taken * sent / (sent + left).max(1);
+                self.batch.counted
+            };
+            match counts - counted {
+                0 if !is_sent => return Err(ErrorKind::WouldBlock.into()),
+                // What waited before had used up the room for a batch.
+                0 if taken == 0 && !bytes.is_empty() => {}
+                news => return Ok(news.min(bytes.len())),
+            }
+        }
+    }
+
+    /// Sends ciphertext that waits. Returns whether all of it is sent.
+    ///
+    /// # Errors
+    /// Those of the sink, but not `WouldBlock`.
+    pub(crate) fn flush(&mut self, sink: &mut dyn Write) -> io::Result<bool> {
+        // The bytes of a batch are counted by `write`.
+        self.send(sink)
+    }
+
+    /// Adds close_notify to the output: nothing more is written.
+    pub(crate) fn end(&mut self) {
+        self.connection.send_close_notify();
+    }
+
+    /// Whether bytes of the peer are left that [`take`](Self::take) may return.
+    pub(crate) fn has_input(&self) -> bool {
+        self.waiting > 0 || !self.held.is_empty()
+    }
+
+    /// Whether ciphertext waits for the peer.
+    pub(crate) fn has_output(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    /// Whether the peer has ended its side by close_notify, and all before it was taken.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended && self.waiting == 0
+    }
+
+    /// Whether the handshake is incomplete.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// Decrypts bytes into the rest of `space`. Returns the bytes for which it has no room.
+    fn decrypt<'b>(
+        &mut self,
+        mut bytes: &'b [u8],
+        space: &mut [u8],
+        filled: &mut usize,
+    ) -> Result<&'b [u8], rustls::Error> {
+        let has_grown = bytes.len() > GROWN;
+        // After close_notify the peer sends nothing that counts.
+        while !bytes.is_empty() && !self.has_ended {
+            if self.connection.read_tls(&mut bytes).is_err() {
+                if self.waiting > 0 {
+                    return Ok(bytes);
+                }
+                // A handshake message that is larger than the library permits.
+                return Err(rustls::Error::General("message too large".to_owned()));
+            }
+            let state = self.connection.process_new_packets()?;
+            self.waiting = state.plaintext_bytes_to_read();
+            self.has_ended = state.peer_has_closed();
+            *filled += self.read(&mut space[*filled..]);
+        }
+        if has_grown {
+            // The library makes its buffer small again when it is about to read.
+            let _ = self.connection.read_tls(&mut NothingYet);
+        }
+        Ok(&[])
+    }
+
+    /// Moves waiting plaintext into `space`. Returns the number of bytes.
+    fn read(&mut self, space: &mut [u8]) -> usize {
+        if self.waiting == 0 || space.is_empty() {
+            return 0;
+        }
+        let count = io::Read::read(&mut self.connection.reader(), space).unwrap_or(0);
+        debug_assert!(count > 0, "waiting bytes can be read");
+        self.waiting = self.waiting.saturating_sub(count);
+        count
+    }
+
+    fn send(&mut self, sink: &mut dyn Write) -> io::Result<bool> {
+        while self.connection.wants_write() {
+            match self.connection.write_tls(sink) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.batch.sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The number of ciphertext bytes that wait for the peer.
+    #[cold]
+    fn output_len(&mut self) -> usize {
+        // All input was processed when it came, so this changes nothing.
+        self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
+    }
+}
+
+/// A source that has no bytes now.
+struct NothingYet;
+
+impl io::Read for NothingYet {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! Two layers, a client's and a server's, that exchange bytes in memory.
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, SupportedProtocolVersion};
+
+use super::*;
+
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+fn server(version: &'static SupportedProtocolVersion) -> Layer {
+    let chain = CertificateDer::pem_slice_iter(include_bytes!("../testing/site.pem"));
+    let chain = chain.map(|one| one.expect("a certificate")).collect();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../testing/site.key")).expect("a key");
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a certificate and its key");
+    Layer::server(&config.into()).expect("a layer")
+}
+
+fn client(name: &'static str) -> Layer {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(include_bytes!("../testing/ca.pem"));
+    roots.add(root.expect("a certificate")).expect("a root");
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_protocol_versions(&VERSIONS)
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Layer::client(&config.into(), name.try_into().expect("a name")).expect("a layer")
+}
+
+/// A sink that takes a number of bytes, and then no more.
+struct Bounded {
+    bytes: Vec<u8>,
+    room: usize,
+}
+
+impl Bounded {
+    fn new(room: usize) -> Self {
+        Self { bytes: Vec::new(), room }
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(self.room);
+        if count == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.room -= count;
+        self.bytes.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn output(layer: &mut Layer) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    assert!(layer.flush(&mut bytes).expect("a sink"));
+    bytes
+}
+
+/// Exchanges bytes in pieces of this size until the handshakes of both are complete and nothing
+/// waits.
+#[track_caller]
+fn shake(client: &mut Layer, server: &mut Layer, size: usize) {
+    for _ in 0..8 {
+        for piece in output(client).chunks(size) {
+            assert_eq!(server.take(piece, &mut []), Ok(0));
+        }
+        for piece in output(server).chunks(size) {
+            assert_eq!(client.take(piece, &mut []), Ok(0));
+        }
+    }
+    assert!(!client.is_handshaking());
+    assert!(!server.is_handshaking());
+}
+
+fn pair(version: &'static SupportedProtocolVersion) -> (Layer, Layer) {
+    let (mut client, mut server) = (client("a.test"), server(version));
+    shake(&mut client, &mut server, usize::MAX);
+    (client, server)
+}
+
+fn text(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at / 7 + at) as u8).collect()
+}
+
+/// Encrypts all bytes.
+fn encrypt(layer: &mut Layer, mut plain: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !plain.is_empty() {
+        let count = layer.write(plain, &mut bytes).expect("a sink");
+        assert!(count > 0 && count <= BATCH_MAX, "{count}");
+        plain = &plain[count..];
+    }
+    bytes
+}
+
+/// Takes pieces of ciphertext with this space for plaintext at a time.
+fn decrypt(layer: &mut Layer, cipher: &[u8], size: usize, space: usize) -> Vec<u8> {
+    let (mut plain, mut space) = (Vec::new(), vec![0; space]);
+    for piece in cipher.chunks(size) {
+        let count = layer.take(piece, &mut space).expect("valid");
+        plain.extend_from_slice(&space[..count]);
+        while layer.has_input() {
+            let count = layer.take(&[], &mut space).expect("valid");
+            assert!(count > 0, "what waits is progress");
+            plain.extend_from_slice(&space[..count]);
+        }
+    }
+    plain
+}
+
+/// Bytes arrive as they were sent, in both directions and both versions, in pieces of any size of
+/// ciphertext and with any space for plaintext.
+#[test]
+fn bytes_arrive_as_sent() {
+    for version in VERSIONS {
+        for size in [1, 1000, 4096, 4097, usize::MAX] {
+            for space in [100, 65_536] {
+                let (mut client, mut server) = (client("a.test"), server(version));
+                shake(&mut client, &mut server, size);
+                for length in [1, 16_385, 40_000] {
+                    let plain = text(length);
+                    let cipher = encrypt(&mut client, &plain);
+                    assert!(decrypt(&mut server, &cipher, size, space) == plain, "{size} {space}");
+                    let cipher = encrypt(&mut server, &plain);
+                    assert!(decrypt(&mut client, &cipher, size, space) == plain, "{size} {space}");
+                }
+            }
+        }
+    }
+}
+
+/// Each split of a handshake's bytes in two leads to the same connection.
+#[test]
+fn handshakes_may_arrive_in_any_two_pieces() {
+    for version in VERSIONS {
+        let mut length = 0;
+        for at in 0.. {
+            let (mut client, mut server) = (client("a.test"), server(version));
+            for _ in 0..4 {
+                let bytes = output(&mut client);
+                length = length.max(bytes.len());
+                let (first, second) = bytes.split_at(at.min(bytes.len()));
+                assert_eq!(server.take(first, &mut []), Ok(0));
+                assert_eq!(server.take(second, &mut []), Ok(0));
+                let bytes = output(&mut server);
+                length = length.max(bytes.len());
+                let (first, second) = bytes.split_at(at.min(bytes.len()));
+                assert_eq!(client.take(first, &mut []), Ok(0));
+                assert_eq!(client.take(second, &mut []), Ok(0));
+            }
+            assert!(!client.is_handshaking() && !server.is_handshaking(), "{at}");
+            if at > length {
+                break;
+            }
+        }
+        assert!(length > 200, "{length}");
+    }
+}
+
+/// A sink that accepts only parts gets everything once and in order. Bytes count as sent in
+/// proportion, all of them exactly when the ciphertext has left.
+#[test]
+fn blocked_writes_count_in_proportion() {
+    let (mut client, mut server) = pair(VERSIONS[1]);
+    let plain = text(150_000);
+    let (mut left, mut cipher) = (&plain[..], Vec::new());
+    let mut waits = 0;
+    while !left.is_empty() {
+        let mut sink = Bounded::new(10_000);
+        match server.write(left, &mut sink) {
+            Ok(count) => {
+                assert!(count > 0 && count <= left.len());
+                left = &left[count..];
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                waits += 1;
+            }
+        }
+        cipher.extend(sink.bytes);
+        // No more than a batch is ahead of what counts.
+        let counted = plain.len() - left.len();
+        assert!(cipher.len() + BATCH_MAX > counted && counted + BATCH_MAX > cipher.len());
+    }
+    assert!(!server.has_output(), "all of it has left when all of it counts");
+    assert!(decrypt(&mut client, &cipher, 1000, 5000) == plain);
+    let error = server.write(b"x", &mut Bounded::new(0)).expect_err("no room");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    let mut rest = Bounded::new(1000);
+    assert!(server.flush(&mut rest).expect("room"));
+    // What was sent meanwhile counts with the next write, and is not sent again.
+    assert_eq!(server.write(b"x", &mut Bounded::new(0)).expect("sent"), 1);
+    assert_eq!(decrypt(&mut client, &rest.bytes, 1000, 100), b"x");
+    assert!(waits < 5, "{waits}");
+}
+
+/// Plaintext for which there is no space stays, and only as much ciphertext is decrypted as
+/// necessary.
+#[test]
+fn what_has_no_space_waits() {
+    let (mut client, mut server) = pair(VERSIONS[1]);
+    let plain = text(60_000);
+    let cipher = encrypt(&mut client, &plain);
+    assert_eq!(server.take(&cipher, &mut []), Ok(0));
+    assert!(server.has_input());
+    assert!(server.waiting <= 2 * 16_384, "{}", server.waiting);
+    assert!(decrypt(&mut server, &[0; 0], 1, 9000).is_empty(), "no pieces");
+    let mut space = vec![0; 70_000];
+    let count = server.take(&[], &mut space).expect("valid");
+    assert_eq!((count, server.has_input()), (plain.len(), false));
+    assert!(space[..count] == plain);
+    assert_eq!(server.held.capacity(), 0, "its memory is returned");
+}
+
+/// The end is seen after the bytes before it, by close_notify only.
+#[test]
+fn ends_are_announced() {
+    for version in VERSIONS {
+        let (mut client, mut server) = pair(version);
+        let mut cipher = encrypt(&mut client, b"last");
+        client.end();
+        cipher.extend(output(&mut client));
+        assert_eq!(server.take(&cipher, &mut []), Ok(0));
+        assert!(!server.has_ended(), "bytes come before the end");
+        let mut space = [0; 100];
+        assert_eq!(server.take(&[], &mut space), Ok(4));
+        assert_eq!(&space[..4], b"last");
+        assert!(server.has_ended());
+        // The other direction stays open.
+        let cipher = encrypt(&mut server, b"response");
+        assert_eq!(decrypt(&mut client, &cipher, 9, 9), b"response");
+        assert!(!client.has_ended());
+        // Bytes behind the end do not count.
+        assert_eq!(server.take(b"garbage behind the end", &mut space), Ok(0));
+        assert!(server.has_ended());
+    }
+}
+
+/// Garbage, plain HTTP, changed bytes and a wrong name are errors, for which the peer gets an
+/// alert. They never panic.
+#[test]
+fn faults_are_errors_with_alerts() {
+    for garbage in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0; 100], &[0x16, 3, 1, 0xff, 0xff]]
+    {
+        let mut server = server(VERSIONS[1]);
+        let result = server.take(garbage, &mut []);
+        assert!(result.is_err() || server.is_handshaking());
+        if result.is_err() {
+            let alert = output(&mut server);
+            assert_eq!(alert.first(), Some(&0x15), "{alert:?}");
+        }
+        // Later bytes change nothing.
+        assert!(server.take(garbage, &mut []).is_err() || server.is_handshaking());
+    }
+    let hello = output(&mut client("a.test"));
+    for at in 0..hello.len() {
+        let mut changed = hello.clone();
+        changed[at] ^= 0x41;
+        let mut server = server(VERSIONS[1]);
+        let _ = server.take(&changed, &mut []);
+        assert!(server.is_handshaking());
+    }
+    let (mut client, mut server) = pair(VERSIONS[1]);
+    let mut cipher = encrypt(&mut client, b"bytes");
+    *cipher.last_mut().expect("a tag") ^= 1;
+    let mut space = [0; 100];
+    assert_eq!(server.take(&cipher, &mut space), Err(rustls::Error::DecryptError));
+    assert!(server.has_output(), "an alert");
+    let (mut client, mut server) = (self::client("c.test"), self::server(VERSIONS[1]));
+    server.take(&output(&mut client), &mut []).expect("a hello");
+    let result = client.take(&output(&mut server), &mut []);
+    assert!(matches!(result, Err(rustls::Error::InvalidCertificate(_))), "{result:?}");
+    let result = server.take(&output(&mut client), &mut []);
+    assert!(matches!(result, Err(rustls::Error::AlertReceived(_))), "{result:?}");
+}
+
+/// A layer that rests keeps little memory, also after large records.
+#[test]
+fn a_resting_layer_is_small() {
+    let (mut client, mut server) = pair(VERSIONS[1]);
+    let cipher = encrypt(&mut client, &text(100_000));
+    let _ = decrypt(&mut server, &cipher, usize::MAX, 65_536);
+    let cipher = encrypt(&mut server, &text(100_000));
+    assert_eq!(decrypt(&mut client, &cipher, usize::MAX, 65_536).len(), 100_000);
+    assert_eq!(server.held.capacity(), 0);
+    assert!(size_of::<Layer>() <= 2048, "{}", size_of::<Layer>());
+}
