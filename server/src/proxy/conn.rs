@@ -2,7 +2,6 @@
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};
-use slab::Slab;
 
 use super::id::ConnId;
 use super::probe::ProbeExchange;
@@ -63,7 +62,10 @@ pub(crate) struct Entry {
 /// All connections.
 #[derive(Debug, Default)]
 pub(crate) struct ConnTable {
-    entries: Slab<Entry>,
+    /// The connections by slot.
+    slots: Vec<Option<Entry>>,
+    /// The free slots. The one that was freed last is used first, because its memory is warm.
+    free: Vec<u32>,
     generation: u32,
 }
 
@@ -72,10 +74,13 @@ impl ConnTable {
     pub(crate) fn insert(&mut self, make: impl FnOnce(ConnId) -> Conn) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let vacant = self.entries.vacant_entry();
-        // A slot number beyond 2^32 would need as many open sockets.
-        let id = ConnId::new(vacant.key() as u32, generation);
-        vacant.insert(Entry {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            // A slot number beyond 2^32 would need as many open sockets.
+            self.slots.len() as u32 - 1
+        });
+        let id = ConnId::new(slot, generation);
+        self.slots[id.slot()] = Some(Entry {
             generation,
             conn: make(id),
             armed: Instant::FAR_FUTURE,
@@ -89,21 +94,23 @@ impl ConnTable {
     /// Removes a connection; `None` if it no longer exists.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<Conn> {
         self.get_mut(id)?;
-        Some(self.entries.remove(id.slot()).conn)
+        let entry = self.slots[id.slot()].take()?;
+        self.free.push(id.slot() as u32);
+        Some(entry.conn)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
-        match self.entries.get_mut(id.slot()) {
-            Some(entry) if entry.generation == id.generation() => Some(entry),
+        match self.slots.get_mut(id.slot()) {
+            Some(Some(entry)) if entry.generation == id.generation() => Some(entry),
             _ => None,
         }
     }
 
     #[inline]
     pub(crate) fn get(&self, id: ConnId) -> Option<&Entry> {
-        match self.entries.get(id.slot()) {
-            Some(entry) if entry.generation == id.generation() => Some(entry),
+        match self.slots.get(id.slot()) {
+            Some(Some(entry)) if entry.generation == id.generation() => Some(entry),
             _ => None,
         }
     }
@@ -124,12 +131,14 @@ impl ConnTable {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
-        self.entries
-            .iter()
-            .map(|(slot, entry)| (ConnId::new(slot as u32, entry.generation), &entry.conn))
+        let all = self.slots.iter().enumerate();
+        all.filter_map(|(slot, entry)| {
+            let entry = entry.as_ref()?;
+            Some((ConnId::new(slot as u32, entry.generation), &entry.conn))
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.slots.len() - self.free.len()
     }
 }
