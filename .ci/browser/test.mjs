@@ -166,6 +166,69 @@ test("200 backends: all rows, a filter, sorting; the CPU time of the page is pri
   }
 });
 
+test("ticks between the parts of a large pool disturb nothing", async () => {
+  await onStage({ names: ["A", "B"] }, async ({ page }) => {
+    const event = (name, data) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
+    const { hello, backends } = await page.evaluate(
+      () =>
+        new Promise((done) => {
+          const source = new EventSource("events");
+          const found = {};
+          for (const name of ["hello", "backends"]) {
+            source.addEventListener(name, ({ data }) => {
+              found[name] = JSON.parse(data);
+              if (found.hello && found.backends) {
+                source.close();
+                done(found);
+              }
+            });
+          }
+        }),
+    );
+    const tick = (at) => event("tick", { at, pool: hello.pool, rows: [[0, 5, 7.5]], events: [[at, at, "switch", `event ${at}`]] });
+    const [first, second] = backends.backends;
+    // More ticks than after which the charts choose their backends again.
+    const ticks = Array.from({ length: 35 }, (_, at) => tick(hello.at + 1000 * at)).join("");
+    const body =
+      event("hello", { ...hello, events: [] }) +
+      event("backends", { first: 0, backends: [first] }) +
+      ticks +
+      event("backends", { first: 1, backends: [second] }) +
+      event("tick", { at: hello.at + 40000, pool: hello.pool, rows: [[1, 5, 2.5]], events: [] });
+    // The stream ends and the page connects again, now with a table of the last stream.
+    let streams = 0;
+    await page.route("**/events", (route) => {
+      streams += 1;
+      return route.fulfill({ contentType: "text/event-stream", body });
+    });
+    await page.reload();
+    await until("three streams", () => streams >= 3);
+    await until("both figures", async () => (await page.locator('[data-name="requests/s"] dd').textContent()) === "10");
+    await until("35 events", async () => (await page.locator(".events li").count()) === 35);
+    assert.equal(await page.locator("#rows tr").count(), 2);
+  });
+});
+
+test("nothing of the table is cut at 1280 pixels", async () => {
+  const names = ["a-backend-with-a-long-name-in-Frankfurt", "B", "C", "D"];
+  const settings = { routing: { ...quick, policy: "learned" }, limits: { perBackend: 1000 } };
+  await onStage({ names, settings, load: 150, options: { viewport: { width: 1280, height: 880 } } }, async ({ page, backends }) => {
+    backends[1].errors = 1;
+    backends[2].delayMs = 3000;
+    await page.waitForSelector('.state[data-state="ejected"]');
+    const over = () => page.evaluate(() => document.getElementById("scroll").scrollWidth - document.getElementById("scroll").clientWidth);
+    for (let look = 0; look < 20; look += 1) {
+      assert.ok((await over()) <= 0, `${await over()} pixels of the table are cut`);
+      await pause(200);
+    }
+    const cut = await page.evaluate(() => {
+      const edge = document.getElementById("scroll").getBoundingClientRect().right;
+      return [...document.querySelectorAll(".ages span")].filter((span) => span.getBoundingClientRect().right > edge).length;
+    });
+    assert.equal(cut, 0);
+  });
+});
+
 test("hostile names, URLs and texts are shown as text", async () => {
   const backend = await new Backend("b").start();
   // The proxy refuses such names; what a future version or another program sends must still be text.

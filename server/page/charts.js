@@ -4,6 +4,10 @@
 
 const charts = (() => {
   const seriesMax = 8;
+  /** Points that the charts show at least. */
+  const pointsMin = 30;
+  /** Ticks after which the busiest backends are chosen again. */
+  const chooseEvery = 30;
   const kinds = [
     { id: "chart-rps", title: "Requests", unit: "/s", of: (backend) => backend.rps, fill: true },
     { id: "chart-p99", title: "p99, time to the response's head", unit: "ms", of: (backend) => backend.p99, logY: true },
@@ -54,8 +58,8 @@ const charts = (() => {
       return tone ? [{ at: store.seconds(at), tone, label: kind === "switch" ? "" : kind }] : [];
     });
     // The charts begin where the figures do: a proxy that has just started has no ten minutes.
-    const firsts = store.backends.map((backend) => backend.rps.findIndex((rps) => rps !== null));
-    const first = Math.max(0, Math.min(...firsts.map((at) => (at < 0 ? Infinity : at)), store.times.length - 30));
+    const firsts = shown.map((backend) => backend.rps.findIndex((rps) => rps !== null));
+    const first = Math.max(0, Math.min(...firsts.map((at) => (at < 0 ? Infinity : at)), store.times.length - pointsMin));
     const times = store.times.slice(first);
     kinds.forEach((kind, place) => {
       drawn[place].set([times, ...shown.map((backend) => kind.of(backend).slice(first))]);
@@ -69,7 +73,7 @@ const charts = (() => {
   store.on("backends", rebuild);
   store.on("tick", () => {
     ticks += 1;
-    const isOther = ticks % 30 === 0 && choose().some((backend, place) => backend !== shown[place]);
+    const isOther = ticks % chooseEvery === 0 && choose().some((backend, place) => backend !== shown[place]);
     if (isOther) rebuild();
     else draw();
   });

@@ -48,10 +48,10 @@
 
   holds.addEventListener("change", rebuild);
   store.on("hello", rebuild);
-  store.on("tick", ({ events }) => {
+  store.on("events", (events) => {
     if (events.length === 0) return;
     list.prepend(...events.filter(isShown).reverse().map(line));
-    while (list.children.length > 300) list.lastChild.remove();
+    while (list.children.length > store.eventsMax) list.lastChild.remove();
     noteEmpty();
     const news = events.filter(([, , kind]) => loud.includes(kind)).map(([, , , text]) => text);
     if (news.length > 0) spoken.textContent = news.slice(-3).join(". ");

@@ -18,6 +18,9 @@
     random: "Requests go to a random backend.",
   };
 
+  /** Backends whose models are drawn. */
+  const modelsMax = 24;
+
   const count = (number, what) => `${look.number(number)} ${what}${number === 1 ? "" : "s"}`;
 
   function fact(list, name, value, tone) {
@@ -37,10 +40,9 @@
   function drawFacts() {
     const list = document.getElementById("facts");
     const { pool, backends } = store;
-    const known = backends.filter(Boolean);
-    const sum = (name) => known.reduce((all, backend) => all + (store.figure(backend, name) ?? 0), 0);
-    const usable = known.filter((backend) => !["ejected", "down", "drained", "maintained"].includes(store.state(backend))).length;
-    const slowest = Math.max(...known.map((backend) => store.figure(backend, "p99") ?? -1), -1);
+    const sum = (name) => backends.reduce((all, backend) => all + (store.figure(backend, name) ?? 0), 0);
+    const usable = backends.filter(store.isUsable).length;
+    const slowest = backends.reduce((most, backend) => Math.max(most, store.figure(backend, "p99") ?? -1), -1);
     fact(list, "policy", pool.policy ?? "–");
     fact(list, "usable", `${usable} of ${backends.length}`, usable < backends.length ? "bad" : "");
     fact(list, "requests/s", look.number(store.rps));
@@ -59,15 +61,16 @@
     connection.textContent = state === "lost" ? "connection lost, trying again" : state;
   }
 
+  /** Returns a new element of a drawing. */
+  function node(name, facts, text = "") {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(facts)) made.setAttribute(key, value);
+    made.textContent = text;
+    return made;
+  }
+
   /** Draws the ratio of costs with its interval on a line from 0.5 to 1.5; left of 1 is a gain. */
   function gainPicture({ ratio, interval }) {
-    const space = "http://www.w3.org/2000/svg";
-    const node = (name, facts, text) => {
-      const made = document.createElementNS(space, name);
-      for (const [key, value] of Object.entries(facts)) made.setAttribute(key, value);
-      if (text) made.textContent = text;
-      return made;
-    };
     const place = (value) => 10 + 380 * (Math.min(1.5, Math.max(0.5, value)) - 0.5);
     const picture = node("svg", { viewBox: "0 0 400 54", role: "img", preserveAspectRatio: "xMinYMid meet" });
     picture.setAttribute("aria-label", `cost ratio ${ratio.toFixed(3)}, 95 % interval ${interval[0].toFixed(3)} to ${interval[1].toFixed(3)}`);
@@ -85,23 +88,17 @@
   }
 
   function modelPicture(backend) {
-    const space = "http://www.w3.org/2000/svg";
-    const picture = document.createElementNS(space, "svg");
-    picture.setAttribute("viewBox", "0 0 100 46");
-    picture.setAttribute("preserveAspectRatio", "none");
-    picture.setAttribute("role", "img");
+    const picture = node("svg", { viewBox: "0 0 100 46", preserveAspectRatio: "none", role: "img" });
     const curve = backend.model;
     const high = Math.max(...curve.map(([, ms]) => ms));
     const low = Math.min(...curve.map(([, ms]) => ms));
     const most = Math.log(curve.at(-1)[0]);
     const x = (n) => 2 + 96 * (Math.log(n) / most);
     const y = (ms) => 43 - 40 * (Math.log(ms / low) / Math.max(0.7, Math.log(high / low)));
-    const path = document.createElementNS(space, "path");
-    path.setAttribute("d", curve.map(([n, ms], at) => `${at ? "L" : "M"}${x(n).toFixed(1)} ${y(ms).toFixed(1)}`).join(""));
+    const d = curve.map(([n, ms], at) => `${at ? "L" : "M"}${x(n).toFixed(1)} ${y(ms).toFixed(1)}`).join("");
     const width = store.figure(backend, "width");
-    const line = document.createElementNS(space, "line");
-    for (const [key, value] of Object.entries({ x1: x(width), x2: x(width), y1: 2, y2: 44 })) line.setAttribute(key, value);
-    picture.append(line, path);
+    const line = node("line", { x1: x(width), x2: x(width), y1: 2, y2: 44 });
+    picture.append(line, node("path", { d }));
     picture.setAttribute("aria-label", `predicted latency of ${backend.name}: ${look.millis(curve[0][1])} alone, ${look.millis(high)} with ${curve.at(-1)[0]} in flight`);
     return picture;
   }
@@ -138,7 +135,7 @@
       holder.append(gainPicture(guard));
       parts.push(holder);
     }
-    const modelled = backends.filter((backend) => backend?.model?.length > 1).slice(0, 24);
+    const modelled = backends.filter((backend) => backend?.model?.length > 1).slice(0, modelsMax);
     if (modelled.length > 0) {
       parts.push(element("h3", "", "Model: latency by requests in flight, and the width"));
       const models = element("div", "models");

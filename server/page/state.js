@@ -16,19 +16,25 @@ const store = (() => {
     program: "",
     fields: {},
     states: [],
+    /** The states in which a backend gets no requests. */
+    unusable: [],
     pool: {},
-    /** One object for each backend: name, url, row, columns of history, and a model or null. */
+    /** One object for each backend: name, url, row, columns of history, and a model or null. It is
+     * null until its part of the stream has come. The other scripts are told "tick" and "model" only
+     * when all have come, which "backends" tells them first. */
     backends: [],
     /** The times of the columns, seconds of the epoch. */
     times: [],
     events: [],
-    interval: 2,
-    covered: 600,
+    eventsMax: 0,
+    interval: 0,
+    covered: 0,
     /** The proxy's time in ms, and its difference from the clock of this computer. */
     at: 0,
     offset: 0,
     figure: (backend, name) => backend.row[own.fields[name]] ?? null,
     state: (backend) => own.states[own.figure(backend, "state")] ?? "unknown",
+    isUsable: (backend) => !own.unusable.includes(own.state(backend)),
     seconds: (at) => (at + own.offset) / 1000,
     /** Returns the backend's share of all requests per second, 0 to 1. */
     share: (backend) => (own.rps > 0 ? own.figure(backend, "rps") / own.rps : 0),
@@ -48,10 +54,17 @@ const store = (() => {
   const address = isTraffic ? location.pathname : "events";
   /** Ticks come every second: without any for this time the connection is lost, ms. */
   const silenceMax = 4000;
+  /** Time before the next attempt to connect, ms: doubled after each one up to the longest. */
+  const waitMin = 500;
+  const waitMax = 4000;
+  /** Seconds up to which an interval of the history has a point for each tick. */
+  const fineInterval = 2;
   let source = null;
   let heardAt = 0;
-  let wait = 500;
+  let wait = waitMin;
   let ticks = 0;
+  /** Backends whose part has not come yet. */
+  let missing = 0;
 
   function setConnection(state) {
     if (own.connection !== state) {
@@ -65,7 +78,7 @@ const store = (() => {
     const listen = (name, take) =>
       source.addEventListener(name, (event) => {
         heardAt = performance.now();
-        wait = 500;
+        wait = waitMin;
         take(JSON.parse(event.data));
         setConnection("live");
       });
@@ -82,7 +95,7 @@ const store = (() => {
     source = null;
     setConnection("lost");
     setTimeout(connect, wait);
-    wait = Math.min(wait * 2, 4000);
+    wait = Math.min(wait * 2, waitMax);
   }
 
   setInterval(() => {
@@ -93,12 +106,15 @@ const store = (() => {
     own.program = hello.program;
     own.fields = Object.fromEntries(hello.fields.map((name, place) => [name, place]));
     own.states = hello.states;
+    own.unusable = hello.unusable;
+    own.eventsMax = hello.eventsMax;
     own.interval = hello.interval;
     own.covered = hello.covered;
     setTime(hello.at);
     own.pool = hello.pool;
     own.events = hello.events;
     own.backends = Array.from({ length: hello.count }, () => null);
+    missing = hello.count;
     const count = hello.covered / hello.interval;
     const end = own.seconds(hello.at);
     own.times = Array.from({ length: count }, (_, place) => end - (count - 1 - place) * hello.interval);
@@ -122,29 +138,31 @@ const store = (() => {
         const since = Array(Math.max(0, times.length - length)).fill(backend.row[own.fields[name]]);
         made[name] = [...before, ...known, ...since].slice(-times.length);
       }
+      if (!own.backends[first + place]) missing -= 1;
       own.backends[first + place] = made;
     });
+    if (missing > 0) return;
     sumUp();
-    if (own.backends.every(Boolean)) tell("backends");
+    tell("backends");
   }
 
   function takeTick(tick) {
     setTime(tick.at);
     own.pool = tick.pool;
-    const changed = [];
     for (const [place, ...changes] of tick.rows) {
       const backend = own.backends[place];
       if (!backend) continue;
       for (let at = 0; at < changes.length; at += 2) backend.row[changes[at]] = changes[at + 1];
-      changed.push(backend);
     }
-    sumUp();
     ticks += 1;
     // A large pool keeps fewer points: its charts are drawn from the same distances as its history.
-    if (own.backends.length <= 64 || ticks % own.interval === 0) addPoint(own.seconds(tick.at));
+    if (own.interval <= fineInterval || ticks % own.interval === 0) addPoint(own.seconds(tick.at));
     own.events.push(...tick.events);
-    own.events.splice(0, own.events.length - 300);
-    tell("tick", { changed, events: tick.events });
+    own.events.splice(0, own.events.length - own.eventsMax);
+    tell("events", tick.events);
+    if (missing > 0) return;
+    sumUp();
+    tell("tick");
   }
 
   function addPoint(time) {
@@ -160,14 +178,14 @@ const store = (() => {
   }
 
   function sumUp() {
-    own.rps = own.backends.reduce((sum, backend) => sum + (backend ? own.figure(backend, "rps") : 0), 0);
+    own.rps = own.backends.reduce((sum, backend) => sum + own.figure(backend, "rps"), 0);
   }
 
   function takeModel({ curves }) {
     curves.forEach((curve, place) => {
       if (own.backends[place]) own.backends[place].model = curve;
     });
-    tell("model");
+    if (missing === 0) tell("model");
   }
 
   own.connect = connect;

@@ -16,8 +16,7 @@ use crate::proxy::Proxy;
 
 /// Backends added in one step.
 const AT_ONCE: usize = 16;
-/// Pairs of a family and a backend written in one step of the metrics. 64 histograms take 0.2 ms,
-/// other families less.
+/// Pairs of a family and a backend written in one step of the metrics.
 const PAIRS: usize = 64;
 /// Time between two steps.
 const STEP: Duration = Duration::from_millis(1);

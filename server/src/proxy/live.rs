@@ -21,7 +21,7 @@ use crate::pages::live::{
 };
 use crate::pages::{describe, page};
 
-/// Backends that one step of a sample takes: 0.1 ms.
+/// Backends that one step of a sample takes. Traffic is served between two steps.
 const AT_ONCE: usize = 64;
 /// Event streams at the same time on the traffic port.
 const STREAMS_MAX: usize = 16;

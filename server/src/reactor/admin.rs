@@ -20,7 +20,7 @@ use crate::admin::{Action, Admin, CONNECTIONS_MAX, WRITE_MAX};
 use crate::edge::listen::Place;
 use crate::proxy::Proxy;
 
-/// The maximum number of bytes written to one connection in a turn, about 0.1 ms of work.
+/// The maximum number of bytes written to one connection in a turn.
 const WRITE_SHARE: usize = 256 * 1024;
 /// The maximum number of reads of one connection in a turn.
 const READS_MAX: usize = 4;

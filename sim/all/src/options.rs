@@ -79,25 +79,31 @@ pub(crate) fn parse(
 
 /// Takes the launcher's own arguments out. Returns the others, and the period of the faults.
 fn take_demo(arguments: Vec<OsString>) -> Result<(Vec<OsString>, Option<Duration>), ArgumentError> {
-    let (mut is_demo, mut period) = (false, DEMO_PERIOD);
+    let (mut is_demo, mut period) = (false, None);
     let mut others = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let text = argument.to_string_lossy();
         if text == DEMO {
             is_demo = true;
-        } else if let Some(value) = text.strip_prefix("--demo-period-ms=") {
+        } else if let Some(value) =
+            text.strip_prefix(PERIOD).and_then(|rest| rest.strip_prefix('='))
+        {
             let millis = value.parse().ok().filter(|millis| (100..=3_600_000).contains(millis));
             let allowed = "a whole number from 100 to 3600000";
-            let wrong = || ArgumentError::value("--demo-period-ms", allowed, value);
-            period = Duration::from_millis(millis.ok_or_else(wrong)?);
+            let wrong = || ArgumentError::value(PERIOD, allowed, value);
+            period = Some(Duration::from_millis(millis.ok_or_else(wrong)?));
         } else {
             others.push(argument);
         }
     }
-    Ok((others, is_demo.then_some(period)))
+    if period.is_some() && !is_demo {
+        return Err(ArgumentError::new(PERIOD, "only together with --demo"));
+    }
+    Ok((others, is_demo.then_some(period.unwrap_or(DEMO_PERIOD))))
 }
 
 const DEMO: &str = "--demo";
+const PERIOD: &str = "--demo-period-ms";
 /// Long enough to see a fault begin, have its effect and end.
 const DEMO_PERIOD: Duration = Duration::from_secs(20);
 /// Parameters of the servers in a demonstration, unless a variable sets them: few faults of their
@@ -124,6 +130,7 @@ Usage: all [--demo] [PROXY OPTIONS]
   --demo  also makes 50 requests a second, and every 20 s a fault in turn for 10 s: slow,
           errors, silent, gone. The log names it and the server that has it, which is the
           one with the most traffic. The servers have few other faults.
+  --demo-period-ms=N  with --demo: a fault every N ms (20000), for half of that time
 
 Every other argument is handed to the proxy; `cargo proxy --help` explains them. Examples:
   cargo all --demo --policy learned
@@ -197,6 +204,7 @@ mod tests {
         assert!(!read.server_arguments.contains(&"--cpu-load-ms".into()));
         for (arguments, wrong) in [
             (&["--demo", "--config", "x"][..], "--demo: not together with --backend or --config"),
+            (&["--demo-period-ms=400"], "--demo-period-ms: only together with --demo"),
             (
                 &["--demo-period-ms=1"],
                 "--demo-period-ms: must be a whole number from 100 to 3600000, not \"1\"",

@@ -95,7 +95,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// 50 requests a second: enough for figures that change within a second, a few percent of a core.
+/// 50 requests a second: enough for figures that change within a second.
 const EVERY: Duration = Duration::from_millis(20);
 /// Requests at the same time: at 1.5 s a response, 50 a second need 75.
 const CLIENTS: usize = 80;

@@ -38,7 +38,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(1);
 /// Ticks that a slow reader may be behind. Then its stream ends, and its page begins another.
 const TICKS_KEPT: usize = 8;
-/// Backends in one text of a stream: 0.2 ms of work.
+/// Backends in one text of a stream. Traffic is served between two texts.
 const BACKENDS_AT_ONCE: usize = 8;
 /// Seconds between two models.
 const MODEL_EVERY: u64 = 5;
