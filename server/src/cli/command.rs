@@ -90,7 +90,7 @@ impl Command {
             Some(file) => load(file, read_file)?,
             None => Config::default(),
         };
-        apply(&mut config, &settings)?;
+        apply(&mut config, &settings, file.as_deref())?;
         let config = Box::new(config);
         if is_offline && !has_check {
             return Err(ArgumentError::new("--offline", "only together with --check").into());
@@ -158,12 +158,20 @@ fn load(
         let error = FileError::not_utf8(error.as_bytes(), error.utf8_error());
         UsageError::File { file: file.to_owned(), error }
     })?;
-    Config::from_json_and(&text, |config| tls::check(config, &read_file))
+    let check = |config: &Config| {
+        config.check_source(file)?;
+        tls::check(config, &read_file)
+    };
+    Config::from_json_and(&text, check)
         .map_err(|error| UsageError::File { file: file.to_owned(), error })
 }
 
 /// Applies the flags in their order and checks the result.
-fn apply(config: &mut Config, settings: &[(&Flag, String)]) -> Result<(), UsageError> {
+fn apply(
+    config: &mut Config,
+    settings: &[(&Flag, String)],
+    file: Option<&str>,
+) -> Result<(), UsageError> {
     for (index, (flag, value)) in settings.iter().enumerate() {
         let changed = match flag.change {
             Change::Set(set) => set(config, value),
@@ -178,7 +186,9 @@ fn apply(config: &mut Config, settings: &[(&Flag, String)]) -> Result<(), UsageE
         };
         changed.map_err(|wrong| ArgumentError::new(flag.name, wrong))?;
     }
-    config.validate().map_err(|error| {
+    let valid = config.validate();
+    let valid = valid.and_then(|()| file.map_or(Ok(()), |file| config.check_source(file)));
+    valid.map_err(|error| {
         let culprit = settings.iter().find(|(flag, _)| flag.covers(&error.path));
         let argument = culprit.map_or(error.path.as_str(), |(flag, _)| flag.name);
         let place = error.path.rsplit_once('.').filter(|_| error.path.starts_with("backends["));

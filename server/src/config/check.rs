@@ -108,14 +108,37 @@ impl Config {
         ]
     }
 
-    /// Checks that no file has two purposes.
-    fn check_files(&self) -> Result<(), ConfigError> {
+    /// Returns the keys of all files that have a path, with the one that is only read last.
+    fn all_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let further = [
             ("admin.socket", self.admin.socket.as_deref()),
             ("discovery.file", self.discovery.file.as_deref()),
         ];
         let files = self.files().into_iter().chain(further);
-        let files: Vec<_> = files.filter_map(|(key, path)| Some((key, path?))).collect();
+        files.filter_map(|(key, path)| Some((key, path?)))
+    }
+
+    /// Checks that no file is the one from which the configuration was read.
+    ///
+    /// # Errors
+    /// The first one that is, by its key.
+    pub(crate) fn check_source(&self, source: &str) -> Result<(), ConfigError> {
+        for (key, path) in self.all_files() {
+            let wrong = match suffix(path, source) {
+                Some("") => "is the configuration file",
+                Some(suffix) if self.is_written(key, suffix) => {
+                    "also writes the configuration file"
+                }
+                _ => continue,
+            };
+            return Err(refuse(key, "a file of its own", path, wrong));
+        }
+        Ok(())
+    }
+
+    /// Checks that no file has two purposes.
+    fn check_files(&self) -> Result<(), ConfigError> {
+        let files: Vec<_> = self.all_files().collect();
         for (index, (key, path)) in files.iter().enumerate() {
             for (other, other_path) in &files[..index] {
                 let wrong = match suffix(other_path, path) {

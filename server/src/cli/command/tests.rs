@@ -14,6 +14,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
               \"backends\": [{\"name\": \"F\", \"url\": \"http://f\"}]}"
         }
         Some("bad.json") => b"{\n\"limits\": {\n\"headBytesMax\": 9}}",
+        Some("own.json") => b"{\"routing\": {},\n\"stateFile\": \"./own.json\"}",
         Some("latin.json") => b"{\n\"forwarding\": {\"via\": \"\xe9\"}}",
         _ => return Err(io::ErrorKind::NotFound.into()),
     };
@@ -207,6 +208,34 @@ fn faults_are_told_in_one_line() {
         let error = parse(args).expect_err(expected).to_string();
         assert_eq!(error, expected, "{args:?}");
     }
+}
+
+/// The configuration file is not overwritten: keys and flags that name it are refused.
+#[test]
+fn the_own_file_is_refused() {
+    let rows: [(&[&str], &str); 4] = [
+        (
+            &["--config", "own.json"],
+            "own.json:2:14: stateFile: must be a file of its own, and \"./own.json\" is the configuration file",
+        ),
+        (
+            &["--config", "good.json", "--state", "good.json"],
+            "--state: must be a file of its own, and \"good.json\" is the configuration file",
+        ),
+        (
+            &["--config", "good.json", "--state", "./good.json"],
+            "--state: must be a file of its own, and \"./good.json\" is the configuration file",
+        ),
+        (
+            &["--config", "good.json", "--log-file", "good.json"],
+            "--log-file: must be a file of its own, and \"good.json\" is the configuration file",
+        ),
+    ];
+    for (args, expected) in rows {
+        assert_eq!(parse(args).expect_err(expected).to_string(), expected, "{args:?}");
+    }
+    config(&["--config", "good.json", "--state", "good.state"]);
+    config(&["--config", "good.json", "--state", "d/good.json"]);
 }
 
 /// The error for an unknown policy lists the known ones.
