@@ -124,22 +124,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::folder::Folder;
 
     const TIME: Duration = Duration::from_secs(30);
-
-    fn folder(name: &str) -> PathBuf {
-        let name = format!("intelliproxy-socket-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder");
-        folder
-    }
 
     /// The name has mode 0600 and is removed with the socket. A stale name is replaced.
     #[test]
     fn names_come_and_go() {
-        let folder = folder("names");
-        let path = folder.join("s");
+        let folder = Folder::new("socket-names");
+        let path = folder.file("s");
         let text = path.display().to_string();
         let mut socket = ControlSocket::open(&text, false).expect("a free name");
         let mode = fs::symlink_metadata(&path).expect("a name").mode();
@@ -151,29 +144,27 @@ mod tests {
         let socket = ControlSocket::open(&text, false).expect("the name is stale");
         UnixStream::connect(&path).expect("it listens");
         drop(socket);
-        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0);
-        fs::remove_dir_all(folder).expect("the folder goes");
+        assert_eq!(fs::read_dir(folder.root()).expect("the folder").count(), 0);
     }
 
     /// A process takes over the name of the process before it, which does not remove it at its end.
     #[test]
     fn a_name_passes_on() {
-        let folder = folder("passes");
-        let text = folder.join("s").display().to_string();
+        let folder = Folder::new("socket-passes");
+        let text = folder.file("s").display().to_string();
         let first = ControlSocket::open(&text, false).expect("a free name");
         let second = ControlSocket::open(&text, true).expect("it is taken over");
         drop(first);
         UnixStream::connect(&text).expect("the second one listens");
         drop(second);
-        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0);
-        fs::remove_dir_all(folder).expect("the folder goes");
+        assert_eq!(fs::read_dir(folder.root()).expect("the folder").count(), 0);
     }
 
     /// A socket whose backlog is full is in use. Opening does not wait for that process.
     #[test]
     fn a_full_backlog_is_in_use() {
-        let folder = folder("full");
-        let path = folder.join("s");
+        let folder = Folder::new("socket-full");
+        let path = folder.file("s");
         let busy = socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
         bind(&busy, &SocketAddrUnix::new(&path).expect("a short name")).expect("a free name");
         listen(&busy, 0).expect("it is bound");
@@ -187,15 +178,14 @@ mod tests {
         std::thread::spawn(move || sender.send(ControlSocket::open(&text, false).err()));
         let error = opened.recv_timeout(TIME).expect("it does not wait");
         assert!(error.is_some_and(|error| error.ends_with(": another process listens there")));
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 
     /// A name that is in use, a link, a file, a missing folder and a name that is too long are
     /// refused. A name that now belongs to something else is not removed.
     #[test]
     fn other_names_are_left_alone() {
-        let folder = folder("others");
-        let path = |name: &str| folder.join(name).display().to_string();
+        let folder = Folder::new("socket-others");
+        let path = |name: &str| folder.file(name).display().to_string();
         let socket = ControlSocket::open(&path("s"), false).expect("a free name");
         fs::write(path("file"), "precious").expect("a file");
         std::os::unix::fs::symlink(path("s"), path("link")).expect("a link");
@@ -219,6 +209,5 @@ mod tests {
         fs::write(path("s"), "another's").expect("a file");
         drop(socket);
         assert_eq!(fs::read_to_string(path("s")).expect("still there"), "another's");
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 }

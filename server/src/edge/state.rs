@@ -308,15 +308,7 @@ mod tests {
 
     use super::*;
     use crate::config::BackendTarget;
-
-    /// Creates an empty folder for one test.
-    fn folder(name: &str) -> PathBuf {
-        let folder =
-            std::env::temp_dir().join(format!("intelliproxy-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a folder for the test");
-        folder
-    }
+    use crate::folder::Folder;
 
     fn proxy(policy: PolicyKind) -> Proxy {
         let mut config = Config::default();
@@ -343,9 +335,9 @@ mod tests {
     /// file's name is not followed. A restart restores the state of the file.
     #[test]
     fn a_state_comes_back() {
-        let folder = folder("state-back");
-        let path = folder.join("learned.json").display().to_string();
-        let victim = folder.join("victim");
+        let folder = Folder::new("state-back");
+        let path = folder.file("learned.json").display().to_string();
+        let victim = folder.file("victim");
         fs::write(&victim, "precious").expect("written");
         std::os::unix::fs::symlink(&victim, format!("{path}.new")).expect("a link");
         let (first, keeper) = start(&path, PolicyKind::Learned);
@@ -353,7 +345,7 @@ mod tests {
         let text = fs::read_to_string(&path).expect("written");
         assert_eq!(Some(PolicyState::from_json(&text).expect("a state")), first.policy_state());
         assert_eq!(fs::read_to_string(&victim).expect("still there"), "precious");
-        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 2);
+        assert_eq!(fs::read_dir(folder.root()).expect("the folder").count(), 2);
         // A restart restores what the file has, which differs from an empty state.
         let learned = text.replacen("\"completions\": 0,", "\"completions\": 7,", 1);
         assert_ne!(learned, text);
@@ -361,14 +353,13 @@ mod tests {
         let (second, keeper) = start(&path, PolicyKind::Learned);
         keeper.expect("a good state").expect("it learns");
         assert_eq!(second.policy_state(), Some(PolicyState::from_json(&learned).expect("a state")));
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 
     /// The queue has room for the rename of an unusable file, however many saves wait.
     #[test]
     fn a_rename_always_has_room() {
-        let folder = folder("state-room");
-        let path = folder.join("learned.json").display().to_string();
+        let folder = Folder::new("state-room");
+        let path = folder.file("learned.json").display().to_string();
         let mut proxy = proxy(PolicyKind::Learned);
         let (gate, opened) = crossbeam_channel::bounded::<()>(0);
         let file = PathBuf::from(&path);
@@ -387,7 +378,6 @@ mod tests {
         assert!(keeper.end().wait(Duration::from_secs(30)));
         assert!(Path::new(&format!("{path}.bad")).exists());
         assert!(!Path::new(&path).exists());
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 
     /// A disk that stays full has one line, and so has a writer that has ended, however many saves
@@ -414,8 +404,8 @@ mod tests {
     /// empty.
     #[test]
     fn bad_states_are_kept_beside() {
-        let folder = folder("state-bad");
-        let path = folder.join("learned.json").display().to_string();
+        let folder = Folder::new("state-bad");
+        let path = folder.file("learned.json").display().to_string();
         let foreign = proxy(PolicyKind::LinearRl).policy_state().expect("weights").to_json();
         let texts = [&b""[..], b"{\"version\":1}", foreign.as_bytes(), b"\xff"];
         for text in texts {
@@ -426,14 +416,13 @@ mod tests {
             let written = fs::read_to_string(&path).expect("written again");
             assert!(PolicyState::from_json(&written).is_ok(), "{written}");
         }
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 
     /// A policy that does not learn neither uses nor changes the file.
     #[test]
     fn files_of_policies_that_learn_nothing_are_left_alone() {
-        let folder = folder("state-unused");
-        let path = folder.join("learned.json").display().to_string();
+        let folder = Folder::new("state-unused");
+        let path = folder.file("learned.json").display().to_string();
         fs::write(&path, "anything").expect("written");
         let (_, keeper) = start(&path, PolicyKind::Score);
         assert!(keeper.expect("it starts").is_none());
@@ -446,14 +435,13 @@ mod tests {
         config.state_file = None;
         config.routing.policy = PolicyKind::Score;
         assert_eq!(unused(&config), None);
-        fs::remove_dir_all(folder).expect("the folder goes");
     }
 
     /// A pipe, a folder or a link as a state file is an error, which is reported without waiting.
     /// The link is kept.
     #[test]
     fn irregular_files_are_refused() {
-        let folder = crate::folder::Folder::new("state-pipe");
+        let folder = Folder::new("state-pipe");
         let (pipe, root) = (folder.pipe("pipe"), folder.root());
         let (link, target) = (folder.file("link"), folder.file("target"));
         std::os::unix::fs::symlink(&target, &link).expect("a link");

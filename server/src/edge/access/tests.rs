@@ -7,17 +7,9 @@ use std::path::PathBuf;
 use super::*;
 use crate::access::{Access, Ending};
 use crate::config::{BackendTarget, Config};
+use crate::folder::Folder;
 
 const TIME: Duration = Duration::from_secs(30);
-
-/// Creates an empty folder for one test.
-fn folder(name: &str) -> PathBuf {
-    let name = format!("intelliproxy-access-{name}-{}", std::process::id());
-    let folder = std::env::temp_dir().join(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder");
-    folder
-}
 
 fn rules(file: Option<&str>) -> AccessLogRules {
     AccessLogRules { file: file.map(str::to_owned), ..AccessLogRules::default() }
@@ -66,8 +58,8 @@ fn end(log: AccessLog) -> bool {
 /// lost, and an existing file is appended to.
 #[test]
 fn a_renamed_file_is_let_go() {
-    let folder = folder("reopen");
-    let (path, old) = (folder.join("log"), folder.join("log.1"));
+    let folder = Folder::new("access-reopen");
+    let (path, old) = (folder.file("log"), folder.file("log.1"));
     let name = path.to_str().expect("UTF-8");
     for run in ["/a", "/b"] {
         let log = spawn(Sink::open(name).expect("a file"), 4);
@@ -84,29 +76,27 @@ fn a_renamed_file_is_let_go() {
     assert!(end(log));
     assert_eq!(targets_in(&old), ["/a", "/b", "/c"]);
     assert_eq!(targets_in(&path), ["/d"]);
-    fs::remove_dir_all(folder).expect("the folder goes");
 }
 
 /// If the file cannot be opened again, because a link was planted in its place, the open one is
 /// kept and nothing is lost.
 #[test]
 fn a_planted_link_is_not_followed() {
-    let folder = folder("link");
-    let (path, old) = (folder.join("log"), folder.join("log.1"));
+    let folder = Folder::new("access-link");
+    let (path, old) = (folder.file("log"), folder.file("log.1"));
     let name = path.to_str().expect("UTF-8");
     let log = spawn(Sink::open(name).expect("a file"), 4);
     fs::rename(&path, &old).expect("a rename");
-    std::os::unix::fs::symlink(folder.join("target"), &path).expect("a link");
+    std::os::unix::fs::symlink(folder.file("target"), &path).expect("a link");
     let refused = Opened::new(&rules(Some(name))).expect_err("a link");
     assert!(refused.ends_with("/log: is a symbolic link, which is not followed"), "{refused}");
     log.reopen();
     log.messages.offer(block(["/a".to_owned()])).expect("room");
     assert!(end(log));
     assert_eq!(targets_in(&old), ["/a"]);
-    assert!(!folder.join("target").exists());
-    let refused = Opened::new(&rules(folder.to_str())).expect_err("a folder");
+    assert!(!folder.file("target").exists());
+    let refused = Opened::new(&rules(folder.root().to_str())).expect_err("a folder");
     assert!(refused.ends_with(": is not a regular file"), "{refused}");
-    fs::remove_dir_all(folder).expect("the folder goes");
 }
 
 /// On a full disk writes fail and are counted. The operator then moves the file to another disk and
@@ -114,8 +104,8 @@ fn a_planted_link_is_not_followed() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_delays_lines() {
-    let folder = folder("full");
-    let path = folder.join("log");
+    let folder = Folder::new("access-full");
+    let path = folder.file("log");
     let file = File::options().write(true).open("/dev/full").expect("the full device");
     let sink = Sink::of(file, path.to_str().expect("UTF-8"));
     let log = spawn(sink, 4);
@@ -129,7 +119,6 @@ fn a_full_disk_delays_lines() {
     log.messages.offer(block(["/3".to_owned()])).expect("room");
     assert!(end(log));
     assert_eq!(targets_in(&path), ["/0", "/1", "/2", "/3"]);
-    fs::remove_dir_all(folder).expect("the folder goes");
 }
 
 /// While a full disk fails every write, the end of the program is not delayed. All lines are counted
@@ -186,8 +175,8 @@ fn a_slow_reader_costs_lines_only() {
 /// a file there is no log.
 #[test]
 fn a_log_is_replaced() {
-    let folder = folder("replace");
-    let paths = [folder.join("one"), folder.join("two")];
+    let folder = Folder::new("access-replace");
+    let paths = [folder.file("one"), folder.file("two")];
     let mut proxy = logging_proxy();
     let now = Instant::from_millis(1);
     let (mut slot, totals) = (None, Arc::default());
@@ -205,7 +194,6 @@ fn a_log_is_replaced() {
     assert!(slot.is_none());
     assert!(ends.iter().all(|ended| ended.wait(TIME)), "the old writers end by themselves");
     assert_eq!(paths.map(|path| targets_in(&path).len()), [3, 3]);
-    fs::remove_dir_all(folder).expect("the folder goes");
 }
 
 fn logging_proxy() -> Proxy {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::folder::Folder;
 
 /// Logs one line through a queue.
 fn log(queue: &LineQueue, level: Level, text: &str) {
@@ -171,11 +172,8 @@ fn json_lines_have_their_form() {
 /// cannot be opened, they go to the open one.
 #[test]
 fn a_renamed_file_is_let_go() {
-    let name = format!("intelliproxy-log-{}", std::process::id());
-    let folder = std::env::temp_dir().join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let (path, old) = (folder.join("log"), folder.join("log.1"));
+    let folder = Folder::new("log");
+    let (path, old) = (folder.file("log"), folder.file("log.1"));
     let name = path.to_str().expect("UTF-8").to_owned();
     let texts = |path: &Path| {
         let text = std::fs::read_to_string(path).expect("a file");
@@ -189,7 +187,7 @@ fn a_renamed_file_is_let_go() {
     }
     std::fs::rename(&path, &old).expect("a rename");
     let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
-    let planted = folder.join("log.2");
+    let planted = folder.file("log.2");
     std::fs::rename(&path, &planted).expect("a rename");
     guard.watch().reopen();
     log(&queue, Level::Info, "three");
@@ -205,7 +203,6 @@ fn a_renamed_file_is_let_go() {
     guard.finish();
     let wrong = "log: cannot be opened again: is a symbolic link, which is not followed: keeping the open file";
     assert_eq!(texts(&planted), ["three", wrong, "four"]);
-    std::fs::remove_dir_all(folder).expect("the folder goes");
 }
 
 /// The log changes to another file although its queue is full and its old file accepts nothing
