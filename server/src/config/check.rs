@@ -156,6 +156,29 @@ impl Config {
                 return Err(refuse(key, "a file of its own", path, wrong));
             }
         }
+        self.check_certificates()
+    }
+
+    /// Checks that the files of certificates, which are only read, are not written.
+    fn check_certificates(&self) -> Result<(), ConfigError> {
+        for (index, tls) in self.listen.iter().map(|listen| listen.tls.as_ref()).enumerate() {
+            let certificates = tls.map_or(&[][..], |tls| &tls.certificates);
+            for (number, files) in certificates.iter().enumerate() {
+                for (key, path) in [("chain", &files.chain), ("key", &files.key)] {
+                    let wrong = self.all_files().find_map(|(other, of)| match suffix(of, path)? {
+                        "" => Some(format!("is {other}")),
+                        rest if self.is_written(other, rest) => {
+                            Some(format!("is written besides {other}"))
+                        }
+                        _ => None,
+                    });
+                    if let Some(wrong) = wrong {
+                        let at = format!("listen[{index}].tls.certificates[{number}].{key}");
+                        return Err(refuse(&at, "a file of its own", path, wrong));
+                    }
+                }
+            }
+        }
         Ok(())
     }
 

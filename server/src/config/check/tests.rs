@@ -1,5 +1,5 @@
 //! Ranges at their bounds; lists and texts row by row.
-use super::super::BackendConfig;
+use super::super::{BackendConfig, CertificateFiles, TlsVersion};
 use super::*;
 
 /// Sets one whole number of a configuration.
@@ -372,6 +372,37 @@ fn similar_files_are_valid() {
     assert_refused(&config, "recording.file");
     config.log.file = Some("a.4".to_owned());
     assert_eq!(config.validate(), Ok(()), "beyond the ring");
+}
+
+/// The files of certificates are none of those that are written.
+#[test]
+fn certificates_are_not_overwritten() {
+    let files = |chain: &str, key: &str| {
+        let certificate = CertificateFiles { chain: chain.to_owned(), key: key.to_owned() };
+        let tls = ListenTls { certificates: vec![certificate], min_version: TlsVersion::Tls12 };
+        Listen { tls: Some(tls), ..Listen::from("127.0.0.1:1") }
+    };
+    let rows = [
+        ("c.pem", "k.pem", None),
+        ("c.pem", "./s", Some(("key", "a file of its own, and \"./s\" is stateFile"))),
+        (
+            "s.new",
+            "k.pem",
+            Some(("chain", "a file of its own, and \"s.new\" is written besides stateFile")),
+        ),
+    ];
+    for (chain, key, expected) in rows {
+        let config = Config {
+            listen: vec![Listen::from("127.0.0.1:2"), files(chain, key)],
+            state_file: Some("s".to_owned()),
+            ..Config::default()
+        };
+        let expected = expected.map_or(Ok(()), |(key, allowed)| {
+            let path = format!("listen[1].tls.certificates[0].{key}");
+            Err(ConfigError::new(&path, allowed))
+        });
+        assert_eq!(config.check_files(), expected, "{chain} {key}");
+    }
 }
 
 /// `networks()` parses `stats.allow`; the default is loopback only.
