@@ -259,6 +259,22 @@ fn documents_name_the_rust_version() {
     }
 }
 
+/// The documents and manifests name the version of the program, which the changelog describes.
+#[test]
+fn documents_name_the_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, words) in [
+        ("CHANGELOG.md", format!("## [{version}] - 20")),
+        ("README.md", format!("intelliproxy_{version}-1_amd64.deb")),
+        ("README.md", format!("intelliproxy-{version}-x86_64-linux.tar.gz")),
+        ("README.md", format!("intelliproxy-{version}-image.tar")),
+        ("fuzz/Cargo.toml", format!("version = \"{version}\"")),
+        ("server/docs/kubernetes/intelliproxy.yaml", format!("/intelliproxy:{version}\n")),
+    ] {
+        assert!(read(&root().join(file)).contains(&words), "{file} does not have: {words}");
+    }
+}
+
 /// Every relative link in a document leads to an existing file and heading.
 #[test]
 fn links_resolve() {

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};
+use slab::Slab;
 
 use super::id::ConnId;
 use super::probe::ProbeExchange;
@@ -62,10 +63,7 @@ pub(crate) struct Entry {
 /// All connections.
 #[derive(Debug, Default)]
 pub(crate) struct ConnTable {
-    /// The connections by slot.
-    slots: Vec<Option<Entry>>,
-    /// The free slots. The one that was freed last is used first, because its memory is warm.
-    free: Vec<u32>,
+    entries: Slab<Entry>,
     generation: u32,
 }
 
@@ -74,13 +72,10 @@ impl ConnTable {
     pub(crate) fn insert(&mut self, make: impl FnOnce(ConnId) -> Conn) -> ConnId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            // A slot number beyond 2^32 would need as many open sockets.
-            self.slots.len() as u32 - 1
-        });
-        let id = ConnId::new(slot, generation);
-        self.slots[id.slot()] = Some(Entry {
+        let vacant = self.entries.vacant_entry();
+        // A slot number beyond 2^32 would need as many open sockets.
+        let id = ConnId::new(vacant.key() as u32, generation);
+        vacant.insert(Entry {
             generation,
             conn: make(id),
             armed: Instant::FAR_FUTURE,
@@ -94,23 +89,21 @@ impl ConnTable {
     /// Removes a connection; `None` if it no longer exists.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<Conn> {
         self.get_mut(id)?;
-        let entry = self.slots[id.slot()].take()?;
-        self.free.push(id.slot() as u32);
-        Some(entry.conn)
+        Some(self.entries.remove(id.slot()).conn)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
-        match self.slots.get_mut(id.slot()) {
-            Some(Some(entry)) if entry.generation == id.generation() => Some(entry),
+        match self.entries.get_mut(id.slot()) {
+            Some(entry) if entry.generation == id.generation() => Some(entry),
             _ => None,
         }
     }
 
     #[inline]
     pub(crate) fn get(&self, id: ConnId) -> Option<&Entry> {
-        match self.slots.get(id.slot()) {
-            Some(Some(entry)) if entry.generation == id.generation() => Some(entry),
+        match self.entries.get(id.slot()) {
+            Some(entry) if entry.generation == id.generation() => Some(entry),
             _ => None,
         }
     }
@@ -131,14 +124,12 @@ impl ConnTable {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
-        let all = self.slots.iter().enumerate();
-        all.filter_map(|(slot, entry)| {
-            let entry = entry.as_ref()?;
-            Some((ConnId::new(slot as u32, entry.generation), &entry.conn))
-        })
+        self.entries
+            .iter()
+            .map(|(slot, entry)| (ConnId::new(slot as u32, entry.generation), &entry.conn))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.entries.len()
     }
 }

@@ -1,5 +1,4 @@
 //! The layer of a build without TLS.
-use std::convert::Infallible;
 use std::io::{self, Write};
 
 /// A TLS connection, of which this build has none.
@@ -7,19 +6,19 @@ use std::io::{self, Write};
 pub(crate) enum Layer {}
 
 impl Layer {
-    pub(crate) fn take(&self, _: &[u8], _: &mut [u8]) -> Result<usize, Infallible> {
+    pub(crate) fn take(&mut self, _: &[u8], _: &mut [u8]) -> Result<usize, String> {
         match *self {}
     }
 
-    pub(crate) fn write(&self, _: &[u8], _: &mut dyn Write) -> io::Result<usize> {
+    pub(crate) fn write(&mut self, _: &[u8], _: &mut dyn Write) -> io::Result<usize> {
         match *self {}
     }
 
-    pub(crate) fn flush(&self, _: &mut dyn Write) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self, _: &mut dyn Write) -> io::Result<bool> {
         match *self {}
     }
 
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&mut self) {
         match *self {}
     }
 
