@@ -129,9 +129,13 @@ fn entries_of_lists_agree() {
         }
     }
     assert!(!takes("backends", json!([{ "name": "A", "url": "http://h", "colour": "blue" }])));
-    let tls = json!({ "certificates": [{ "chain": "c", "key": "k" }], "minVersion": "1.3" });
+    let auth = json!({ "ca": "a", "optional": true, "subjectField": "X-Subject",
+        "fingerprintField": "X-Fingerprint" });
+    let certificate = json!({ "chain": "c", "key": "k", "ocsp": "o" });
+    let tls = json!({ "certificates": [certificate], "minVersion": "1.3", "clientAuth": auth,
+        "hsts": "max-age=1" });
     let listener = json!({ "address": "127.0.0.1:1", "proxyProtocol": false, "reusePort": false,
-        "tls": tls });
+        "tls": tls, "redirectToHttps": null });
     let of_schema = &schema["properties"]["listen"]["items"]["anyOf"][1]["properties"];
     assert_eq!(keys(of_schema), keys(&listener));
     assert!(takes("listen", json!(["127.0.0.1:2", listener])));
@@ -139,6 +143,8 @@ fn entries_of_lists_agree() {
     assert_eq!(keys(of_tls), keys(&tls));
     let of_certificate = &of_tls["certificates"]["items"]["properties"];
     assert_eq!(keys(of_certificate), keys(&tls["certificates"][0]));
+    let of_auth = &of_tls["clientAuth"]["anyOf"][0]["properties"];
+    assert_eq!(keys(of_auth), keys(&tls["clientAuth"]));
 }
 
 /// `$schema` is accepted at the top of a file and nowhere else. The examples name the schema there.
@@ -243,12 +249,23 @@ fn listener_tls() -> Value {
     let mut certificate = object(Map::new());
     put(&mut certificate, "chain", file());
     put(&mut certificate, "key", file());
+    put(&mut certificate, "ocsp", json!({ "type": ["string", "null"], "minLength": 1 }));
     certificate["required"] = json!(["chain", "key"]);
     let mut tls = object(Map::new());
     let certificates =
         json!({ "type": "array", "minItems": 1, "maxItems": 1000, "items": certificate });
     put(&mut tls, "certificates", certificates);
     put(&mut tls, "minVersion", json!({ "enum": ["1.2", "1.3"], "default": "1.2" }));
+    let mut auth = object(Map::new());
+    put(&mut auth, "ca", file());
+    put(&mut auth, "optional", json!({ "type": "boolean", "default": false }));
+    let field =
+        || json!({ "type": ["string", "null"], "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$" });
+    put(&mut auth, "subjectField", field());
+    put(&mut auth, "fingerprintField", field());
+    auth["required"] = json!(["ca"]);
+    put(&mut tls, "clientAuth", json!({ "anyOf": [auth, { "type": "null" }] }));
+    put(&mut tls, "hsts", json!({ "type": ["string", "null"], "pattern": "^max-age=[0-9]+" }));
     tls["required"] = json!(["certificates"]);
     json!({ "anyOf": [tls, { "type": "null" }] })
 }
@@ -262,6 +279,8 @@ fn list_rule(row: &KeyRow) -> Value {
             put(&mut entry, "proxyProtocol", json!({ "type": "boolean", "default": false }));
             put(&mut entry, "reusePort", json!({ "type": "boolean", "default": false }));
             put(&mut entry, "tls", listener_tls());
+            let port = json!({ "type": ["integer", "null"], "minimum": 1, "maximum": 65_535 });
+            put(&mut entry, "redirectToHttps", port);
             entry["required"] = json!(["address"]);
             json!({ "anyOf": [address, entry] })
         }

@@ -101,7 +101,7 @@ impl Access {
     pub(crate) fn id_for_backend<'a>(&'a self, visit: Option<&'a Visit>) -> Option<AddedField<'a>> {
         let RequestIdRules { field, to_backend, .. } = self.ids.rules();
         let id = visit.filter(|_| *to_backend)?.text(Text::RequestId);
-        Some(AddedField { name: field, value: id })
+        Some(AddedField { name: field, value: Some(id) })
     }
 
     /// Whether responses get fields from their visits.

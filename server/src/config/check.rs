@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use intelliproxy_core::{BackendLimits, ConfigError};
 
+use super::tls;
 use super::{
-    BackendUrl, Config, Forwarding, HealthChecks, Levels, Limits, Listen, ListenAddress, ListenTls,
-    Network, StatsRules,
+    BackendUrl, Config, Forwarding, HealthChecks, Levels, Limits, Listen, ListenAddress, Network,
+    StatsRules,
 };
 use crate::http::field::{FIELDS_MAX, Name};
 
@@ -55,6 +56,7 @@ impl Config {
                 return Err(ConfigError::new(path, FIELD_ALLOWED));
             }
         }
+        self.check_identity_fields()?;
         if route_field.is_some_and(|name| name.eq_ignore_ascii_case(&self.request_id.field)) {
             let allowed = "another field than requestId.field";
             return Err(ConfigError::new("forwarding.routeField", allowed));
@@ -222,10 +224,14 @@ impl Config {
         check_length("listen", self.listen.len(), 1, LISTEN_MAX)?;
         let mut seen: Vec<ListenAddress> = Vec::with_capacity(self.listen.len());
         for (index, listen) in self.listen.iter().enumerate() {
-            let Listen { address: text, proxy_protocol, tls, .. } = listen;
+            let Listen { address: text, proxy_protocol, tls, redirect_to_https, .. } = listen;
             let path = format!("listen[{index}]");
             if let Some(tls) = tls {
-                check_tls(&format!("{path}.tls"), tls, *proxy_protocol)?;
+                tls::check(&format!("{path}.tls"), tls, *proxy_protocol)?;
+            }
+            if redirect_to_https.is_some_and(|port| port == 0 || tls.is_some()) {
+                let allowed = "a port from 1 to 65535, or null, as it must be beside tls";
+                return Err(ConfigError::new(&format!("{path}.redirectToHttps"), allowed));
             }
             if *proxy_protocol && self.forwarding.trusted.is_empty() {
                 let allowed = "false while forwarding.trusted is empty";
@@ -290,26 +296,6 @@ impl Config {
         check_networks("stats.allow", &self.stats.allow)?;
         check_networks("forwarding.trusted", &self.forwarding.trusted)
     }
-}
-
-fn check_tls(path: &str, tls: &ListenTls, is_after_header: bool) -> Result<(), ConfigError> {
-    if cfg!(not(feature = "tls")) {
-        return Err(ConfigError::new(path, "null: this program was built without TLS"));
-    }
-    if is_after_header {
-        return Err(ConfigError::new(path, "null on a listener with proxyProtocol"));
-    }
-    let list = format!("{path}.certificates");
-    check_length(&list, tls.certificates.len(), 1, CERTIFICATES_MAX)?;
-    for (index, files) in tls.certificates.iter().enumerate() {
-        for (key, file) in [("chain", &files.chain), ("key", &files.key)] {
-            if file.is_empty() {
-                let path = format!("{list}[{index}].{key}");
-                return Err(ConfigError::new(&path, "the path of a file"));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn check_networks(list: &str, networks: &[String]) -> Result<(), ConfigError> {
@@ -454,7 +440,6 @@ const SPAN_MAX: Duration = Duration::from_secs(24 * 3600);
 const PER_BACKEND_MAX: u32 = 1_000_000;
 /// The maximum number of entries of `listen`.
 const LISTEN_MAX: usize = 64;
-const CERTIFICATES_MAX: usize = 1000;
 /// The maximum number of entries of `backends`.
 pub(super) const BACKENDS_MAX: usize = 1000;
 /// The shortest time between two look-ups of a name.
@@ -476,7 +461,7 @@ pub(super) const TARGET_ALLOWED: &str =
 const LEVEL_ALLOWED: &str =
     "error, warn, info, debug or trace, or a list with up to 16 of MODULE=LEVEL";
 /// A description of valid names of added fields.
-const FIELD_ALLOWED: &str =
+pub(super) const FIELD_ALLOWED: &str =
     "a token of 1 to 64 characters, not a field that the proxy handles otherwise";
 /// The maximum length of a probe's path, characters.
 const PATH_MAX: usize = 1024;
@@ -503,7 +488,12 @@ pub(super) fn refuse(
     ConfigError::new(path, &format!("{allowed}, and {text:?} {wrong}"))
 }
 
-fn check_length(path: &str, length: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+pub(super) fn check_length(
+    path: &str,
+    length: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), ConfigError> {
     if !(least..=most).contains(&length) {
         return Err(ConfigError::new(path, &format!("a list of {least} to {most} entries")));
     }

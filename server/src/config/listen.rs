@@ -47,19 +47,27 @@ pub struct Listen {
     pub reuse_port: bool,
     /// TLS towards the clients (none).
     pub tls: Option<ListenTls>,
+    /// The port of HTTPS to which every request is redirected (none).
+    pub redirect_to_https: Option<u16>,
 }
 
 impl From<&str> for Listen {
     fn from(address: &str) -> Self {
-        Self { address: address.to_owned(), proxy_protocol: false, reuse_port: false, tls: None }
+        Self {
+            address: address.to_owned(),
+            proxy_protocol: false,
+            reuse_port: false,
+            tls: None,
+            redirect_to_https: None,
+        }
     }
 }
 
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let options = [("proxyProtocol", self.proxy_protocol), ("reusePort", self.reuse_port)];
-        let count =
-            options.iter().filter(|(_, is_on)| *is_on).count() + usize::from(self.tls.is_some());
+        let mut count = options.iter().filter(|(_, is_on)| *is_on).count();
+        count += usize::from(self.tls.is_some()) + usize::from(self.redirect_to_https.is_some());
         if count == 0 {
             return to.serialize_str(&self.address);
         }
@@ -72,6 +80,9 @@ impl Serialize for Listen {
         }
         if let Some(tls) = &self.tls {
             object.serialize_field("tls", tls)?;
+        }
+        if let Some(port) = self.redirect_to_https {
+            object.serialize_field("redirectToHttps", &port)?;
         }
         object.end()
     }
@@ -94,6 +105,8 @@ struct Object {
     reuse_port: bool,
     #[serde(default)]
     tls: Option<ListenTls>,
+    #[serde(default)]
+    redirect_to_https: Option<u16>,
 }
 
 struct ListenVisitor;
@@ -102,7 +115,7 @@ impl<'a> Visitor<'a> for ListenVisitor {
     type Value = Listen;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an object with address, proxyProtocol, reusePort and tls")
+        f.write_str("a string or an object with address and other keys")
     }
 
     fn visit_str<E: de::Error>(self, address: &str) -> Result<Listen, E> {
@@ -110,9 +123,9 @@ impl<'a> Visitor<'a> for ListenVisitor {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, map: A) -> Result<Listen, A::Error> {
-        let Object { address, proxy_protocol, reuse_port, tls } =
+        let Object { address, proxy_protocol, reuse_port, tls, redirect_to_https } =
             Object::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Listen { address, proxy_protocol, reuse_port, tls })
+        Ok(Listen { address, proxy_protocol, reuse_port, tls, redirect_to_https })
     }
 }
 
@@ -129,7 +142,12 @@ mod tests {
             r#"{"address":"a:1","proxyProtocol":true}"#,
             r#"{"address":"a:1","reusePort":true}"#,
             r#"{"address":"a:1","proxyProtocol":true,"reusePort":true}"#,
-            r#"{"address":"a:1","tls":{"certificates":[{"chain":"c","key":"k"}],"minVersion":"1.3"}}"#,
+            r#"{"address":"a:1","reusePort":true,"redirectToHttps":443}"#,
+            concat!(
+                r#"{"address":"a:1","tls":{"certificates":[{"chain":"c","key":"k","ocsp":"o"}],"#,
+                r#""minVersion":"1.3","clientAuth":{"ca":"a","optional":true,"subjectField":"S","#,
+                r#""fingerprintField":null},"hsts":"max-age=1"}}"#
+            ),
         ] {
             let listen: Listen = serde_json::from_str(text).expect("an entry");
             assert_eq!(serde_json::to_string(&listen).expect("JSON"), text);

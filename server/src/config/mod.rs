@@ -57,7 +57,7 @@ pub use network::{Network, NetworkError};
 pub use place::FileError;
 pub use target::BackendTarget;
 pub(crate) use target::is_same_set;
-pub use tls::{CertificateFiles, ListenTls, TlsVersion};
+pub use tls::{CertificateFiles, ClientAuth, ListenTls, TlsVersion};
 pub use url::{BackendUrl, UrlError};
 
 /// The whole configuration of a proxy.

@@ -9,7 +9,7 @@ use super::logging;
 use super::record::{self, Opened};
 use super::socket::ControlSocket;
 use super::state::Kept;
-use super::tls::Servers;
+use super::tls::{Servers, Tickets};
 use crate::config::{Config, Found};
 use crate::proxy::Overrides;
 
@@ -50,8 +50,8 @@ pub(crate) struct Files {
 pub(crate) struct Current {
     pub(crate) config: Config,
     pub(crate) listeners: Vec<Place>,
-    /// TLS of the listeners.
-    pub(crate) tls: Servers,
+    /// The keys of tickets.
+    pub(crate) tickets: Tickets,
     pub(crate) admin: Vec<Place>,
     /// The current recording, which must not overwrite files of the next one.
     pub(crate) recording: Option<record::Names>,
@@ -66,7 +66,7 @@ impl Candidate {
     /// One line that names the address or the file.
     pub(crate) fn open(wanted: Config, found: Found, mut current: Current) -> Result<Self, String> {
         let config = Config { backends: found.backends.clone(), ..wanted.clone() };
-        let tls = Servers::load(&config, Some(&current.tls))?;
+        let tls = Servers::load(&config, &current.tickets)?;
         let listeners = ConfiguredListeners::bind(&config.listen, &current.listeners)?;
         let admin = ConfiguredListeners::bind(&admin_entries(&config), &current.admin)?;
         let is_other = config.admin.socket != current.config.admin.socket;

@@ -28,6 +28,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::listen::{BoundListener, Place};
+use super::tls::TicketKeys;
 use crate::config::Listen;
 use crate::plain::os_error_text;
 
@@ -49,6 +50,8 @@ pub(crate) struct Handover {
     pub(crate) admin_listeners: Vec<(OwnedFd, Place)>,
     /// The policy's learned state, as JSON; `None` if it learns nothing.
     pub(crate) learned: Option<String>,
+    /// The keys of TLS tickets.
+    pub(crate) tickets: Option<TicketKeys>,
 }
 
 /// The text sent with the descriptors.
@@ -58,6 +61,8 @@ struct Text {
     listeners: Vec<(SocketAddr, Listen)>,
     admin_listeners: Vec<(SocketAddr, Listen)>,
     learned: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tickets: Option<TicketKeys>,
 }
 
 /// The listeners and the state that a process received at its start.
@@ -69,6 +74,8 @@ pub(crate) struct Taken {
     pub(crate) admin_listeners: Vec<BoundListener>,
     /// The policy's learned state, as JSON; `None` if it learns nothing.
     pub(crate) learned: Option<String>,
+    /// The keys of TLS tickets.
+    pub(crate) tickets: Option<TicketKeys>,
     /// The connection to the process that sent them; `None` if the service manager did.
     pub(crate) predecessor: Option<Predecessor>,
 }
@@ -114,7 +121,8 @@ impl Handover {
             places.into_iter().map(|place| (place.address, place.entry)).collect()
         };
         let (listeners, admin_listeners) = (take(self.listeners), take(self.admin_listeners));
-        let text = Text { listeners, admin_listeners, learned: self.learned };
+        let text =
+            Text { listeners, admin_listeners, learned: self.learned, tickets: self.tickets };
         let text = serde_json::to_vec(&text)?;
         send(&stream, text.len() as u64, &sockets)?;
         stream.write_all(&text)?;
@@ -159,6 +167,7 @@ impl Handover {
             listeners: listeners.zip(text.listeners).map(of).collect(),
             admin_listeners: sockets.zip(text.admin_listeners).map(of).collect(),
             learned: text.learned,
+            tickets: text.tickets,
             predecessor: Some(Predecessor { stream }),
         })
     }
@@ -216,7 +225,7 @@ mod tests {
         let listeners = all.bound.into_iter().map(owned).collect();
         let admin = ConfiguredListeners::bind(&["127.0.0.1:0".into()], &[]).expect("a free port");
         let admin_listeners = admin.bound.into_iter().map(owned).collect();
-        Handover { listeners, admin_listeners, learned: learned.map(str::to_owned) }
+        Handover { listeners, admin_listeners, learned: learned.map(str::to_owned), tickets: None }
     }
 
     /// Listeners arrive with their places, and accept clients that connected before. The state

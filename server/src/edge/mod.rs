@@ -72,6 +72,8 @@ pub(crate) struct Edge {
     /// Whether another reading was requested during the last one.
     is_asked_again: bool,
     waker: Arc<Waker>,
+    /// Watches the files of certificates.
+    certificates: tls::Watch,
     /// Dropped after the proxy, because its drop waits until the recording is written.
     recording: Option<RecordGuard>,
     /// Recordings that a new configuration has ended; they may still be written.
@@ -104,6 +106,7 @@ impl Edge {
             is_asked_again: false,
             waker,
             recording,
+            certificates: tls::Watch::default(),
             ending: Vec::new(),
             ending_states: Vec::new(),
         }
@@ -252,6 +255,17 @@ impl Edge {
             // If the poll is gone, the reactor has ended.
             let _ = waker.wake();
         }
+    }
+
+    /// Watches the files of the listeners' TLS.
+    pub(crate) fn watch_certificates(&mut self, servers: &tls::Servers) {
+        let wake = self.waking();
+        self.certificates.follow(servers, wake);
+    }
+
+    /// Returns the listeners' TLS, if a file of it has changed.
+    pub(crate) fn take_certificates(&self) -> Option<tls::Servers> {
+        self.certificates.take()
     }
 
     /// Returns the backends that were found, if they have changed.

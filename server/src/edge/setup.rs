@@ -6,7 +6,7 @@ use super::listen::{BoundListener, ConfiguredListeners, Place, admin_entries};
 use super::logging::LogWatch;
 use super::notify::Environment;
 use super::reload::Source;
-use super::tls::Servers;
+use super::tls::{Servers, Tickets};
 use super::upgrade::Program;
 use crate::config::{BackendTarget, Config};
 
@@ -73,9 +73,10 @@ impl Setup {
     /// # Errors
     /// As for [`new`](Self::new), and if a listener of the service manager is not needed.
     pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
-        let Taken { mut listeners, mut admin_listeners, learned, predecessor } =
+        let Taken { mut listeners, mut admin_listeners, learned, tickets, predecessor } =
             taken.unwrap_or_default();
-        let tls = Servers::load(&config, None)?;
+        let tickets = tickets.map_or_else(Tickets::default, |keys| Tickets::continuing(&keys));
+        let tls = Servers::load(&config, &tickets)?;
         let places = |open: &[BoundListener]| -> Vec<Place> {
             open.iter().map(|bound| bound.place.clone()).collect()
         };

@@ -74,7 +74,7 @@ pub fn request_head(data: &[u8]) {
             is_trusted,
             client: &client,
             ends: &ends,
-            added: None,
+            added: &[],
         };
         let mut out = Buffer::holding(b"before".to_vec());
         let host = forward::encode_request(&head, &plan, &context, &mut out);

@@ -51,10 +51,19 @@ pub(crate) fn encode_stream_head(date: &str, fields: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns a 200 without content, for an OPTIONS request that the proxy must not forward. `date` is
-/// its Date line.
-pub(crate) fn encode_empty(date: &str, connection: Option<&'static str>) -> Vec<u8> {
-    let mut response = format!("HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n");
+/// Returns a response without content: 200 to an OPTIONS request that the proxy must not forward, or
+/// a redirection to `location`. `date` is its Date line.
+pub(crate) fn encode_empty(
+    status: u16,
+    date: &str,
+    location: Option<&str>,
+    connection: Option<&'static str>,
+) -> Vec<u8> {
+    let reason = reason(status);
+    let mut response = format!("HTTP/1.1 {status} {reason}\r\n{date}Content-Length: 0\r\n");
+    if let Some(location) = location {
+        response.push_str(&format!("Location: {location}\r\n"));
+    }
     if let Some(connection) = connection {
         response.push_str(&format!("Connection: {connection}\r\n"));
     }
@@ -92,6 +101,7 @@ pub(crate) fn encode_busy(
 const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",

@@ -25,15 +25,22 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) client: &'a str,
     /// The end of the request's head, with Via.
     pub(crate) ends: &'a RequestEnds,
-    /// A field that replaces the client's fields of the same name.
-    pub(crate) added: Option<AddedField<'a>>,
+    /// Fields that replace the client's fields of the same names.
+    pub(crate) added: &'a [AddedField<'a>],
 }
 
 /// A field that the proxy adds to a message. Fields of the same name are removed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AddedField<'a> {
     pub(crate) name: &'a str,
-    pub(crate) value: &'a [u8],
+    /// `None` if fields of this name are only removed.
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+impl AddedField<'_> {
+    fn len(&self) -> usize {
+        self.value.map_or(0, |value| self.name.len() + ": \r\n".len() + value.len())
+    }
 }
 
 const HOST: &str = "Host: ";
@@ -131,8 +138,7 @@ pub(crate) fn request_len_max(
     let hosts = context.host_line.0.len() + plan.destination.host.len();
     // One more byte for `https` instead of `http`.
     let ends = context.ends.of(head.version).len() + 1;
-    let added =
-        context.added.map_or(0, |field| field.name.len() + ": \r\n".len() + field.value.len());
+    let added = context.added.iter().map(AddedField::len).sum::<usize>();
     head.len + hosts + context.client.len() + ends + CONNECTION_TE.len() + added
 }
 
@@ -172,11 +178,10 @@ pub(crate) fn encode_request(
         Name::Upgrade => plan.is_upgrade,
         _ => false,
     };
-    if let Some(AddedField { name, value }) = context.added {
-        fields.write_kept_but(&[name], keeps, |line| out.extend(&[line]));
-        out.extend(&[name.as_bytes(), b": ", value, b"\r\n"]);
-    } else {
+    if context.added.is_empty() {
         fields.write_kept(keeps, |run| out.extend(&[run]));
+    } else {
+        encode_replaced(fields, context.added, keeps, out);
     }
     if plan.is_upgrade || fields.has(Name::Te) {
         encode_connection(plan, fields, out);
@@ -202,6 +207,23 @@ pub(crate) fn encode_request(
     }
     out.extend(&[client.as_bytes(), client_host, context.ends.of(head.version)]);
     host
+}
+
+/// Appends the kept fields of a request, and the proxy's own in place of those with their names.
+#[cold]
+fn encode_replaced(
+    fields: &Fields<'_, '_>,
+    added: &[AddedField<'_>],
+    keeps: impl Fn(Name) -> bool,
+    out: &mut Buffer,
+) {
+    let names: Vec<&str> = added.iter().map(|field| field.name).collect();
+    fields.write_kept_but(&names, keeps, |line| out.extend(&[line]));
+    for AddedField { name, value } in added {
+        if let Some(value) = value {
+            out.extend(&[name.as_bytes(), b": ", value, b"\r\n"]);
+        }
+    }
 }
 
 /// Appends the fields about a client that is a trusted hop. Leaves out those that it sent itself.

@@ -47,14 +47,8 @@ pub fn request_head(input: &[u8], encoder: &mut Encoder) -> Option<usize> {
     let destination = destination(&head, &mut KnownHost::default()).ok()?;
     let framing = request_framing(&head).ok()?;
     let plan = RequestPlan { destination, framing, is_upgrade: false, max_forwards: None };
-    let context = RequestContext {
-        host_line,
-        keeps_host: true,
-        is_trusted: false,
-        client,
-        ends,
-        added: None,
-    };
+    let context =
+        RequestContext { host_line, keeps_host: true, is_trusted: false, client, ends, added: &[] };
     let mut out = buffers.take_for_head(request_len_max(&head, &plan, &context));
     encode_request(&head, &plan, &context, &mut out);
     let len = out.len();

@@ -73,13 +73,14 @@ pub use self::notice::{ConfigChange, Excess, Full, Notice, RemedyTaken, ReportFa
 pub(crate) use self::probe::{HEAD_BYTES_MAX as PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use self::queue::Queue;
 use self::room::Room;
+pub use self::session::ClientIdentity;
 use self::session::{ClientHalf, Hop, Session, Side};
 use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::Timers;
 pub(crate) use self::timers::earliest;
 use self::upstreams::Upstreams;
-use crate::config::{BackendTarget, Config};
+use crate::config::{BackendTarget, Config, ListenTls};
 pub(crate) use crate::http::field::FIELDS_MAX;
 use crate::pages::{LogCounts, ReloadCounts};
 
@@ -216,9 +217,24 @@ impl Proxy {
     /// Handles the end of a client's TLS handshake: its requests come over a secured connection. The
     /// driver passes no bytes before it.
     #[cold]
-    pub fn handle_secured(&mut self, now: Instant, conn: ConnId) {
+    pub fn handle_secured(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        tls: &ListenTls,
+        identity: Option<&ClientIdentity>,
+    ) {
         if let Some(session) = self.table.session_mut(conn) {
-            session.handle_secured(now);
+            session.handle_secured(now, tls, identity);
+        }
+    }
+
+    /// Redirects all requests of this client to a port of HTTPS, because its listener does. Must be
+    /// called right after [`handle_accept`](Self::handle_accept).
+    #[cold]
+    pub fn expect_redirect(&mut self, conn: ConnId, port: u16) {
+        if let Some(session) = self.table.session_mut(conn) {
+            session.expect_redirect(port);
         }
     }
 

@@ -34,7 +34,7 @@ const OWN_RESPONSE_WORK: u64 = 15_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The field lines about it in forwarded requests.
-    pub(crate) fields: Arc<str>,
+    pub(crate) fields: Arc<String>,
     /// Whether the address is in `stats.allow`.
     pub(crate) may_see_stats: bool,
     /// Whether the address is in `forwarding.trusted`.
@@ -80,6 +80,7 @@ pub(crate) struct Shared {
     trim_from: Instant,
     /// See [`Proxy::work`](super::Proxy::work).
     pub(crate) work: u64,
+    has_identity_fields: bool,
     /// Whether no new exchange begins.
     pub(crate) is_stopping: bool,
     /// Whether every response ends its client's connection: the proxy is stopping, or about to.
@@ -100,6 +101,7 @@ impl Shared {
             via_suffix,
             per_client: PerClient::new(&config.limits, seed),
             shortest_timeout: shortest_timeout(&config),
+            has_identity_fields: config.has_identity_fields(),
             config,
             buffers: BufferPool::default(),
             askers: Askers::new(seed),
@@ -130,6 +132,12 @@ impl Shared {
     pub(crate) fn set_date(&mut self, http_date: &str) {
         self.date.clear();
         self.date.extend(["Date: ", http_date, "\r\n"]);
+    }
+
+    /// Whether some field has the identity in a client's certificate.
+    #[inline]
+    pub(crate) const fn has_identity_fields(&self) -> bool {
+        self.has_identity_fields
     }
 
     /// Returns the time of the next [`trim`](Self::trim), which is due even without traffic; `None`
@@ -190,6 +198,7 @@ impl Shared {
         self.retries.reconfigure(config.limits.retry_percent);
         self.per_client.reconfigure(&config.limits);
         self.access.reconfigure(&config);
+        self.has_identity_fields = config.has_identity_fields();
         self.config = config;
     }
 }

@@ -67,9 +67,13 @@ impl Reactor {
                     Ok((stream, peer)) => {
                         let speaks_proxy_protocol = listener.place.entry.proxy_protocol;
                         let is_secured = listener.place.entry.tls.is_some();
+                        let redirect = listener.place.entry.redirect_to_https;
                         let conn = self.proxy.handle_accept(self.now, peer);
                         if speaks_proxy_protocol {
                             self.proxy.expect_proxy_header(conn);
+                        }
+                        if let Some(port) = redirect {
+                            self.proxy.expect_redirect(conn, port);
                         }
                         match Socket::accepted(stream, conn, self.poll.registry()) {
                             Ok(socket) if is_secured => self.insert_secured(slot, socket),
@@ -128,9 +132,9 @@ impl Reactor {
     fn insert_secured(&mut self, slot: usize, socket: Socket) {
         let conn = socket.conn;
         let tls = self.listeners.get_mut(slot).and_then(|listener| listener.tls.as_ref());
-        match tls.and_then(|tls| tls.layer()) {
-            Some(layer) => {
-                let mut socket = socket.secure(layer);
+        match tls.and_then(|tls| Some((tls.layer()?, tls.rules()))) {
+            Some((layer, rules)) => {
+                let mut socket = socket.secure(layer, Some(rules));
                 socket.begin_handshake();
                 self.insert(socket);
                 self.begin_handshake(conn);

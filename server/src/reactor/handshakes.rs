@@ -151,8 +151,12 @@ impl Reactor {
                 self.proxy.handle_connected(self.now, conn, failure);
             }
             (Shaken::Done, false) => {
+                let secured = socket.secured.as_ref();
+                let identity = secured.and_then(|secured| secured.identity());
+                if let Some(tls) = secured.and_then(|secured| secured.rules()) {
+                    self.proxy.handle_secured(self.now, conn, tls, identity.as_ref());
+                }
                 self.handshakes.leave();
-                self.proxy.handle_secured(self.now, conn);
                 if self.write(conn) {
                     self.read(conn);
                 }

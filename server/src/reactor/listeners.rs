@@ -164,6 +164,11 @@ impl Listeners {
         }
     }
 
+    /// Whether one has TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.iter().any(|listener| listener.tls.is_some())
+    }
+
     /// The time before which no waiting client is accepted for want of room for its handshake.
     pub(super) fn waits_until(&self) -> Instant {
         let ready = self.iter().filter(|listener| listener.is_ready);

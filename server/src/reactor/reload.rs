@@ -28,7 +28,7 @@ impl Reactor {
         let current = Current {
             config: self.proxy.config().clone(),
             listeners: self.listeners.places(),
-            tls: self.tls.clone(),
+            tickets: self.tls.tickets(),
             admin: self.admin.as_ref().map(|port| port.listeners.places()).unwrap_or_default(),
             recording: self.edge.recording_names(),
             overrides: self.proxy.overrides().clone(),
@@ -65,6 +65,14 @@ impl Reactor {
             warn!("discovery: {error}: keeping the backends in use");
         }
         self.flush();
+    }
+
+    /// Applies certificates whose files have changed. Connections keep theirs.
+    pub(super) fn take_certificates(&mut self) {
+        if let Some(servers) = self.edge.take_certificates() {
+            self.listeners.secure(&servers);
+            self.tls = servers;
+        }
     }
 
     /// Applies a configuration completely, or leaves everything as it was.
@@ -104,6 +112,7 @@ impl Reactor {
             self.admin = None;
         }
         let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
+        self.edge.watch_certificates(&self.tls);
         self.edge.follow(&wanted, found);
         // Logs the line about the configuration before those about its parts.
         self.flush();

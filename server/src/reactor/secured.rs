@@ -4,12 +4,15 @@
 //! Plaintext can wait in the layer although the system has no more bytes. The socket counts as
 //! readable as long as either has some.
 use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
 
 use mio::Registry;
 use mio::net::TcpStream;
 
 use super::socket::{Moved, Socket};
 use super::transfer::send_all;
+use crate::config::ListenTls;
+use crate::proxy::ClientIdentity;
 use crate::tls::Layer;
 
 /// Bytes of ciphertext read at a time, of all connections.
@@ -25,6 +28,8 @@ const HANDSHAKE_READS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Secured {
     layer: Layer,
+    /// The entry of the configuration, for a client.
+    rules: Option<Arc<ListenTls>>,
     /// Whether the stream is connected, so that the handshake can begin.
     is_linked: bool,
     /// Whether the end of the stream follows the output that waits.
@@ -32,8 +37,18 @@ pub(super) struct Secured {
 }
 
 impl Secured {
-    pub(super) const fn new(layer: Layer) -> Self {
-        Self { layer, is_linked: false, is_ending: false }
+    pub(super) const fn new(layer: Layer, rules: Option<Arc<ListenTls>>) -> Self {
+        Self { layer, rules, is_linked: false, is_ending: false }
+    }
+
+    /// The entry of the configuration, for a client.
+    pub(super) fn rules(&self) -> Option<&ListenTls> {
+        self.rules.as_deref()
+    }
+
+    /// The identity of a client that has shown a certificate.
+    pub(super) fn identity(&self) -> Option<ClientIdentity> {
+        self.layer.identity()
     }
 }
 

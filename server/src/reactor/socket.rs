@@ -5,6 +5,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -16,6 +17,7 @@ use rustix::net::sockopt;
 use super::secured::Secured;
 use super::token::Source;
 use super::transfer::{receive, send};
+use crate::config::ListenTls;
 use crate::proxy::{ConnId, ConnectFailure};
 use crate::tls::Layer;
 
@@ -119,8 +121,9 @@ impl Socket {
 
     /// Puts a TLS layer between the stream and the proxy. The socket opens for the proxy's bytes
     /// after the handshake.
-    pub(super) fn secure(mut self, layer: Layer) -> Self {
-        self.secured = Some(Box::new(Secured::new(layer)));
+    /// `rules` is the entry of the configuration, for a client.
+    pub(super) fn secure(mut self, layer: Layer, rules: Option<Arc<ListenTls>>) -> Self {
+        self.secured = Some(Box::new(Secured::new(layer, rules)));
         self.is_connecting = true;
         self
     }

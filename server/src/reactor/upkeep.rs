@@ -71,6 +71,7 @@ impl Reactor {
                 self.take_successor();
                 self.take_reloaded();
                 self.take_found();
+                self.take_certificates();
             }
             Source::ControlListener | Source::Control(_) => {
                 self.control.iter_mut().for_each(|control| control.take_readiness(source));

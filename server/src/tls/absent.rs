@@ -1,6 +1,8 @@
 //! The layer of a build without TLS.
 use std::io::{self, Write};
 
+use crate::proxy::ClientIdentity;
+
 /// A TLS connection, of which this build has none.
 #[derive(Debug)]
 pub(crate) enum Layer {}
@@ -19,6 +21,10 @@ impl Layer {
     }
 
     pub(crate) fn end(&mut self) {
+        match *self {}
+    }
+
+    pub(crate) fn identity(&self) -> Option<ClientIdentity> {
         match *self {}
     }
 

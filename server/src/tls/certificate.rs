@@ -41,6 +41,14 @@ impl Facts {
     }
 }
 
+/// Whether a text is a successful response of OCSP (RFC 6960 section 4.2.1).
+pub(crate) fn is_ocsp_response(der: &[u8]) -> bool {
+    let mut outer = Der(der);
+    let response = outer.expect(SEQUENCE);
+    outer.0.is_empty() && response.and_then(|inner| Der(inner).expect(ENUMERATED)) == Some(&[0])
+}
+
+const ENUMERATED: u8 = 0x0a;
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
 const OID: u8 = 0x06;

@@ -12,8 +12,12 @@
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
+use ring::digest;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+
+use super::Facts;
+use crate::proxy::ClientIdentity;
 
 /// The maximum number of plaintext bytes that are encrypted before the ciphertext is sent: four
 /// records of the largest size, which one call of the system sends.
@@ -139,6 +143,15 @@ impl Layer {
     /// Adds close_notify to the output: nothing more is written.
     pub(crate) fn end(&mut self) {
         self.connection.send_close_notify();
+    }
+
+    /// The identity of a client that has shown a certificate, after the handshake.
+    pub(crate) fn identity(&self) -> Option<ClientIdentity> {
+        let certificate = self.connection.peer_certificates()?.first()?;
+        let subject = Facts::read(certificate)?.subject;
+        let digest = digest::digest(&digest::SHA256, certificate);
+        let fingerprint = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(ClientIdentity { subject, fingerprint })
     }
 
     /// Whether bytes of the peer are left that [`take`](Self::take) may return.

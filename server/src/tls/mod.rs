@@ -16,6 +16,6 @@ mod layer;
 #[cfg(not(feature = "tls"))]
 pub(crate) use self::absent::Layer;
 #[cfg(feature = "tls")]
-pub(crate) use self::certificate::Facts;
+pub(crate) use self::certificate::{Facts, is_ocsp_response};
 #[cfg(feature = "tls")]
 pub(crate) use self::layer::Layer;

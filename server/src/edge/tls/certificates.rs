@@ -35,11 +35,12 @@ pub(super) enum Wrong {
 }
 
 impl Certificate {
-    /// Reads a certificate from the contents of its files. It must be valid at `now`, seconds since
+    /// Reads a certificate from the contents of its files, with a response of OCSP. It must be valid at `now`, seconds since
     /// 1970.
     pub(super) fn read(
         chain: &[u8],
         key: &[u8],
+        staple: Option<Vec<u8>>,
         now: i64,
         provider: &CryptoProvider,
     ) -> Result<Self, Wrong> {
@@ -47,13 +48,17 @@ impl Certificate {
         let facts = facts(&chain[0], now).map_err(Wrong::Chain)?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| Wrong::Key("has no private key in PEM".to_owned()))?;
-        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                Wrong::Key("is not the key of the certificate".to_owned())
-            }
-            Error::InvalidCertificate(_) => Wrong::Chain("has an invalid certificate".to_owned()),
-            _ => Wrong::Key("has a private key of an unknown kind".to_owned()),
-        })?;
+        let mut key =
+            CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    Wrong::Key("is not the key of the certificate".to_owned())
+                }
+                Error::InvalidCertificate(_) => {
+                    Wrong::Chain("has an invalid certificate".to_owned())
+                }
+                _ => Wrong::Key("has a private key of an unknown kind".to_owned()),
+            })?;
+        key.ocsp = staple;
         Ok(Self { key: Arc::new(key), names: facts.names })
     }
 }

@@ -6,8 +6,16 @@ mod absent;
 mod certificates;
 #[cfg(feature = "tls")]
 mod server;
+#[cfg(feature = "tls")]
+mod tickets;
+#[cfg(feature = "tls")]
+mod watch;
 
 #[cfg(not(feature = "tls"))]
-pub(crate) use self::absent::{Server, Servers, check};
+pub(crate) use self::absent::{Server, Servers, TicketKeys, Tickets, Watch, check};
 #[cfg(feature = "tls")]
 pub(crate) use self::server::{Server, Servers, check};
+#[cfg(feature = "tls")]
+pub(crate) use self::tickets::{TicketKeys, Tickets};
+#[cfg(feature = "tls")]
+pub(crate) use self::watch::Watch;

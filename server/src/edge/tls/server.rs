@@ -2,17 +2,20 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use ::ring::digest::{Context, SHA256, digest as digest_of};
 use intelliproxy_core::ConfigError;
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 
-use super::certificates::{Certificate, Certificates, Wrong};
-use crate::config::{CertificateFiles, Config, ListenTls, TlsVersion};
+use super::certificates::{Certificate, Certificates, Wrong, read_chain};
+use super::tickets::{Ticketer, Tickets, seconds};
+use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion};
 use crate::edge::disk::read_named;
 use crate::plain::os_error_text;
-use crate::tls::Layer;
+use crate::tls::{Layer, is_ocsp_response};
 
 /// The maximum size of a file, in bytes. A chain of four certificates takes a hundredth of it.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -20,20 +23,33 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// TLS of one listener.
 #[derive(Debug)]
 pub(crate) struct Server {
+    rules: Arc<ListenTls>,
     config: Arc<ServerConfig>,
+    /// The contents of its files.
+    digest: Digest,
 }
+
+/// A digest of the contents of files, or of the reasons why they cannot be read.
+pub(super) type Digest = Vec<u8>;
 
 impl Server {
     /// A layer for a new client. `None` if its configuration is invalid.
     pub(crate) fn layer(&self) -> Option<Layer> {
         Layer::server(&self.config).ok()
     }
+
+    /// The entry of the configuration.
+    pub(crate) fn rules(&self) -> Arc<ListenTls> {
+        Arc::clone(&self.rules)
+    }
 }
 
 /// TLS of the listeners that have it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Servers {
-    all: Vec<(ListenTls, Arc<Server>)>,
+    /// Each with its path in the configuration.
+    all: Vec<(String, Arc<Server>)>,
+    tickets: Tickets,
 }
 
 impl Servers {
@@ -41,25 +57,60 @@ impl Servers {
     ///
     /// # Errors
     /// One line with the path of the value and the file.
-    pub(crate) fn load(config: &Config, _before: Option<&Self>) -> Result<Self, String> {
-        let provider = Arc::new(ring::default_provider());
-        let mut all: Vec<(ListenTls, Arc<Server>)> = Vec::new();
+    pub(crate) fn load(config: &Config, tickets: &Tickets) -> Result<Self, String> {
+        let mut servers = Self { all: Vec::new(), tickets: tickets.clone() };
         for (path, tls) in entries(config) {
-            if all.iter().any(|(other, _)| other == tls) {
-                continue;
+            if servers.of(tls).is_none() {
+                let server =
+                    load(&path, tls, tickets, &read_regular).map_err(|error| line(&error))?;
+                servers.all.push((path, Arc::new(server)));
             }
-            let server = load(&path, tls, &provider, &read_regular)
-                .map_err(|error| format!("{}: must be {}", error.path, error.allowed))?;
-            all.push((tls.clone(), Arc::new(server)));
         }
-        Ok(Self { all })
+        Ok(servers)
     }
 
     /// TLS of the listeners that are configured so.
     pub(crate) fn of(&self, tls: &ListenTls) -> Option<Arc<Server>> {
-        let found = self.all.iter().find(|(one, _)| one == tls);
+        let found = self.all.iter().find(|(_, server)| *server.rules == *tls);
         found.map(|(_, server)| Arc::clone(server))
     }
+
+    /// The keys of tickets.
+    pub(crate) fn tickets(&self) -> Tickets {
+        self.tickets.clone()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Those whose files have changed, by index, each with its path.
+    pub(super) fn changed(&self) -> Vec<(usize, String)> {
+        let all = self.all.iter().enumerate();
+        let is_other = |server: &Server| digest(&server.rules, &read_regular) != server.digest;
+        all.filter(|(_, (_, server))| is_other(server))
+            .map(|(index, (path, _))| (index, path.clone()))
+            .collect()
+    }
+
+    /// Reads the files of one again.
+    ///
+    /// # Errors
+    /// The contents that were read, and one line about the fault. In that case nothing has changed.
+    pub(super) fn reload(&mut self, index: usize) -> Result<(), (Digest, String)> {
+        let Some((path, server)) = self.all.get_mut(index) else { return Ok(()) };
+        match load(path, &server.rules, &self.tickets, &read_regular) {
+            Ok(new) => {
+                *server = Arc::new(new);
+                Ok(())
+            }
+            Err(error) => Err((digest(&server.rules, &read_regular), line(&error))),
+        }
+    }
+}
+
+fn line(error: &ConfigError) -> String {
+    format!("{}: must be {}", error.path, error.allowed)
 }
 
 /// Checks the files of a configuration, which `read_file` reads.
@@ -70,9 +121,9 @@ pub(crate) fn check(
     config: &Config,
     read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<(), ConfigError> {
-    let provider = Arc::new(ring::default_provider());
+    let tickets = Tickets::default();
     for (path, tls) in entries(config) {
-        load(&path, tls, &provider, &read_file)?;
+        load(&path, tls, &tickets, &read_file)?;
     }
     Ok(())
 }
@@ -83,6 +134,27 @@ fn entries(config: &Config) -> impl Iterator<Item = (String, &ListenTls)> {
     all.filter_map(|(index, listen)| Some((format!("listen[{index}].tls"), listen.tls.as_ref()?)))
 }
 
+/// The files of a listener.
+fn files(tls: &ListenTls) -> impl Iterator<Item = &String> {
+    let own = tls.certificates.iter();
+    let own = own.flat_map(|one| [Some(&one.chain), Some(&one.key), one.ocsp.as_ref()]).flatten();
+    own.chain(tls.client_auth.iter().map(|auth| &auth.ca))
+}
+
+fn digest(tls: &ListenTls, read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>) -> Digest {
+    let mut sum = Context::new(&SHA256);
+    for file in files(tls) {
+        let (mark, content) = match read_file(Path::new(file)) {
+            Ok(content) => (b'r', content),
+            Err(error) => (b'e', error.to_string().into_bytes()),
+        };
+        sum.update(&[mark]);
+        sum.update(&(content.len() as u64).to_be_bytes());
+        sum.update(&content);
+    }
+    sum.finish().as_ref().to_vec()
+}
+
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     read_named(path, FILE_BYTES_MAX)
 }
@@ -91,17 +163,25 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 fn load(
     path: &str,
     tls: &ListenTls,
-    provider: &Arc<CryptoProvider>,
+    tickets: &Tickets,
     read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Server, ConfigError> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    // Taken first: a file that changes meanwhile is seen as changed later.
+    let digest = digest(tls, read_file);
+    let provider = Arc::new(ring::default_provider());
+    let now = i64::try_from(seconds()).unwrap_or(i64::MAX);
     let mut certificates = Vec::with_capacity(tls.certificates.len());
-    for (index, CertificateFiles { chain, key }) in tls.certificates.iter().enumerate() {
-        let of_chain = format!("{path}.certificates[{index}].chain");
-        let of_key = format!("{path}.certificates[{index}].key");
+    for (index, CertificateFiles { chain, key, ocsp }) in tls.certificates.iter().enumerate() {
+        let of = |key: &str| format!("{path}.certificates[{index}].{key}");
+        let (of_chain, of_key, of_ocsp) = (of("chain"), of("key"), of("ocsp"));
         let contents = (read(&of_chain, chain, read_file)?, read(&of_key, key, read_file)?);
-        let read = Certificate::read(&contents.0, &contents.1, now, provider);
+        let staple = ocsp.as_ref().map(|file| read(&of_ocsp, file, read_file)).transpose()?;
+        if let (Some(file), Some(staple)) = (ocsp, &staple)
+            && !is_ocsp_response(staple)
+        {
+            return Err(refuse(&of_ocsp, OCSP, file, "is not one"));
+        }
+        let read = Certificate::read(&contents.0, &contents.1, staple, now, &provider);
         certificates.push(read.map_err(|wrong| match wrong {
             Wrong::Chain(wrong) => refuse(&of_chain, CHAIN, chain, &wrong),
             Wrong::Key(wrong) => refuse(&of_key, KEY, key, &wrong),
@@ -113,14 +193,43 @@ fn load(
         TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider));
-    let mut config = builder
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
-        .map_err(|_| invalid())?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
+        .map_err(|_| invalid())?;
+    let (builder, purpose) = match &tls.client_auth {
+        Some(auth) => {
+            let path = format!("{path}.clientAuth.ca");
+            let content = read(&path, &auth.ca, read_file)?;
+            let verifier = verifier(&path, auth, &content, provider)?;
+            let sum = digest_of(&SHA256, &content);
+            let purpose = [sum.as_ref(), &[u8::from(auth.optional)]].concat();
+            (builder.with_client_cert_verifier(verifier), purpose)
+        }
+        None => (builder.with_no_client_auth(), Vec::new()),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Server { config: Arc::new(config) })
+    config.ticketer = Arc::new(Ticketer { tickets: tickets.clone(), purpose });
+    // Sessions are in tickets only, so that they take no memory here.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Server { rules: Arc::new(tls.clone()), config: Arc::new(config), digest })
+}
+
+/// The check of clients' certificates.
+fn verifier(
+    path: &str,
+    auth: &ClientAuth,
+    content: &[u8],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, ConfigError> {
+    let refuse = |wrong: &str| refuse(path, AUTHORITIES, &auth.ca, wrong);
+    let mut roots = RootCertStore::empty();
+    for certificate in read_chain(content).map_err(|wrong| refuse(&wrong))? {
+        roots.add(certificate).map_err(|_| refuse("has an invalid certificate"))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if auth.optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|error| refuse(&error.to_string()))
 }
 
 fn read(
@@ -141,3 +250,5 @@ fn refuse(path: &str, allowed: &str, file: &str, wrong: &str) -> ConfigError {
 /// The files that are permitted.
 const CHAIN: &str = "a PEM file with a certificate that is valid now";
 const KEY: &str = "a PEM file with the private key of the certificate";
+const OCSP: &str = "a DER file with a successful OCSP response";
+const AUTHORITIES: &str = "a PEM file with the certificates of authorities";

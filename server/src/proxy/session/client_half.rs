@@ -19,7 +19,7 @@ use crate::http::head::{Parsed, RequestHead, Version, empty_lines_len, parse_req
 use crate::http::method::is_idempotent;
 use crate::http::persistence::is_persistent;
 use crate::http::progress::HeadProgress;
-use crate::http::target::{destination, max_forwards};
+use crate::http::target::{Destination, destination, max_forwards};
 use crate::http::upgrade;
 use crate::http::{ChunkError, ClientError, refuse};
 use crate::proxy::shared::Shared;
@@ -133,13 +133,15 @@ pub(crate) struct NewRequest {
 }
 
 /// The party that responds to a request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Aim {
     Backend,
     /// The proxy: the request is for /stats and permitted.
     Own(OwnPage),
     /// The proxy: Max-Forwards makes it the last recipient.
     LastHop,
+    /// The proxy: the request belongs to this place, under HTTPS.
+    Redirect(Box<str>),
 }
 
 /// An end this soon after the last bytes is part of sending the request, as with `printf ... | nc
@@ -375,6 +377,11 @@ impl ClientHalf {
         let max_forwards = hops.map(|hops| hops.saturating_sub(1));
         let plan = RequestPlan { destination, framing, is_upgrade, max_forwards };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
+        let added = if self.visit.is_some() || shared.has_identity_fields() {
+            self.added_fields(&shared.access, &shared.config)
+        } else {
+            Vec::new()
+        };
         let context = RequestContext {
             // The backend is chosen later; `Shared::host_line` explains the guess.
             host_line: &shared.host_line,
@@ -382,11 +389,7 @@ impl ClientHalf {
             is_trusted: self.hop.is_trusted,
             client: &self.hop.fields,
             ends: &shared.request_ends,
-            added: if self.visit.is_some() {
-                shared.access.id_for_backend(self.visit.as_deref())
-            } else {
-                None
-            },
+            added: &added,
         };
         let len_max = forward::request_len_max(head, &plan, &context);
         let mut forwarded = shared.buffers.take_for_head(len_max);
@@ -426,7 +429,9 @@ impl ClientHalf {
         if self.hop.is_trusted || self.hop.forwards_for.is_some() {
             self.hop.take_origin(&head.fields, shared);
         }
-        let aim = if hops == Some(0) {
+        let aim = if let Some(port) = self.hop.redirects_to() {
+            Aim::Redirect(location(&destination, port)?)
+        } else if hops == Some(0) {
             Aim::LastHop
         } else if self.hop.may_ask_for_stats()
             && framing == Framing::None
@@ -440,6 +445,26 @@ impl ClientHalf {
         let (len, is_last) = (head.len, !asks_to_persist);
         Ok(Parsed::Complete(NewRequest { forwarded, framing, len, is_last, aim }))
     }
+}
+
+/// Returns the place of a request under HTTPS.
+#[cold]
+fn location(destination: &Destination<'_>, port: u16) -> Result<Box<str>, ClientError> {
+    let Destination { path, host } = destination;
+    let (host, path) = match (std::str::from_utf8(host), std::str::from_utf8(path)) {
+        (Ok(host), Ok(path)) if !host.is_empty() => (host, path),
+        _ => return Err(ClientError::InvalidHost),
+    };
+    // An IPv6 address is in brackets.
+    let end = host.rfind(':').filter(|colon| host.rfind(']').is_none_or(|end| end < *colon));
+    let host = &host[..end.unwrap_or(host.len())];
+    let path = if path == "*" { "" } else { path };
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Ok(match port {
+        443 => format!("https://{host}{slash}{path}"),
+        _ => format!("https://{host}:{port}{slash}{path}"),
+    }
+    .into())
 }
 
 /// Whether a request has an expectation other than 100-continue (RFC 9110 section 10.1.1).

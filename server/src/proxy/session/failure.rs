@@ -213,7 +213,7 @@ impl Session {
         mut bytes: Vec<u8>,
         shared: &mut Shared,
     ) {
-        if shared.access.adds_fields() {
+        if shared.access.adds_fields() || self.client.hop.hsts().is_some() {
             self.add_fields(&mut bytes, shared);
         }
         let is_persistent = self.exchange.take().is_some_and(|exchange| exchange.is_persistent);

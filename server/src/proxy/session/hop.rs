@@ -6,9 +6,12 @@ use std::sync::Arc;
 use intelliproxy_core::Instant;
 
 use super::Session;
+use super::client_half::ClientHalf;
+use crate::access::Access;
 use crate::buffer::Buffer;
+use crate::config::{Config, ListenTls};
 use crate::http::field::Fields;
-use crate::http::forward::secured_client_fields;
+use crate::http::forward::{AddedField, secured_client_fields};
 use crate::http::head::Parsed;
 use crate::http::proxy_protocol;
 use crate::proxy::shared::{Facts, Shared};
@@ -19,7 +22,7 @@ pub(crate) struct Hop {
     /// The peer of the socket, or the address in a PROXY protocol header.
     pub(crate) peer: SocketAddr,
     /// Field lines about the peer in forwarded requests.
-    pub(crate) fields: Arc<str>,
+    pub(crate) fields: Arc<String>,
     /// Whether the peer's address is in `stats.allow`.
     may_see_stats: bool,
     /// Whether the peer's statements about its own clients are trusted (`forwarding.trusted`).
@@ -32,6 +35,28 @@ pub(crate) struct Hop {
     group: u8,
     /// Whether the connection is counted for the peer (`limits.clientConnections`).
     is_counted: bool,
+    /// Properties of its listener and of its TLS, which few have.
+    extras: Option<Box<Extras>>,
+}
+
+/// Properties of a client's connection that few have.
+#[derive(Debug, Default)]
+struct Extras {
+    /// The port of HTTPS to which all requests are redirected.
+    redirects_to: Option<u16>,
+    /// The line of Strict-Transport-Security for all responses.
+    hsts: Option<Box<str>>,
+    /// The fields with the identity in the client's certificate, with their values.
+    identity: Vec<(String, String)>,
+}
+
+/// The identity of a client by its certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientIdentity {
+    /// The certificate's subject, in the form of RFC 4514 with visible ASCII and spaces only.
+    pub subject: String,
+    /// The SHA-256 of the certificate, in hexadecimal.
+    pub fingerprint: String,
 }
 
 impl Hop {
@@ -46,7 +71,26 @@ impl Hop {
             forwards_for: None,
             group,
             is_counted: false,
+            extras: None,
         }
+    }
+
+    /// The port of HTTPS to which all requests are redirected.
+    #[inline]
+    pub(super) fn redirects_to(&self) -> Option<u16> {
+        self.extras.as_ref().and_then(|extras| extras.redirects_to)
+    }
+
+    /// The line of Strict-Transport-Security for all responses.
+    #[inline]
+    pub(super) fn hsts(&self) -> Option<&str> {
+        self.extras.as_ref().and_then(|extras| extras.hsts.as_deref())
+    }
+
+    /// The value of a field with the identity in the client's certificate.
+    pub(super) fn identity(&self, field: &str) -> Option<&str> {
+        let mut fields = self.extras.iter().flat_map(|extras| &extras.identity);
+        fields.find(|(name, _)| name == field).map(|(_, value)| value.as_str())
     }
 
     /// Handles a new configuration; the client of the current request stays.
@@ -61,8 +105,23 @@ impl Hop {
     }
 
     /// Notes that the peer's requests come over TLS.
-    fn secure(&mut self) {
+    fn secure(&mut self, tls: &ListenTls, identity: Option<&ClientIdentity>) {
         self.fields = secured_client_fields(self.peer.ip()).into();
+        let ListenTls { hsts, client_auth, .. } = tls;
+        if hsts.is_none() && identity.is_none() {
+            return;
+        }
+        let extras = self.extras.get_or_insert_default();
+        extras.hsts = hsts.as_ref().map(|value| format!("{HSTS}: {value}\r\n").into());
+        if let (Some(auth), Some(identity)) = (client_auth, identity) {
+            let fields = [
+                (&auth.subject_field, &identity.subject),
+                (&auth.fingerprint_field, &identity.fingerprint),
+            ];
+            let fields =
+                fields.into_iter().filter_map(|(name, value)| Some((name.clone()?, value)));
+            extras.identity = fields.map(|(name, value)| (name, value.clone())).collect();
+        }
     }
 
     /// Reads the client from a request's head if the peer is trusted.
@@ -149,6 +208,31 @@ impl Hop {
     }
 }
 
+/// The field that lets browsers use HTTPS only (RFC 6797).
+pub(crate) const HSTS: &str = "Strict-Transport-Security";
+
+impl ClientHalf {
+    /// Returns the fields that replace those of the client's request: its id, and the identity in
+    /// the client's certificate. The latter are removed from the requests of all clients.
+    #[cold]
+    pub(super) fn added_fields<'a>(
+        &'a self,
+        access: &'a Access,
+        config: &'a Config,
+    ) -> Vec<AddedField<'a>> {
+        let id = access.id_for_backend(self.visit.as_deref());
+        let mut added: Vec<_> = id.into_iter().collect();
+        for name in config.identity_fields() {
+            // Several listeners may use one name.
+            if !added.iter().any(|field| field.name == name) {
+                let value = self.hop.identity(name).map(str::as_bytes);
+                added.push(AddedField { name, value });
+            }
+        }
+        added
+    }
+}
+
 impl Session {
     /// Expects a PROXY protocol header if the peer is a trusted hop. From any other peer such a
     /// header is an invalid request.
@@ -157,9 +241,19 @@ impl Session {
     }
 
     /// Handles the end of the TLS handshake, at which the wait for the first request begins.
-    pub(crate) fn handle_secured(&mut self, now: Instant) {
+    pub(crate) fn handle_secured(
+        &mut self,
+        now: Instant,
+        tls: &ListenTls,
+        identity: Option<&ClientIdentity>,
+    ) {
         self.client.last_read = now;
-        self.client.hop.secure();
+        self.client.hop.secure(tls, identity);
+    }
+
+    /// Redirects all requests to this port of HTTPS.
+    pub(crate) fn expect_redirect(&mut self, port: u16) {
+        self.client.hop.extras.get_or_insert_default().redirects_to = Some(port);
     }
 
     /// J1, before the first request: reads a PROXY protocol header.
@@ -173,7 +267,8 @@ impl Session {
                 client.hop.awaits_header = false;
                 if let Some(source) = header.source {
                     client.hop.uncount(shared);
-                    client.hop = Hop::new(source, shared);
+                    let extras = client.hop.extras.take();
+                    client.hop = Hop { extras, ..Hop::new(source, shared) };
                     if shared.per_client.limits_connections() && !client.hop.count(shared) {
                         self.refuse_connection(now, shared);
                         return true;

@@ -39,6 +39,7 @@ pub(crate) use self::client_half::ClientHalf;
 use self::client_half::Receive;
 use self::exchange::Exchange;
 use self::failure::retried;
+pub use self::hop::ClientIdentity;
 pub(crate) use self::hop::Hop;
 pub(crate) use self::needs::Need;
 use self::needs::Needs;

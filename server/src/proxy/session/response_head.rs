@@ -37,8 +37,8 @@ impl Session {
                 return false;
             }
             let has_whole_request = self.client.has_whole_request();
-            match upstream.parse(exchange, self.client.visit.as_deref(), has_whole_request, shared)
-            {
+            let (visit, hsts) = (self.client.visit.as_deref(), self.client.hop.hsts());
+            match upstream.parse(exchange, visit, hsts, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => {
                     if let HeadKind::Final { status, refusal, .. } = headed.kind
                         && (refusal.is_some() || status >= 500)

@@ -129,8 +129,11 @@ impl Session {
         }
         if aim != Aim::Backend {
             shared.buffers.give(forwarded);
-            let Aim::Own(page) = aim else { return self.answer_last_hop(now, framing, shared) };
-            self.upstream.await_own(page);
+            match aim {
+                Aim::Own(page) => self.upstream.await_own(page),
+                Aim::Redirect(to) => return self.answer_itself(now, framing, Some(&to), shared),
+                _ => return self.answer_itself(now, framing, None, shared),
+            }
             return self.needs.stats();
         }
         shared.retries.earn();
@@ -148,18 +151,25 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// Responds to a request that Max-Forwards stops here. If the request has a body, the body is
-    /// not read and the connection ends.
+    /// Responds to a request that Max-Forwards stops here, or redirects it. If the request has a
+    /// body, the body is not read and the connection ends.
     #[cold]
-    fn answer_last_hop(&mut self, now: Instant, framing: Framing, shared: &mut Shared) {
+    fn answer_itself(
+        &mut self,
+        now: Instant,
+        framing: Framing,
+        redirect: Option<&str>,
+        shared: &mut Shared,
+    ) {
         let Some(exchange) = &mut self.exchange else { return };
         if framing != Framing::None {
             exchange.is_persistent = false;
             self.client.has_said_last = false;
         }
         let connection = connection_option(exchange.version, exchange.is_persistent);
-        let bytes = answer::encode_empty(&shared.date, connection);
-        self.answer(now, 200, bytes, shared);
+        let status = if redirect.is_some() { 308 } else { 200 };
+        let bytes = answer::encode_empty(status, &shared.date, redirect, connection);
+        self.answer(now, status, bytes, shared);
     }
 
     /// Begins a body after the forwarded head; returns that head for the backend, with the received

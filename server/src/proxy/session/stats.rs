@@ -125,8 +125,8 @@ impl Session {
 
     fn pass_own_head(&mut self, now: Instant, status: u16, mut head: Vec<u8>, shared: &mut Shared) {
         shared.add_own_response(status);
-        if shared.access.adds_fields() {
-            add_fields(self.client.visit.as_deref(), &mut head, shared);
+        if shared.access.adds_fields() || self.client.hop.hsts().is_some() {
+            add_fields(&self.client, &mut head, shared);
         }
         let output = &mut self.client.output;
         let has_room = output.reserve(head.len(), LARGE, &mut shared.buffers);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::exchange::Exchange;
+use super::hop::HSTS;
 use super::look::Look;
 use super::own_page::OwnPage;
 use crate::access::Visit;
@@ -344,6 +345,7 @@ impl UpstreamHalf {
         &mut self,
         exchange: &Exchange,
         visit: Option<&Visit>,
+        hsts: Option<&str>,
         has_whole_request: bool,
         shared: &mut Shared,
     ) -> Result<Parsed<PassedHead>, UpstreamError> {
@@ -412,7 +414,8 @@ impl UpstreamHalf {
                 }
             }
         };
-        let adds_fields = shared.access.adds_fields() && !matches!(kind, HeadKind::Interim { .. });
+        let adds_fields = (shared.access.adds_fields() || hsts.is_some())
+            && !matches!(kind, HeadKind::Interim { .. });
         let is_verbatim = forward::is_verbatim(head, &plan) && !adds_fields;
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
         let date_at = if lacks_date { forward::status_line_len(head) } else { 0 };
@@ -422,7 +425,10 @@ impl UpstreamHalf {
             if adds_fields {
                 let mut lines = date.to_owned();
                 shared.access.push_fields(visit, &mut lines);
-                let names: Vec<&str> = shared.access.added_names().into_iter().flatten().collect();
+                lines.push_str(hsts.unwrap_or_default());
+                let hsts = hsts.map(|_| HSTS);
+                let names = shared.access.added_names().into_iter().flatten();
+                let names: Vec<&str> = names.chain(hsts).collect();
                 forward::encode_response(head, &plan, &lines, &names, &mut shared.scratch);
             } else {
                 forward::encode_response(head, &plan, date, &[], &mut shared.scratch);

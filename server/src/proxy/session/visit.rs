@@ -4,7 +4,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Session;
-use super::client_half::Receive;
+use super::client_half::{ClientHalf, Receive};
 use super::upstream_half::{HeadKind, PassedHead};
 use crate::access::{Ending, Visit};
 use crate::buffer::Buffer;
@@ -113,7 +113,7 @@ impl Session {
     /// Adds the configured fields, such as the request's id, to a response of the proxy itself.
     #[cold]
     pub(super) fn add_fields(&self, response: &mut Vec<u8>, shared: &Shared) {
-        add_fields(self.client.visit.as_deref(), response, shared);
+        add_fields(&self.client, response, shared);
     }
 
     /// Notes a head that was passed to the client.
@@ -137,9 +137,10 @@ impl Session {
 
 /// Adds the configured fields after the first line of a response.
 #[cold]
-pub(super) fn add_fields(visit: Option<&Visit>, response: &mut Vec<u8>, shared: &Shared) {
+pub(super) fn add_fields(client: &ClientHalf, response: &mut Vec<u8>, shared: &Shared) {
     let mut lines = String::new();
-    shared.access.push_fields(visit, &mut lines);
+    shared.access.push_fields(client.visit.as_deref(), &mut lines);
+    lines.push_str(client.hop.hsts().unwrap_or_default());
     let line = response.iter().position(|byte| *byte == b'\n');
     let begin = line.map_or(response.len(), |end| end + 1);
     response.splice(begin..begin, lines.into_bytes());
