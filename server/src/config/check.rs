@@ -166,7 +166,9 @@ impl Config {
         for (index, tls) in self.listen.iter().map(|listen| listen.tls.as_ref()).enumerate() {
             let certificates = tls.map_or(&[][..], |tls| &tls.certificates);
             for (number, files) in certificates.iter().enumerate() {
-                for (key, path) in [("chain", &files.chain), ("key", &files.key)] {
+                let ocsp = files.ocsp.iter().map(|ocsp| ("ocsp", ocsp));
+                let own = [("chain", &files.chain), ("key", &files.key)].into_iter();
+                for (key, path) in own.chain(ocsp) {
                     let wrong = self.all_files().find_map(|(other, of)| match suffix(of, path)? {
                         "" => Some(format!("is {other}")),
                         rest if self.is_written(other, rest) => {

@@ -1,5 +1,5 @@
 //! Ranges at their bounds; lists and texts row by row.
-use super::super::{BackendConfig, CertificateFiles, TlsVersion};
+use super::super::{BackendConfig, CertificateFiles, ListenTls, TlsVersion};
 use super::*;
 
 /// Sets one whole number of a configuration.
@@ -378,8 +378,14 @@ fn similar_files_are_valid() {
 #[test]
 fn certificates_are_not_overwritten() {
     let files = |chain: &str, key: &str| {
-        let certificate = CertificateFiles { chain: chain.to_owned(), key: key.to_owned() };
-        let tls = ListenTls { certificates: vec![certificate], min_version: TlsVersion::Tls12 };
+        let (chain, key) = (chain.to_owned(), key.to_owned());
+        let certificate = CertificateFiles { chain, key, ocsp: None };
+        let tls = ListenTls {
+            certificates: vec![certificate],
+            min_version: TlsVersion::Tls12,
+            client_auth: None,
+            hsts: None,
+        };
         Listen { tls: Some(tls), ..Listen::from("127.0.0.1:1") }
     };
     let rows = [
