@@ -2,6 +2,9 @@
 //! in `mod.rs`, the ranges in `check.rs`.
 //!
 //! Serde reports faults by kind, so the texts are made here; those of serde are not parsed.
+//!
+//! A file is read once, and serde makes a copy of this code for each type. Without inlining the
+//! program is 130 KB smaller.
 use std::fmt;
 
 use jsonc_parser::ast::{Object, ObjectProp, StringLit, Value};
@@ -37,6 +40,7 @@ impl<'d> Node<'d> {
         Self { is_document: true, ..Self::new(text, value) }
     }
 
+    #[inline(never)]
     fn visit<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match self.value {
             Value::StringLit(string) => visitor.visit_str(self.checked(string)?),
@@ -60,11 +64,13 @@ impl<'d> Node<'d> {
     }
 
     /// Visits a value of one kind. An error for another kind names the expected one.
+    #[inline(never)]
     fn visit_as<V: Visitor<'d>>(self, kind: &str, visitor: V) -> Result<V::Value, ReadError> {
         self.visit(visitor).map_err(|error| error.at(self, Some(kind)))
     }
 
     /// Visits a whole number, or a text with a unit if the key has one.
+    #[inline(never)]
     fn visit_whole<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, ReadError> {
         let kind = "a whole number, 0 or more";
         let (Value::StringLit(string), Some(unit)) = (self.value, Unit::of_key(self.key)) else {
@@ -79,6 +85,7 @@ impl<'d> Node<'d> {
 
     /// Returns a string's value. JSON forbids control characters in strings, but the parser accepts
     /// them.
+    #[inline(never)]
     fn checked(self, string: &'d StringLit<'d>) -> Result<&'d str, ReadError> {
         let source = string.text(self.text);
         if source.bytes().any(|byte| byte < b' ') {
@@ -89,6 +96,7 @@ impl<'d> Node<'d> {
     }
 
     /// Returns the value for an error, cut to [`SHOWN_MAX`] characters.
+    #[inline(never)]
     fn describe(self) -> String {
         match self.value {
             Value::StringLit(string) if string.value.chars().count() > SHOWN_MAX => {
@@ -105,6 +113,7 @@ impl<'d> Node<'d> {
     }
 }
 
+#[inline(never)]
 fn visit_number<'d, V: Visitor<'d>>(literal: &str, visitor: V) -> Result<V::Value, ReadError> {
     if let Ok(number) = literal.parse::<u64>() {
         return visitor.visit_u64(number);
@@ -216,6 +225,7 @@ struct Elements<'d> {
 impl<'d> SeqAccess<'d> for Elements<'d> {
     type Error = ReadError;
 
+    #[inline(never)]
     fn next_element_seed<T: DeserializeSeed<'d>>(
         &mut self,
         seed: T,
@@ -268,6 +278,7 @@ impl<'d> MapAccess<'d> for Entries<'d> {
         })
     }
 
+    #[inline(never)]
     fn next_value_seed<T: DeserializeSeed<'d>>(&mut self, seed: T) -> Result<T::Value, ReadError> {
         let Some(property) = self.last() else {
             return Err(de::Error::custom("a value was asked for before its key"));
@@ -306,11 +317,13 @@ enum Step {
 }
 
 impl ReadError {
+    #[inline(never)]
     fn wrong(allowed: &str) -> Self {
         Fault::Wrong { allowed: allowed.to_owned() }.into()
     }
 
     /// Adds the position of a node and the permitted kind, unless the error arose further inside.
+    #[inline(never)]
     fn at(mut self, node: Node<'_>, kind: Option<&str>) -> Self {
         if self.place.is_none() {
             self.place = Some((node.value.start(), node.describe()));
@@ -321,11 +334,13 @@ impl ReadError {
         self
     }
 
+    #[inline(never)]
     fn below(mut self, step: Step) -> Self {
         self.steps.push(step);
         self
     }
 
+    #[inline(never)]
     fn repeated(mut self, text: &str, object: &Object<'_>, property: &ObjectProp<'_>) -> Self {
         if self.place.is_none() {
             let key = property.name.as_str();
