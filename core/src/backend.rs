@@ -398,10 +398,8 @@ impl Backend {
         // Before the health: a full backend cannot take a request even if all others are down.
         } else if self.is_full() {
             Access::Full
-        } else if self.health.is_refusing() {
-            Access::Refusing
         } else if !self.health.health().is_usable() {
-            Access::Down
+            if self.health.is_refusing() { Access::Refusing } else { Access::Down }
         } else if !self.watch.is_in() {
             Access::Ejected
         } else if self.held_until.is_some() {

@@ -197,6 +197,9 @@ pub enum SwitchReason {
     /// The old backend is down, ejected, held, out of service or no longer configured. Threshold
     /// and cooldown do not apply.
     Failover,
+    /// The old backend is a backup that could serve, and another backend can take requests again.
+    /// Threshold and cooldown do not apply.
+    FromBackup,
 }
 
 /// The reason for keeping the current backend although another one scored lower.

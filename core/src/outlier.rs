@@ -13,6 +13,8 @@
 //! "Well above" is more than 0.1 + 3 times the share of the others. That share is the median over
 //! the other backends, each with one good request added, plus one failure spread over all their
 //! requests. Where no other backend has had enough requests, five failures in a row are needed.
+//! Failures of the others excuse no backend while a backup stands by whose results are unknown:
+//! five in a row eject it too, and the backup then shows whether it does better.
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
 //! fourth consecutive ejection it is a quarter of the time since the first one, 8 s to 2 min. A
@@ -197,6 +199,16 @@ impl Watch {
         others.share > 0.0 && !self.is_worse_than(others)
     }
 
+    /// The failures of the others as a measure for this backend: none if they would excuse it while
+    /// a backup stands by whose results are unknown (`has_unknown_spare`).
+    pub(crate) fn measure(
+        &self,
+        others: Option<Others>,
+        has_unknown_spare: impl FnOnce() -> bool,
+    ) -> Option<Others> {
+        others.filter(|others| !(self.is_excused_by(*others) && has_unknown_spare()))
+    }
+
     /// Ejects the backend, which starts the back-off.
     pub(crate) fn eject(&mut self, now: Instant) {
         let is_relapse = self.troubled_at.is_some_and(|at| now.since(at) < CALM);
@@ -376,13 +388,18 @@ impl Others {
     pub(crate) fn new(each: impl Iterator<Item = Errors>, scratch: &mut Vec<f64>) -> Option<Self> {
         scratch.clear();
         let mut requests = 0.0;
-        for errors in each.filter(|errors| errors.requests >= KNOWN_REQUESTS) {
+        for errors in each.filter(|errors| Self::know(*errors)) {
             requests += errors.requests;
             scratch.push(errors.share());
         }
         let middle = scratch.len().checked_sub(1)? / 2;
         let share = *scratch.select_nth_unstable_by(middle, f64::total_cmp).1;
         Some(Self { share, requests })
+    }
+
+    /// Whether a backend with these requests is known well enough to be one of them.
+    pub(crate) fn know(errors: Errors) -> bool {
+        errors.requests >= KNOWN_REQUESTS
     }
 
     /// Whether at least half of them have no failure, and all of them together have had enough

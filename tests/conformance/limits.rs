@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use intelliproxy::config::{Config, Overflow};
+use intelliproxy::config::{BackendConfig, Config, Overflow};
 use intelliproxy::proxy::{ConnId, Notice, RemedyTaken};
 use intelliproxy_core::PolicyKind;
 use intelliproxy_driver::{Dialling, Driver};
@@ -303,6 +303,37 @@ fn refused_connections_are_no_attempts() {
             driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
             assert!(driver.peers().len() <= begin + 1 + attempts);
         }
+    }
+}
+
+/// Three backends and their backup: all three go at the same moment, and the request reaches the
+/// backup, even if it has used up its attempts otherwise. If the backup has also gone, the client
+/// gets 502.
+#[test]
+fn the_backup_of_refused_connections_is_no_attempt() {
+    for (attempts, gone, dials, status) in
+        [(2, 3, 4, 200), (3, 3, 4, 200), (3, 4, 4, 502), (1, 3, 1, 502)]
+    {
+        let mut config = Config::default();
+        config.limits.attempts = attempts;
+        let names = ["a", "b", "c", "d"];
+        config.backends = names
+            .map(|name| BackendConfig {
+                backup: name == "d",
+                ..BackendConfig::new(name, &format!("http://{name}.test"))
+            })
+            .into();
+        let mut driver = Driver::with_backends(config, &names);
+        driver.pass(Duration::from_secs(6));
+        let before = driver.peers().len();
+        driver.refusing =
+            (1..=gone).map(|place| SocketAddr::from(([10, 0, 0, place], 80))).collect();
+        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(driver.peers().len(), before + 1 + dials, "{attempts} {gone}");
+        if status == 200 {
+            driver.send(driver.upstream(), OWN);
+        }
+        assert!(driver.text(client).starts_with(&format!("HTTP/1.1 {status} ")));
     }
 }
 

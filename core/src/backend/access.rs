@@ -41,6 +41,22 @@ impl Access {
         }
     }
 
+    /// Whether it keeps requests away even if no better backend is left out for it: the backend is
+    /// held, ejected, down, out of service or gone. A full one, and a backup that could serve, is
+    /// not out.
+    pub(crate) const fn is_out(self) -> bool {
+        match self {
+            Self::Free | Self::Slow | Self::Backup | Self::BackupSlow | Self::Full => false,
+            Self::Held
+            | Self::BackupHeld
+            | Self::Ejected
+            | Self::Down
+            | Self::Refusing
+            | Self::Drained
+            | Self::Gone => true,
+        }
+    }
+
     /// Whether it is that of a backup, or worse.
     pub(crate) fn is_behind_others(self) -> bool {
         self >= Self::Backup

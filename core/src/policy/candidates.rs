@@ -22,8 +22,8 @@ impl<'a> Candidates<'a> {
     /// The candidates if those of best access are out of use for the policy: backups join them.
     #[cold]
     pub(crate) fn with_backups(self) -> Self {
-        let best =
-            self.configured().iter().filter_map(|id| self.table.row(*id)).map(|row| row.access);
+        let untried = self.configured().iter().filter(|id| !self.tried.contains(id));
+        let best = untried.filter_map(|id| self.table.row(*id)).map(|row| row.access);
         let best =
             best.filter(|access| access.is_behind_others() && *access < Access::Ejected).min();
         Self { access: best.map_or(self.access, |best| best.max(self.access)), ..self }

@@ -46,6 +46,10 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// configuration.
     fn set_weight(&mut self, _backend: BackendId, _factor: f64) {}
 
+    /// Whether a backend gets requests only while no other can take them; like the weight, after it
+    /// joined and with each new configuration.
+    fn set_backup(&mut self, _backend: BackendId, _is_backup: bool) {}
+
     /// A backend left the configuration; its requests still end.
     fn on_leave(&mut self, _now: Instant, _backend: BackendId) {}
 

@@ -114,6 +114,7 @@ impl Router {
             backend.set_backup(is_backup);
         });
         self.policy.set_weight(id, factor(weight));
+        self.policy.set_backup(id, is_backup);
         match (was == Mode::Maintain, mode == Mode::Maintain) {
             (false, true) => self.probes.retire(id),
             (true, false) => {
@@ -124,17 +125,23 @@ impl Router {
             }
             _ => {}
         }
+        // The new mode or checks may bring it up, or down until its first good ping.
+        let has_come_up = self.table.update(id, |backend| {
+            let is_up = backend.is_up();
+            std::mem::replace(&mut backend.was_down, !is_up) && is_up
+        });
         let is_in = self.table.get(id).is_some_and(|backend| backend.is_in_service());
         let is_available = self.table.get(id).is_some_and(|backend| backend.is_available());
         if is_available != (was_in && is_up) {
             self.policy.on_health(now, id, is_available);
         }
-        // It has no requests in flight: without slow start it would get all of the next ones.
+        // It has no requests in flight: without slow start it would get all of the next ones. A hold
+        // from before it was out of service no longer applies.
         if is_in && !was_in {
             self.table.update(id, |backend| backend.release_now());
-            if is_available {
-                self.watch_up(now, id);
-            }
+        }
+        if is_available && (!was_in || has_come_up == Some(true)) {
+            self.watch_up(now, id);
         }
     }
 

@@ -19,17 +19,29 @@ impl Router {
     }
 
     /// Whether a backend outside `tried` may take a request: it is up, not held, not ejected and
-    /// not full.
+    /// not full. Backups count only while they are in use.
     pub fn has_other(&self, now: Instant, tried: &[BackendId]) -> bool {
+        let access = self.table.lowest().and_then(|id| self.table.row(id)).map(|row| row.access);
+        let backups_serve = access.is_some_and(Access::is_behind_others);
+        self.has_free(now, tried, backups_serve)
+    }
+
+    /// Whether a retry would reach a backend outside `tried` that may take a request: like
+    /// [`has_other`](Self::has_other), but an idle backup counts, since a retry goes there if every
+    /// other backend was tried.
+    pub fn has_next(&self, now: Instant, tried: &[BackendId]) -> bool {
+        self.has_free(now, tried, true)
+    }
+
+    fn has_free(&self, now: Instant, tried: &[BackendId], with_backups: bool) -> bool {
         let guards_itself = self.habits.guards_itself;
         // The table does not know which backends a policy with its own ejection has ejected.
         let is_out = |id| guards_itself && self.watch_of(id).is_some_and(|watch| !watch.is_in());
-        let is_free = |id| self.table.get(id).is_some_and(|b| b.is_free_at(now)) && !is_out(id);
-        // Backups count only while they are in use.
-        let access = self.table.lowest().and_then(|id| self.table.row(id)).map(|row| row.access);
-        let backups_serve = access.is_some_and(Access::is_behind_others);
-        let is_spare = |id| self.table.get(id).is_some_and(|backend| backend.is_backup());
-        let is_free = |id| is_free(id) && (backups_serve || !is_spare(id));
+        let is_free = |id| {
+            let backend = self.table.get(id);
+            backend.is_some_and(|b| b.is_free_at(now) && (with_backups || !b.is_backup()))
+                && !is_out(id)
+        };
         let is_other = |id: &BackendId| !tried.contains(id) && is_free(*id);
         self.table.lowest_except(tried).is_some_and(is_free)
             || guards_itself && self.order.iter().any(is_other)
@@ -113,8 +125,10 @@ impl Router {
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
             (now.since(at) < apart).then_some(stands_out)
         });
-        let stands_out =
-            self.still_stands_out(backend) || known.unwrap_or_else(|| self.compare(now, backend));
+        // The tests that compare with the others come last.
+        let stands_out = known == Some(true)
+            || self.still_stands_out(backend)
+            || known.unwrap_or_else(|| self.compare(now, backend));
         let routed_at = lease.routed_at;
         self.table.update(backend, |backend| backend.declined(now, routed_at, half_life));
         if stands_out { Outcome::Refused { status, hold: None } } else { outcome }

@@ -22,7 +22,10 @@ impl Router {
         // Never by one that is down or full: failing open does not change the current backend.
         let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);
         match self.table.lowest().filter(is_better) {
-            Some(best) => self.change_current(now, best, SwitchReason::Failover),
+            Some(best) if self.is_out(current) => {
+                self.change_current(now, best, SwitchReason::Failover);
+            }
+            Some(best) => self.change_current(now, best, SwitchReason::FromBackup),
             None if self.table.is_configured(current) => {}
             None => self.current = None,
         }
@@ -33,6 +36,12 @@ impl Router {
     pub(super) fn is_left(&self, id: BackendId) -> bool {
         let access = self.table.row(id).map_or(Access::Gone, |row| row.access);
         access > Access::Slow && access != Access::Full
+    }
+
+    /// Whether a backend is unusable or held. A backup is left as soon as another backend can serve,
+    /// but then is not out.
+    pub(super) fn is_out(&self, id: BackendId) -> bool {
+        self.table.row(id).is_none_or(|row| row.access.is_out())
     }
 
     /// Applies the gate to the best usable backend for a request's first attempt. Returns the

@@ -41,12 +41,15 @@ impl Router {
         self.rules.errors.eject && !self.habits.guards_itself
     }
 
-    /// The backend on probation that gets this request, if one waits for a trial and is not held.
+    /// The backend on probation that gets this request, if one waits for a trial and is not held. A
+    /// backup waits until backups are in use.
     #[cold]
     pub(super) fn try_out(&mut self) -> Option<BackendId> {
+        let backups_serve = self.table.best_access_except(&[]).is_none_or(Access::is_behind_others);
         let is_ready = |id: &BackendId| {
             self.table.get(*id).is_some_and(|backend| {
                 backend.access() == Access::Ejected
+                    && (backups_serve || !backend.is_backup())
                     && backend.watch.wants_trial()
                     && backend.held_until().is_none()
             })
@@ -176,7 +179,9 @@ impl Router {
         });
         if let Some((true, is_seldom)) = done {
             let others = self.others(now, id);
-            if self.table.get(id).is_some_and(|b| b.watch.is_bad(others, is_seldom)) {
+            let Some(watch) = self.table.get(id).map(|backend| &backend.watch) else { return };
+            let others = watch.measure(others, || self.has_unknown_spare(now, id));
+            if watch.is_bad(others, is_seldom) {
                 self.eject(now, id, others);
             }
         }
@@ -197,12 +202,8 @@ impl Router {
         // The last usable backend is never ejected, however much it fails.
         let is_needed = !self.order.iter().any(is_other);
         // All others may be ejected if a backup can serve.
-        let is_spare = |other: &BackendId| {
-            let row = self.table.row(*other);
-            *other != id && row.is_some_and(|row| row.access == Access::Backup)
-        };
         let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len())
-            && !self.order.iter().any(is_spare);
+            && self.spares(id).next().is_none();
         if is_needed || is_capped || !self.ejections.regret.allows(now) {
             return;
         }
@@ -318,6 +319,7 @@ impl Router {
             let id = self.order[index];
             let is_out = self.table.get(id).is_some_and(|backend| !backend.watch.is_in());
             if is_out
+                && !self.has_unknown_spare(now, id)
                 && let Some(others) = self.others(now, id)
                 && self.table.get(id).is_some_and(|b| b.watch.is_excused_by(others))
             {
@@ -334,6 +336,22 @@ impl Router {
             self.table.update(id, |backend| backend.watch.come_back(now));
             self.standing_changed(now, id, before, reason);
         }
+    }
+
+    /// The other backends that are backups and can serve.
+    fn spares(&self, id: BackendId) -> impl Iterator<Item = BackendId> {
+        let is_spare = move |other: &BackendId| {
+            let row = self.table.row(*other);
+            *other != id && row.is_some_and(|row| row.access == Access::Backup)
+        };
+        self.order.iter().copied().filter(is_spare)
+    }
+
+    /// Whether a backup could take the requests of this backend, and it is not known how many it
+    /// would fail.
+    fn has_unknown_spare(&self, now: Instant, id: BackendId) -> bool {
+        let known = |id| self.table.get(id).map(|backend| backend.recent(now, &self.rules));
+        self.has_backups && self.spares(id).any(|id| !known(id).is_some_and(Others::know))
     }
 
     /// The median share of failures of the other backends, and their requests.

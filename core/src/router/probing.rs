@@ -61,20 +61,25 @@ impl Router {
     /// Records the time that has passed for a backend whose pings show nothing, so that it can
     /// return from an ejection.
     pub(super) fn waited(&mut self, now: Instant, id: BackendId) {
-        let (rules, ejects) = (&self.rules, self.ejects());
-        let done = self.table.update(id, |backend| {
-            backend.waited(now, rules);
-            ejects && backend.is_up() && backend.watch.waited(now)
-        });
+        let rules = &self.rules;
+        self.table.update(id, |backend| backend.waited(now, rules));
+        self.watch_wait(now, id);
+        self.hasten_pings(now, id);
+        self.hasten_watch(now, id);
+        self.tell_standing(id);
+    }
+
+    /// Passes the time to the part that ejects, router or policy.
+    fn watch_wait(&mut self, now: Instant, id: BackendId) {
+        let ejects = self.ejects();
+        let done =
+            self.table.update(id, |backend| ejects && backend.is_up() && backend.watch.waited(now));
         if done == Some(true) {
             self.count_out();
         }
         if let Some(facts) = self.table.get(id) {
             self.policy.on_wait(now, id, facts);
         }
-        self.hasten_pings(now, id);
-        self.hasten_watch(now, id);
-        self.tell_standing(id);
     }
 
     pub(super) fn probe_ended(&mut self, now: Instant, ended: EndedProbe, result: &ProbeResult) {
@@ -124,7 +129,7 @@ impl Router {
         if has_changed {
             self.health_changed(now, id, None);
         }
-        self.waited(now, id);
+        self.watch_wait(now, id);
         let is_pinged = |id: &BackendId| {
             self.table.get(*id).is_some_and(|backend| {
                 backend.checks().is_off

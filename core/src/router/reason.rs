@@ -17,7 +17,7 @@ impl Router {
             {
                 RouteReason::Backup
             }
-            RouteReason::Current if self.failed.is_some_and(|id| self.is_left(id)) => {
+            RouteReason::Current if self.failed.is_some_and(|id| self.is_out(id)) => {
                 RouteReason::Failover
             }
             reason => reason,

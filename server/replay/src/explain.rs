@@ -460,6 +460,7 @@ const fn why_switched(reason: SwitchReason) -> &'static str {
         SwitchReason::First => "the first choice",
         SwitchReason::Better { .. } => "better by the threshold or more, cooldown over",
         SwitchReason::Failover => "failover: the one before could not be used",
+        SwitchReason::FromBackup => "the one before is a backup, which is not needed any more",
     }
 }
 

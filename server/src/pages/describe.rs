@@ -23,6 +23,7 @@ pub(crate) fn describe<'a>(
                 SwitchReason::First => change,
                 SwitchReason::Better { by } => format!("{change}: better by {by:.1} points"),
                 SwitchReason::Failover => format!("{change}: failover"),
+                SwitchReason::FromBackup => format!("{change}: return from a backup"),
             }
         }
         Notice::Held { current, candidate, reason } => {
@@ -191,6 +192,7 @@ mod tests {
             ),
             (switched(Some(a), SwitchReason::Failover), "switch A -> B: failover"),
             (switched(None, SwitchReason::Failover), "start with B: failover"),
+            (switched(Some(a), SwitchReason::FromBackup), "switch A -> B: return from a backup"),
             (
                 held(HoldReason::BelowThreshold { missing: 18.0 }),
                 "hold A: B is better, 18.0 points below the threshold",

@@ -91,6 +91,9 @@ impl Decision {
             Some(SwitchReason::Failover) => {
                 return format!("failover to {chosen}: the current backend could not be used");
             }
+            Some(SwitchReason::FromBackup) => {
+                return format!("switch to {chosen}: the current backend is a backup");
+            }
             None => {}
         }
         let current = self.current.as_deref().unwrap_or("the current backend");
@@ -429,6 +432,10 @@ mod tests {
             (
                 Decision { switch: Some(SwitchReason::Failover), ..a() },
                 "failover to A: the current backend could not be used",
+            ),
+            (
+                Decision { switch: Some(SwitchReason::FromBackup), ..a() },
+                "switch to A: the current backend is a backup",
             ),
             (
                 Decision { reason: Some(RouteReason::Failover), ..a() },

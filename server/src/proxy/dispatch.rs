@@ -207,8 +207,8 @@ impl Proxy {
         } else if let Some(session) = self.table.session_mut(id) {
             let error = next.error(error);
             if error == UpstreamError::Refused {
-                let has_other = self.upstreams.has_other(now, &session.refused_by());
-                session.handle_gone(has_other);
+                let has_next = self.upstreams.has_next(now, &session.refused_by());
+                session.handle_gone(has_next);
             }
             session.handle_unlinked(now, error, &mut self.shared);
         }

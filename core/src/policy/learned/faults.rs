@@ -1,6 +1,7 @@
 //! The effects of errors and refusals on a backend's standing, compared with the other backends.
 use std::time::Duration;
 
+use super::unit::Unit;
 use super::{Learned, OWN_MEMORY, POOL_MEMORY};
 use crate::backend::Backend;
 use crate::event::{EjectReason, Outcome, ReturnReason};
@@ -39,11 +40,15 @@ impl Learned {
         unit.errors.observe(true, OWN_MEMORY);
         let others = self.others(slot);
         let restraints = &mut self.units[slot].restraints;
-        let is_bad = restraints.failed(now, now - elapsed, others, is_seldom);
-        if is_bad && restraints.is_normal() {
-            let share = restraints.watch.recent.share();
-            let (in_row, others) = (restraints.watch.errors_in_row, others.map(|o| o.share));
-            self.eject(now, slot, share, EjectReason::Failures { in_row, share, others });
+        let may_be_bad = restraints.failed(now, now - elapsed, others, is_seldom);
+        if may_be_bad && restraints.is_normal() {
+            let watch = &self.units[slot].restraints.watch;
+            let others = watch.measure(others, || self.has_unknown_spare(slot));
+            if watch.is_bad(others, is_seldom) {
+                let share = watch.recent.share();
+                let (in_row, others) = (watch.errors_in_row, others.map(|others| others.share));
+                self.eject(now, slot, share, EjectReason::Failures { in_row, share, others });
+            }
         }
         // If the whole pool fails, ejected backends are no longer worse than the others.
         if common >= AMNESTY && self.quarantined + self.probation > 0 {
@@ -94,16 +99,35 @@ impl Learned {
         Others::new(others.map(|(_, unit)| unit.errors), &mut self.shares)
     }
 
+    /// The other backends that are up and not ejected.
+    fn usable_others(&self, slot: usize) -> impl Iterator<Item = &Unit> {
+        let others = self.units.iter().enumerate().filter(move |(other, _)| *other != slot);
+        let others = others.map(|(_, unit)| unit);
+        others.filter(|unit| unit.is_present && unit.is_up && unit.restraints.is_normal())
+    }
+
+    /// The other backends that are backups and can serve.
+    fn spares(&self, slot: usize) -> impl Iterator<Item = &Unit> {
+        let usable = self.usable_others(slot);
+        usable.filter(|unit| unit.is_backup && !unit.restraints.is_stalled)
+    }
+
+    /// Whether a backup could take the requests of this backend, and it is not known how many it
+    /// would fail.
+    fn has_unknown_spare(&self, slot: usize) -> bool {
+        self.spares(slot).any(|unit| !Others::know(unit.errors))
+    }
+
     /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many are
     /// out, if a recent ejection was regretted, if it is the last usable backend, or in a model.
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
         let out = self.quarantined + self.probation + 1;
-        let may = outlier::is_within_cap(out, self.present) && self.regret.allows(now);
-        let mut others = self.units.iter().enumerate().filter(|(other, _)| *other != slot);
         // The last usable backend is never ejected, however much it fails.
-        let is_needed =
-            !others.any(|(_, unit)| unit.is_present && unit.is_up && unit.restraints.is_normal());
-        if self.is_model || !may || is_needed {
+        let is_needed = self.usable_others(slot).next().is_none();
+        // All others may be ejected if a backup can serve.
+        let is_capped =
+            !outlier::is_within_cap(out, self.present) && self.spares(slot).next().is_none();
+        if self.is_model || is_needed || is_capped || !self.regret.allows(now) {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);
@@ -156,6 +180,9 @@ impl Learned {
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
+            if self.has_unknown_spare(slot) {
+                continue;
+            }
             let restraints = &mut self.units[slot].restraints;
             if !restraints.is_normal() && restraints.watch.is_excused_by(others) {
                 restraints.come_back(now);

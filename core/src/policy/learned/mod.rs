@@ -302,6 +302,10 @@ impl Policy for Learned {
         }
     }
 
+    fn set_backup(&mut self, backend: BackendId, is_backup: bool) {
+        self.units[backend.index()].is_backup = is_backup;
+    }
+
     fn on_leave(&mut self, _now: Instant, backend: BackendId) {
         // The row stays until its slot is taken, since requests of the backend still end.
         self.units[backend.index()].is_present = false;

@@ -73,8 +73,8 @@ impl Restraints {
     }
 
     /// Records an error that is the backend's own fault, of a request that was sent at `sent_at`.
-    /// Returns whether the backend's own figures call for an ejection. `others` are the errors of
-    /// the others; `is_seldom` is whether the backend gets few requests.
+    /// Returns whether the backend [may be bad](Watch::failed). `others` are the errors of the
+    /// others; `is_seldom` is whether the backend gets few requests.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -83,7 +83,7 @@ impl Restraints {
         is_seldom: bool,
     ) -> bool {
         self.is_suspect = others.is_none_or(|others| others.are_calm());
-        self.watch.failed(now, sent_at, is_seldom) && self.watch.is_bad(others, is_seldom)
+        self.watch.failed(now, sent_at, is_seldom)
     }
 
     /// Records an error or refusal while full, with n in flight. It shows only the backend's
@@ -181,7 +181,8 @@ mod tests {
     fn a_failing_pool_excuses() {
         let mut restraints = Restraints::new();
         for _ in 0..3 {
-            assert!(!restraints.failed(Instant::ZERO, Instant::ZERO, others(0.25), false));
+            restraints.failed(Instant::ZERO, Instant::ZERO, others(0.25), false);
+            assert!(!restraints.watch.is_bad(others(0.25), false));
         }
         assert!((restraints.watch.recent.share() - 2.8525 / 3.8525).abs() < 1e-12);
         assert!(restraints.watch.is_worse_than(Others { share: 0.2, requests: 1e9 }));
@@ -236,13 +237,17 @@ mod tests {
     fn an_error_makes_suspect() {
         let mut restraints = Restraints::new();
         let now = Instant::from_millis(9);
-        assert!(!restraints.failed(now, now, others(0.0), false));
+        let fails = |restraints: &mut Restraints| {
+            restraints.failed(now, now, others(0.0), false)
+                && restraints.watch.is_bad(others(0.0), false)
+        };
+        assert!(!fails(&mut restraints));
         assert!(restraints.is_open(0) && !restraints.is_open(1));
         restraints.succeeded(Instant::ZERO);
         assert!(restraints.is_open(1));
-        assert!(restraints.clone().failed(now, now, others(0.0), false), "the second in a row");
+        assert!(fails(&mut restraints.clone()), "the second in a row");
         restraints.succeeded(now);
-        assert!(!restraints.clone().failed(now, now, others(0.0), false), "the first of a new row");
+        assert!(!fails(&mut restraints.clone()), "the first of a new row");
         restraints.failed(now, now, others(0.01), false);
         assert!(restraints.is_open(1));
     }

@@ -45,6 +45,8 @@ pub(super) struct Pool {
 pub(super) struct Unit {
     pub(super) id: BackendId,
     pub(super) is_present: bool,
+    /// Whether it gets requests only while no other backend can take them.
+    pub(super) is_backup: bool,
     /// Whether it may be used, by its pings and connections.
     pub(super) is_up: bool,
     /// Requests in flight, without streams whose response head has arrived.
@@ -150,6 +152,7 @@ impl Unit {
         let mut unit = Self {
             id,
             is_present: true,
+            is_backup: false,
             is_up: true,
             in_flight,
             turned_away: 0,

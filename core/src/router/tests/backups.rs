@@ -126,10 +126,142 @@ fn a_retry_reaches_a_backup_last() {
         world.end(lease, Outcome::Abandoned);
         assert!(world.router.has_other(world.now, &[A]), "{policy:?}");
         assert!(!world.router.has_other(world.now, &[A, B]), "{policy:?}");
+        assert!(world.router.has_next(world.now, &[A, B]), "{policy:?}");
+        assert!(!world.router.has_next(world.now, &[A, B, C]), "{policy:?}");
         let lease = world.router.route(world.now, &[A, B]).expect("the backup");
         assert_eq!(lease.backend(), C, "{policy:?}");
         world.end(lease, Outcome::Abandoned);
     }
+}
+
+/// Of two backends with a backup both fail every request, from the same time on or one a minute
+/// after the other. Both are out under every policy, although they are more than half of the pool,
+/// because the backup serves. When it fails as well, requests go to all three again.
+#[test]
+fn all_may_be_ejected_for_a_backup() {
+    for (policy, b_fails) in PolicyKind::ALL.into_iter().flat_map(|one| [(one, 0), (one, 3000)]) {
+        let mut world = world(policy, &["a", "b", "c"], 0);
+        serve::<3>(&mut world, 100);
+        let mut failed = [0; 3];
+        let mut served = [0; 3];
+        for request in 0..9000 {
+            let lease = world.route();
+            let is_failed = match lease.backend() {
+                A => true,
+                B => request >= b_fails,
+                _ => request >= 6000,
+            };
+            failed[request / 3000] += u32::from(is_failed);
+            served[lease.backend().index()] += u32::from(request >= 7000);
+            world.finish(lease, if is_failed { 500 } else { 200 });
+            world.advance(20);
+            keep_up(&mut world);
+        }
+        let name = format!("{policy:?} {b_fails}: {failed:?} failed, {served:?} served");
+        assert!(failed[0] <= 40 && failed[1] <= 40, "{name}");
+        assert!(served[0] + served[1] >= 1600, "{name}");
+    }
+}
+
+/// A backup is ejected while it serves for a backend that is down. When that one is up again, no
+/// request tries the backup out: it is not needed.
+#[test]
+fn an_ejected_backup_is_not_tried_out_while_it_is_not_needed() {
+    for policy in PolicyKind::ALL {
+        let names = ["a", "b", "c"];
+        let mut rules = rules(policy, &names, 0);
+        rules.limits.backups.insert("b".to_owned());
+        let mut world = World::with_rules(&names, rules);
+        [A, B, C].into_iter().for_each(|backend| world.answer(backend, 10));
+        world.await_ping(A);
+        world.fail(A, ProbeFailure::Refused);
+        (0..50).for_each(|_| {
+            let lease = world.router.route(world.now, &[B]).expect("c is left");
+            world.finish(lease, 200);
+        });
+        while matches!(world.standing(B), StandingView::In | StandingView::SlowStart { .. }) {
+            let lease = world.router.route(world.now, &[C]).expect("b is left");
+            world.finish(lease, 500);
+        }
+        for _ in 0..2 {
+            world.await_ping(A);
+            world.answer(A, 10);
+            keep_up(&mut world);
+        }
+        assert_eq!(serve::<3>(&mut world, 2000), [2000, 0, 0], "{policy:?}");
+    }
+}
+
+/// One of two backups was tried, the other one requested a pause. A retry goes to that one, not to
+/// the ejected backend for which they stand in.
+#[test]
+fn a_retry_reaches_a_held_backup_before_an_ejected_backend() {
+    for policy in PolicyKind::ALL {
+        let names = ["a", "b", "c"];
+        let mut rules = rules(policy, &names, 0);
+        rules.limits.backups.insert("b".to_owned());
+        let mut world = World::with_rules(&names, rules);
+        [A, B, C].into_iter().for_each(|backend| world.answer(backend, 10));
+        serve::<3>(&mut world, 50);
+        while matches!(world.standing(A), StandingView::In | StandingView::SlowStart { .. }) {
+            let lease = world.router.route(world.now, &[B, C]).expect("a is left");
+            world.finish(lease, 500);
+        }
+        let lease = world.router.route(world.now, &[A, B]).expect("c is left");
+        world.end(lease, Outcome::Refused { status: 503, hold: Some(Duration::from_secs(9)) });
+        let lease = world.router.route(world.now, &[B]).expect("two are left");
+        assert_eq!(lease.backend(), C, "{policy:?}");
+        world.end(lease, Outcome::Abandoned);
+    }
+}
+
+/// The current backend is a backup. A switch back to a backend that is up again is not a failover,
+/// since the backup has not failed, and no later request is one.
+#[test]
+fn the_return_from_a_backup_is_no_failover() {
+    let mut world = world(PolicyKind::Score, &["a", "b"], 0);
+    assert_eq!(world.serve(), A);
+    world.await_ping(A);
+    world.fail(A, ProbeFailure::Refused);
+    assert_eq!(world.serve(), B);
+    world.notices();
+    for _ in 0..2 {
+        world.await_ping(A);
+        world.answer(A, 10);
+        keep_up(&mut world);
+    }
+    let reason = SwitchReason::FromBackup;
+    let switched = Notice::Switched { from: Some(B), to: A, reason };
+    assert!(world.notices().contains(&switched), "{:?}", world.router.last_switch());
+    for _ in 0..2 {
+        let lease = world.route();
+        assert_eq!(lease.backend(), A);
+        assert_eq!(world.router.reason(&lease), RouteReason::Current);
+        world.finish(lease, 200);
+        world.advance(2000);
+        keep_up(&mut world);
+    }
+}
+
+/// A backup that is current goes down at the time at which another backend is usable: that is a
+/// failover, for as long as it is down.
+#[test]
+fn a_backup_that_fails_is_failed_over() {
+    let names = ["a", "b"];
+    let mut world = world(PolicyKind::Score, &names, 0);
+    world.await_ping(A);
+    world.fail(A, ProbeFailure::Refused);
+    assert_eq!(world.serve(), B);
+    world.await_ping(B);
+    world.fail(B, ProbeFailure::Refused);
+    for _ in 0..2 {
+        world.await_ping(A);
+        world.answer(A, 10);
+    }
+    assert_eq!(world.router.last_switch().map(|(_, reason)| reason), Some(SwitchReason::Failover));
+    let lease = world.route();
+    assert_eq!((lease.backend(), world.router.reason(&lease)), (A, RouteReason::Failover));
+    world.finish(lease, 200);
 }
 
 /// Two backups share the requests among themselves, and a refusal of one goes to the other.

@@ -1,8 +1,7 @@
 //! Health checks of single backends: without pings, down from the start, with times of their own, and
 //! paths that no backend has.
 use super::*;
-use crate::config::{BackendLimits, CheckRules};
-use crate::outlier::StandingView;
+use crate::config::{BackendLimits, CheckRules, Mode};
 
 /// The rules of a policy, with these health checks.
 fn rules(policy: PolicyKind, checks: &[(&str, CheckRules)]) -> Rules {
@@ -104,6 +103,81 @@ fn an_awaited_backend_gets_nothing() {
         assert!(leases.iter().any(|lease| lease.backend() == B) || policy == PolicyKind::Score);
         leases.into_iter().for_each(|lease| world.finish(lease, 200));
     }
+}
+
+/// A backend that starts down is ready again after maintenance: it is down until its first good
+/// ping, and then starts slowly.
+#[test]
+fn a_maintained_backend_that_starts_down_starts_slowly() {
+    for policy in [PolicyKind::LeastRequest, PolicyKind::Learned] {
+        let names = ["a", "b"];
+        let ready = rules(policy, &[("b", AWAITED)]);
+        let mut world = World::with_rules(&names, ready.clone());
+        [A, B].into_iter().for_each(|backend| world.answer(backend, 10));
+        open(&mut world, B);
+        let mut maintained = ready.clone();
+        maintained.limits.modes.insert("b".to_owned(), Mode::Maintain);
+        world.reconfigure(&names, maintained);
+        world.asked.clear();
+        world.reconfigure(&names, ready);
+        assert_eq!(health(&world, B), Health::Down, "{policy:?}");
+        world.await_ping(B);
+        world.answer(B, 10);
+        assert_eq!(world.standing(B), StandingView::SlowStart { window: 2 }, "{policy:?}");
+    }
+}
+
+/// A backend that is down comes up when a reload turns its pings off, and starts slowly at that
+/// time. When they are on again, its first good ping is no second recovery.
+#[test]
+fn a_backend_comes_up_once_when_pings_are_turned_off() {
+    for policy in [PolicyKind::LeastRequest, PolicyKind::Learned] {
+        let names = ["a", "b"];
+        let mut world = World::with_rules(&names, rules(policy, &[]));
+        [A, B].into_iter().for_each(|backend| world.answer(backend, 10));
+        open(&mut world, B);
+        world.await_ping(B);
+        world.fail(B, ProbeFailure::Refused);
+        world.reconfigure(&names, rules(policy, &[("b", OFF)]));
+        assert_eq!(world.standing(B), StandingView::SlowStart { window: 2 }, "{policy:?}");
+        open(&mut world, B);
+        world.reconfigure(&names, rules(policy, &[]));
+        world.await_ping(B);
+        world.answer(B, 10);
+        assert_eq!(world.standing(B), StandingView::In, "{policy:?}");
+    }
+}
+
+/// A backend that went down before its maintenance is ready again: it starts slowly at that time,
+/// and not again with its first good ping.
+#[test]
+fn a_maintained_backend_comes_up_once() {
+    let names = ["a", "b"];
+    let ready = rules(PolicyKind::LeastRequest, &[]);
+    let mut world = World::with_rules(&names, ready.clone());
+    world.answer(A, 10);
+    world.fail(B, ProbeFailure::Refused);
+    let mut maintained = ready.clone();
+    maintained.limits.modes.insert("b".to_owned(), Mode::Maintain);
+    world.reconfigure(&names, maintained);
+    world.asked.clear();
+    world.reconfigure(&names, ready);
+    assert_eq!(world.standing(B), StandingView::SlowStart { window: 2 });
+    open(&mut world, B);
+    world.await_ping(B);
+    world.answer(B, 10);
+    assert_eq!(world.standing(B), StandingView::In);
+}
+
+/// Serves requests at this backend until its slow start is over.
+#[track_caller]
+fn open(world: &mut World, backend: BackendId) {
+    let others: Vec<_> = [A, B].into_iter().filter(|other| *other != backend).collect();
+    for _ in 0..70 {
+        let lease = world.router.route(world.now, &others).expect("one is left");
+        world.finish(lease, 200);
+    }
+    assert_eq!(world.standing(backend), StandingView::In);
 }
 
 /// If all start down, requests go to the least bad one, as always, and none counts as usable.

@@ -2,7 +2,6 @@
 //! `outlier/tests.rs` tests the same rules on a single backend.
 use super::*;
 use crate::event::{EjectReason, ReturnReason};
-use crate::outlier::StandingView;
 use crate::policy::PolicyView;
 
 fn world(policy: PolicyKind, names: &[&str]) -> World {
@@ -62,10 +61,6 @@ impl World {
             }
         }
         panic!("forty failures in a row eject");
-    }
-
-    fn standing(&self, id: BackendId) -> StandingView {
-        self.router.backend_snapshot(self.now, id).expect("it is there").standing
     }
 }
 

@@ -16,6 +16,7 @@ use crate::config::{PolicyKind, Weights};
 use crate::event::{LoadReport, Outcome, ProbeAnswer, ProbeKind, ProbeResult, RequestFailure};
 use crate::health::Health;
 use crate::id::{LeaseId, ProbeId};
+use crate::outlier::StandingView;
 
 /// A router and the time. Its probes stay outstanding until a test ends them.
 struct World {
@@ -154,6 +155,10 @@ impl World {
 
     fn snapshot(&self) -> Snapshot {
         self.router.snapshot(self.now)
+    }
+
+    fn standing(&self, id: BackendId) -> StandingView {
+        self.router.backend_snapshot(self.now, id).expect("it is there").standing
     }
 
     fn notices(&mut self) -> Vec<Notice> {

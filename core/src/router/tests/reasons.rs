@@ -3,7 +3,6 @@ use super::*;
 use crate::event::RouteReason::{
     Control, Current, Failover, LastResort, Policy, Retry, SecondOpinion, Spill, Trial,
 };
-use crate::outlier::StandingView;
 
 impl World {
     /// Routes a request. Returns its lease and the rule.

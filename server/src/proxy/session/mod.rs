@@ -386,11 +386,11 @@ impl Session {
         }
     }
 
-    /// Notes that the backend of the current attempt refuses connections, and whether another one is
-    /// up.
-    pub(crate) const fn handle_gone(&mut self, has_other: bool) {
+    /// Notes that the backend of the current attempt refuses connections, and whether another one,
+    /// or a backup, is up.
+    pub(crate) const fn handle_gone(&mut self, has_next: bool) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.is_unreached = has_other;
+            exchange.is_unreached = has_next;
         }
     }
 

@@ -186,6 +186,12 @@ impl Upstreams {
         self.router.has_other(now, refused_by)
     }
 
+    /// Whether a retry would reach a backend that is not in `tried` and can take a request. Unlike
+    /// for a refusal, that may be an idle backup.
+    pub(crate) fn has_next(&self, now: Instant, tried: &[BackendId]) -> bool {
+        self.router.has_next(now, tried)
+    }
+
     /// Makes this address the first one for the next connection to a backend.
     pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
         self.places.prefer(backend, attempt);
