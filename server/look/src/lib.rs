@@ -22,10 +22,12 @@
 //! ```
 #[cfg(test)]
 mod colours;
+mod curves;
 mod document;
 mod hash;
 mod report;
 
+pub use curves::{EXCEEDED, LINES_MAX};
 pub use document::{Document, escape};
 pub use report::{Chart, ChartId, Mark, Report, Series, Tone};
 

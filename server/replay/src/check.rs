@@ -14,17 +14,21 @@ use super::text::{percent, quantile};
 use super::words::difference;
 use crate::Answer;
 
-/// Runs the recording through the router and compares.
-pub(crate) fn check(recording: &Recording<'_>) -> Result<(Answer, Course), String> {
+/// Runs the recording through the router and compares. Requests and events are added to `course`,
+/// for a report.
+pub(crate) fn check(
+    recording: &Recording<'_>,
+    mut course: Option<&mut Course>,
+) -> Result<Answer, String> {
     let header = recording.header();
     let mut replay = Replay::new(header).map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
     let mut end = header.started;
-    let mut course = Course::default();
     let mut open: BTreeMap<LeaseId, (Duration, BackendId)> = BTreeMap::new();
     let damage = recording.each(|entry| {
         let at = entry.at.since(header.started);
         let step = replay.apply_with(entry, |router, notice| {
+            let Some(course) = &mut course else { return };
             let name = |id| router.name(id).unwrap_or("(unknown)");
             let (label, tone) = match notice {
                 Notice::Switched { from: Some(_), to, .. } => {
@@ -75,15 +79,18 @@ pub(crate) fn check(recording: &Recording<'_>) -> Result<(Answer, Course), Strin
                     (known.unwrap_or("(unknown)").to_owned(), 0)
                 });
                 share.1 += 1;
-                course.name(backend, &share.0);
-                course.decided(at, Some(backend), None);
-                open.insert(admission.lease, (at, backend));
+                if let Some(course) = &mut course {
+                    course.name(backend, &share.0);
+                    course.decided(at, Some(backend), None);
+                    open.insert(admission.lease, (at, backend));
+                }
             }
             Record::Routed { result: Err(_), .. } => tally.unrouted += 1,
             Record::RequestFinished { lease, outcome } => {
                 tally.finish(outcome);
-                if let (Some((at, backend)), Some(is_error)) =
-                    (open.remove(lease), outcome.is_error())
+                if let Some(course) = &mut course
+                    && let Some((at, backend)) = open.remove(lease)
+                    && let Some(is_error) = outcome.is_error()
                 {
                     course.ended(at, backend, time_ms(outcome).filter(|_| !is_error));
                 }
@@ -98,7 +105,7 @@ pub(crate) fn check(recording: &Recording<'_>) -> Result<(Answer, Course), Strin
     });
     let mut answer = tally.report(recording, end.since(header.started).as_secs_f64());
     answer.wrong.extend(damage);
-    Ok((answer, course))
+    Ok(answer)
 }
 
 /// Returns the time to the head of a response, ms.

@@ -3,15 +3,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::BackendId;
-use intelliproxy_look::{Chart, Mark, Series, Tone};
+use intelliproxy_look::{Chart, EXCEEDED, LINES_MAX, Mark, Series, Tone};
 
 /// The parts of time so far. When there are too many, pairs of them become one.
 #[derive(Debug)]
 pub(crate) struct Course {
     width: Duration,
     parts: Vec<Part>,
-    /// The names of the backends, in the order of their first requests.
-    names: Vec<(BackendId, String)>,
+    /// The names of the backends with requests.
+    names: BTreeMap<BackendId, String>,
     pub(crate) marks: Vec<Mark>,
 }
 
@@ -39,7 +39,7 @@ struct Times(BTreeMap<u16, u64>);
 
 impl Default for Course {
     fn default() -> Self {
-        Self { width: WIDTH, parts: Vec::new(), names: Vec::new(), marks: Vec::new() }
+        Self { width: WIDTH, parts: Vec::new(), names: BTreeMap::new(), marks: Vec::new() }
     }
 }
 
@@ -74,9 +74,7 @@ impl Course {
 
     /// Sets the name of a backend.
     pub(crate) fn name(&mut self, id: BackendId, name: &str) {
-        if !self.names.iter().any(|(known, _)| *known == id) {
-            self.names.push((id, name.to_owned()));
-        }
+        self.names.entry(id).or_insert_with(|| name.to_owned());
     }
 
     /// Adds a mark, unless there are very many.
@@ -108,7 +106,7 @@ impl Course {
     }
 
     /// Returns the backends with a line of their own: those with the most requests.
-    fn shown(&self) -> Vec<&(BackendId, String)> {
+    fn shown(&self) -> Vec<(&BackendId, &String)> {
         let requests = |id: BackendId| -> u64 {
             let cells = self.parts.iter().filter_map(|part| part.cells.get(&id));
             cells.map(|cell| cell.recorded.max(cell.chosen)).sum()
@@ -116,10 +114,10 @@ impl Course {
         let mut shown: Vec<_> = self.names.iter().collect();
         // In the order of their numbers, so that a backend has the same colour in each report.
         if shown.len() > LINES_MAX {
-            shown.sort_by_key(|(id, _)| std::cmp::Reverse(requests(*id)));
+            shown.sort_by_key(|(id, _)| std::cmp::Reverse(requests(**id)));
             shown.truncate(LINES_MAX);
+            shown.sort_by_key(|(id, _)| **id);
         }
-        shown.sort_by_key(|(id, _)| *id);
         shown
     }
 
@@ -143,16 +141,8 @@ impl Course {
 
     /// Returns a chart over time without lines.
     fn frame(&self, title: &str, unit: &'static str) -> Chart {
-        let width = self.width.as_secs_f64();
-        Chart {
-            title: title.to_owned(),
-            unit,
-            x: "seconds",
-            log_y: unit == "ms",
-            xs: (0..self.parts.len()).map(|at| (at as f64 + 0.5) * width).collect(),
-            marks: self.marks.clone(),
-            ..Chart::default()
-        }
+        let (width, parts) = (self.width.as_secs_f64(), self.parts.len());
+        Chart { marks: self.marks.clone(), ..Chart::over_time(title, unit, width, parts) }
     }
 
     /// Returns the charts of the recorded requests.
@@ -204,16 +194,7 @@ impl Course {
             let values = EXCEEDED.iter().map(|n| all.quantile(1.0 - 1.0 / n));
             Series { label: name.clone(), values: values.collect() }
         });
-        Chart {
-            title: "time that one of N good responses exceeds".to_owned(),
-            unit: "ms",
-            x: "",
-            log_x: true,
-            log_y: true,
-            xs: EXCEEDED.to_vec(),
-            series: series.collect(),
-            marks: Vec::new(),
-        }
+        Chart::exceeded("time that one of N good responses exceeds", series.collect())
     }
 }
 
@@ -267,16 +248,9 @@ fn percent(part: u64, whole: u64) -> Option<f64> {
 const WIDTH: Duration = Duration::from_millis(100);
 /// A report has half to all of these.
 const PARTS_MAX: usize = 240;
-/// As many as there are colours.
-const LINES_MAX: usize = 8;
 const MARKS_MAX: usize = 200;
 /// Buckets per doubling of the time.
 const STEPS: f64 = 16.0;
-/// The n of the distribution.
-const EXCEEDED: [f64; 18] = [
-    1.25, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 33.0, 50.0, 70.0, 100.0, 140.0, 200.0, 330.0,
-    500.0, 1000.0,
-];
 
 #[cfg(test)]
 mod tests {

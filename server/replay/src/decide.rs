@@ -13,8 +13,13 @@ use super::recording::Recording;
 use super::text::percent;
 use crate::Answer;
 
-/// Decides every recorded request again by `rules`.
-pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer, Course), String> {
+/// Decides every recorded request again by `rules`. Both decisions are added to `course`, for a
+/// report.
+pub(crate) fn decide(
+    recording: &Recording<'_>,
+    rules: Rules,
+    mut course: Option<&mut Course>,
+) -> Result<Answer, String> {
     let header = recording.header();
     let charge_ms = rules.errors.charge.as_secs_f64() * 1e3;
     let policy = rules.policy;
@@ -22,7 +27,6 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer,
     let mut shadow =
         Shadow::new(config, header.seed, header.started).map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
-    let mut course = Course::default();
     let mut open: BTreeMap<LeaseId, Sample> = BTreeMap::new();
     let wrong = recording.each(|entry| {
         let choice = shadow.apply(entry);
@@ -33,9 +37,11 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer,
                 {
                     sample.cost_ms = cost_ms;
                     tally.samples.push(sample);
-                    let is_error = outcome.is_error() == Some(true);
-                    let ms = time_ms(outcome).filter(|_| !is_error);
-                    course.ended(sample.at, sample.recorded, ms);
+                    if let Some(course) = &mut course {
+                        let is_error = outcome.is_error() == Some(true);
+                        let ms = time_ms(outcome).filter(|_| !is_error);
+                        course.ended(sample.at, sample.recorded, ms);
+                    }
                 }
             }
             Record::Lost { records } => {
@@ -48,7 +54,9 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer,
             tally.decisions += 1;
             let recorded = choice.recorded.ok().map(|to| to.backend);
             let chosen = choice.chosen.ok();
-            course.decided(entry.at.since(header.started), recorded, chosen);
+            if let Some(course) = &mut course {
+                course.decided(entry.at.since(header.started), recorded, chosen);
+            }
             tally.agree += u64::from(recorded == chosen);
             for (id, is_chosen) in [(recorded, false), (chosen, true)] {
                 let Some(id) = id else { continue };
@@ -56,7 +64,9 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer,
                     let known = shadow.router().name(id);
                     Counts { name: known.unwrap_or("(unknown)").to_owned(), ..Counts::default() }
                 });
-                course.name(id, &counts.name);
+                if let Some(course) = &mut course {
+                    course.name(id, &counts.name);
+                }
                 *if is_chosen { &mut counts.chosen } else { &mut counts.recorded } += 1;
             }
             if let Ok(to) = choice.recorded {
@@ -100,7 +110,7 @@ pub(crate) fn decide(recording: &Recording<'_>, rules: Rules) -> Result<(Answer,
         );
     }
     text.push_str(UNKNOWN);
-    Ok((Answer { text, wrong }, course))
+    Ok(Answer { text, wrong })
 }
 
 fn describe(text: &mut String, estimate: &Estimate, charge_ms: f64) {

@@ -24,6 +24,7 @@ mod words;
 use intelliproxy_core::Rules;
 use intelliproxy_look::Chart;
 
+use self::course::Course;
 pub use self::question::{Options, Question, Which};
 use self::recording::Recording;
 
@@ -70,10 +71,13 @@ pub struct Answer {
 /// The reason in one line: a file cannot be read or written, or the recording lacks the decision.
 pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
     let recording = Recording::load(&options.files, host)?;
+    // Collected only for a report.
+    let mut course = options.html.is_some().then(Course::default);
     match &options.question {
         Question::Check => {
-            let (answer, course) = check::check(&recording)?;
-            write_report("a recording", options, &recording, answer, &course.recorded())
+            let answer = check::check(&recording, course.as_mut())?;
+            let charts = course.as_ref().map(Course::recorded);
+            write_report("a recording", options, &recording, answer, charts)
         }
         Question::Explain(which) => explain::explain(&recording, *which),
         Question::Decide { policy, rules } => {
@@ -85,8 +89,9 @@ pub fn answer(options: &Options, host: &dyn Host) -> Result<Answer, String> {
                 wanted.policy = *policy;
             }
             let title = format!("a recording, again by {}", wanted.policy.name());
-            let (answer, course) = decide::decide(&recording, wanted)?;
-            write_report(&title, options, &recording, answer, &course.decided_again())
+            let answer = decide::decide(&recording, wanted, course.as_mut())?;
+            let charts = course.as_ref().map(Course::decided_again);
+            write_report(&title, options, &recording, answer, charts)
         }
         Question::Fit { file } => {
             let (json, answer) = fit::fit(&recording)?;
@@ -102,9 +107,9 @@ fn write_report(
     options: &Options,
     recording: &Recording<'_>,
     answer: Answer,
-    charts: &[Chart],
+    charts: Option<Vec<Chart>>,
 ) -> Result<Answer, String> {
-    if let Some(file) = &options.html {
+    if let (Some(file), Some(charts)) = (&options.html, &charts) {
         let html = report::report(title, recording, &answer, charts);
         recording.host().write(file, &html).map_err(|error| format!("{file}: {error}"))?;
     }

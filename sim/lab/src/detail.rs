@@ -1,6 +1,7 @@
 //! A run over time, for reports: every counted request by its arrival, and the switches.
 //!
 //! It is collected only on request, as it takes 12 bytes per request.
+use intelliproxy_look::EXCEEDED;
 use serde::Serialize;
 
 /// Collects the requests of a run.
@@ -60,27 +61,28 @@ impl Details {
             times.push(request.ms);
         }
         times.sort_by(f32::total_cmp);
-        let exceeded = EXCEEDED.map(|n| (n, quantile(&times, 1.0 - 1.0 / n))).to_vec();
+        let exceeded = EXCEEDED.map(|n| quantile(&times, 1.0 - 1.0 / n)).to_vec();
         let counts: Vec<usize> = all.iter().map(|part| part.times.len()).collect();
         let all = Line::new(all, &counts);
         let groups = of_groups.into_iter().map(|parts| Line::new(parts, &counts)).collect();
-        let at = (0..bins).map(|bin| (bin as f64 + 0.5) * width).collect();
         let switches = self.switches.into_iter().map(f64::from).collect();
-        OverTime { at, all, groups, exceeded, switches }
+        OverTime { width, parts: bins, all, groups, exceeded, switches }
     }
 }
 
 /// A run over time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct OverTime {
-    /// The middle of each bin, s.
-    pub(super) at: Vec<f64>,
+    /// The length of a bin, s.
+    pub(super) width: f64,
+    /// The number of bins.
+    pub(super) parts: usize,
     /// All requests.
     pub(super) all: Line,
     /// Those of each group.
     pub(super) groups: Vec<Line>,
-    /// Time that one of n requests exceeds: n, and the time in ms.
-    pub(super) exceeded: Vec<(f64, f64)>,
+    /// The time that one of n requests exceeds, ms, for each n of [`EXCEEDED`].
+    pub(super) exceeded: Vec<f64>,
     /// Changes of current backends, s.
     pub(super) switches: Vec<f64>,
 }
@@ -133,12 +135,6 @@ fn quantile(sorted: &[f32], q: f64) -> f64 {
     sorted.get(rank - 1).or_else(|| sorted.last()).map_or(0.0, |ms| f64::from(*ms))
 }
 
-/// The n of the distribution, without the shortest time, which says nothing: p50 is at 2, p99 at 100, p99.9 at 1000.
-const EXCEEDED: [f64; 19] = [
-    1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 33.0, 50.0, 70.0, 100.0, 140.0, 200.0,
-    330.0, 500.0, 1000.0,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,22 +151,19 @@ mod tests {
         details.add(1_500_000_000, 5_000_000_000, None, true);
         details.switched(1_250_000_000);
         let run = details.over_time(2.0, 2, &[2, 1]);
-        assert_eq!((run.at, run.switches), (vec![0.5, 1.5], vec![1.25]));
+        assert_eq!((run.width, run.parts, run.switches), (1.0, 2, vec![1.25]));
         assert_eq!(run.all.p50_ms, [Some(5.0), Some(5000.0)]);
         assert_eq!(run.all.p99_ms[0], Some(10.0));
         assert_eq!(run.all.failed, [Some(0.0), Some(100.0)]);
         assert_eq!(run.groups[0].share, [Some(100.0), Some(0.0)]);
         assert_eq!(run.groups[1].share, [Some(0.0), Some(50.0)]);
         assert_eq!(run.groups[0].p50_ms, [Some(5.0), None]);
-        assert_eq!(run.exceeded[2], (2.0, 6.0));
+        assert_eq!(run.exceeded[2], 6.0, "the median of all twelve");
     }
 
-    /// The n of the distribution include those of the table's percentiles.
+    /// The times that one of 2, 100 and 1000 requests exceeds are the percentiles of the table.
     #[test]
     fn the_distribution_has_the_percentiles() {
-        for n in [2.0, 100.0, 1000.0] {
-            assert!(EXCEEDED.contains(&n));
-        }
         let times: Vec<f32> = (1..=1000).map(|ms| ms as f32).collect();
         let exceeded = |n: f64| quantile(&times, 1.0 - 1.0 / n);
         assert_eq!([2.0, 100.0, 1000.0].map(exceeded), [500.0, 990.0, 999.0]);

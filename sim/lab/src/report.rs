@@ -1,5 +1,5 @@
 //! The results as an HTML report: the tables of the text output, and curves of the first seed.
-use intelliproxy_look::{Chart, ChartId, Mark, Report, Series, Tone};
+use intelliproxy_look::{Chart, ChartId, LINES_MAX, Mark, Report, Series, Tone};
 
 use super::detail::{Line, OverTime};
 use super::fault::FaultKind;
@@ -48,39 +48,34 @@ fn scenario(report: &mut Report, Part { scenario, result, over_time }: &Part<'_>
             .map(|(name, run)| Series { label: (*name).to_owned(), values: of(run).clone() })
             .collect()
     };
-    let xs = over_time.first().map(|run| run.at.clone()).unwrap_or_default();
-    let chart = |title: &str, unit, log_y, series| Chart {
-        title: title.to_owned(),
-        unit,
-        x: "seconds",
-        log_y,
-        xs: xs.clone(),
+    let (width, bins) = over_time.first().map_or((0.0, 0), |run| (run.width, run.parts));
+    let chart = |title: &str, unit, series| Chart {
         series,
         marks: marks.clone(),
-        ..Chart::default()
+        ..Chart::over_time(title, unit, width, bins)
     };
     let overlays = [
         distribution(&names, over_time),
-        chart("p99 over time", "ms", true, each(|run| &run.all.p99_ms)),
-        chart("p50 over time", "ms", true, each(|run| &run.all.p50_ms)),
-        chart("failed over time", "%", false, each(|run| &run.all.failed)),
+        chart("p99 over time", "ms", each(|run| &run.all.p99_ms)),
+        chart("p50 over time", "ms", each(|run| &run.all.p50_ms)),
+        chart("failed over time", "%", each(|run| &run.all.failed)),
     ];
     let overlays = overlays.map(|chart| report.chart(&chart));
     report.charts(&overlays);
     let mut of_contenders: Vec<[ChartId; 4]> = Vec::new();
     for (name, run) in names.iter().zip(over_time) {
-        let of_groups = |title: &str, unit, log_y, of: fn(&Line) -> &Vec<Option<f64>>| {
+        let of_groups = |title: &str, unit, of: fn(&Line) -> &Vec<Option<f64>>| {
             let title = format!("{name}: {title}");
-            let mut one = chart(&title, unit, log_y, groups(scenario, run, of));
+            let mut one = chart(&title, unit, groups(scenario, run, of));
             one.marks.extend(switches(run));
             one.marks.sort_by(|a, b| a.at.total_cmp(&b.at));
             one
         };
         let charts = [
-            of_groups("share of the requests", "%", false, |line| &line.share),
-            of_groups("p99", "ms", true, |line| &line.p99_ms),
-            of_groups("p50", "ms", true, |line| &line.p50_ms),
-            of_groups("failed", "%", false, |line| &line.failed),
+            of_groups("share of the requests", "%", |line| &line.share),
+            of_groups("p99", "ms", |line| &line.p99_ms),
+            of_groups("p50", "ms", |line| &line.p50_ms),
+            of_groups("failed", "%", |line| &line.failed),
         ];
         of_contenders.push(charts.map(|chart| report.chart(&chart)));
     }
@@ -106,26 +101,16 @@ fn scenario(report: &mut Report, Part { scenario, result, over_time }: &Part<'_>
 
 /// Returns the distribution of times: the time that one of n requests exceeds.
 fn distribution(names: &[&str], over_time: &[&OverTime]) -> Chart {
-    let xs = over_time.first().map(|run| run.exceeded.iter().map(|(n, _)| *n).collect());
     let series = names.iter().zip(over_time).map(|(name, run)| Series {
         label: (*name).to_owned(),
-        values: run.exceeded.iter().map(|(_, ms)| Some(*ms)).collect(),
+        values: run.exceeded.iter().copied().map(Some).collect(),
     });
-    Chart {
-        title: "time that one of N requests exceeds".to_owned(),
-        unit: "ms",
-        x: "",
-        log_x: true,
-        log_y: true,
-        xs: xs.unwrap_or_default(),
-        series: series.collect(),
-        marks: Vec::new(),
-    }
+    Chart::exceeded("time that one of N requests exceeds", series.collect())
 }
 
 /// Returns a line for each group; of many groups for the first ones.
 fn groups(scenario: &Scenario, run: &OverTime, of: fn(&Line) -> &Vec<Option<f64>>) -> Vec<Series> {
-    let named = scenario.backends.iter().zip(&run.groups).take(GROUPS_MAX);
+    let named = scenario.backends.iter().zip(&run.groups).take(LINES_MAX);
     named
         .map(|(group, line)| {
             let label = match group.count {
@@ -183,9 +168,7 @@ fn kind(fault: &FaultKind) -> String {
 
 /// Returns the changes of the current backend, one for each part of time that has any.
 fn switches(run: &OverTime) -> Vec<Mark> {
-    // The first value is the middle of the first part.
-    let width = run.at.first().map_or(1.0, |middle| 2.0 * middle);
-    let part = |at: &f64| (at / width) as u64;
+    let part = |at: &f64| (at / run.width) as u64;
     let mut at = run.switches.clone();
     at.dedup_by_key(|at| part(at));
     let label = if at.len() > NAMED_MAX { "" } else { "switch" };
@@ -196,13 +179,11 @@ fn switches(run: &OverTime) -> Vec<Mark> {
 /// Returns the number of parts of time for this number of runs, so that a report stays below a
 /// megabyte.
 pub(super) fn bins(scenarios: &[Scenario], contenders: usize) -> usize {
-    let lines = |scenario: &Scenario| 3 + 4 * scenario.backends.len().min(GROUPS_MAX);
+    let lines = |scenario: &Scenario| 3 + 4 * scenario.backends.len().min(LINES_MAX);
     let all: usize = scenarios.iter().map(lines).sum();
     (NUMBERS_MAX / (all * contenders).max(1)).clamp(BINS_MIN, BINS_MAX)
 }
 
-/// Groups with a line of their own: as many as there are colours.
-const GROUPS_MAX: usize = 8;
 /// More switches than this have no name in a chart.
 const NAMED_MAX: usize = 6;
 /// Numbers in all curves, at about six bytes each.
@@ -241,7 +222,8 @@ mod tests {
     fn switches_are_marked() {
         let of = |switches: Vec<f64>| {
             let run = OverTime {
-                at: vec![0.5, 1.5],
+                width: 1.0,
+                parts: 2,
                 all: Line::default(),
                 groups: Vec::new(),
                 exceeded: Vec::new(),
