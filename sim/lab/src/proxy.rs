@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, BackendId, ConfigError, Event, Instant, Lease, Notice, Outcome, PolicyKind, ProbeId,
-    ProbeKind, ProbeResult, Router, RouterConfig, Rules,
+    Action, BackendId, ConfigError, Event, Instant, Lease, Outcome, PolicyKind, ProbeId, ProbeKind,
+    ProbeResult, Router, RouterConfig, Rules,
 };
 
 use super::earliest::NEVER;
@@ -131,19 +131,18 @@ impl Proxy {
         }
     }
 
-    /// Returns the number of changes of the current backend since the last call, up to the last
-    /// [`poll_probe`](Self::poll_probe).
-    pub(super) fn take_switched(&mut self) -> u32 {
+    /// Returns the number of changes of the current backend since the last call.
+    pub(super) fn take_switched(&mut self) -> u64 {
         match self {
-            Self::Routed(proxy) => std::mem::take(&mut proxy.switched),
+            Self::Routed(proxy) => proxy.take_switched(),
             Self::Peer(_) => 0,
         }
     }
 
     /// Returns the number of changes of the current backend so far.
-    pub(super) fn switches(&self, now: u64) -> u64 {
+    pub(super) fn switches(&self) -> u64 {
         match self {
-            Self::Routed(proxy) => proxy.switches(now),
+            Self::Routed(proxy) => proxy.router.counts().switches,
             Self::Peer(_) => 0,
         }
     }
@@ -158,8 +157,8 @@ pub(super) struct Routed {
     /// The router id by lab backend.
     ids: Vec<Option<BackendId>>,
     rules: Rules,
-    /// Changes of the current backend that were not taken yet.
-    switched: u32,
+    /// Changes of the current backend that were taken.
+    taken: u64,
 }
 
 impl Routed {
@@ -175,7 +174,7 @@ impl Routed {
         let build = if policy.is_some() { Router::new } else { Router::with_broken_learner };
         let router = build(config(&rules, backends), seed, Instant::ZERO)?;
         let (backends_of, ids) = (Vec::new(), Vec::new());
-        let mut proxy = Self { router, backends: backends_of, ids, rules, switched: 0 };
+        let mut proxy = Self { router, backends: backends_of, ids, rules, taken: 0 };
         proxy.learn_ids(backends);
         Ok(proxy)
     }
@@ -224,26 +223,23 @@ impl Routed {
         self.router.handle_timeout(Instant::from_nanos(now));
     }
 
-    /// Returns the router's next probe: its id, the lab's backend, and its kind. Of the
-    /// notices to observers, switches are counted.
+    /// Returns the router's next probe: its id, the lab's backend, and its kind. Notices to
+    /// observers are dropped.
     fn poll_probe(&mut self) -> Option<(ProbeId, usize, ProbeKind)> {
         loop {
-            match self.router.poll_action()? {
-                Action::StartProbe { probe, backend, kind, .. } => {
-                    return Some((probe, self.backends[backend.index()], kind));
-                }
-                Action::Notify(Notice::Switched { from: Some(_), .. }) => self.switched += 1,
-                Action::Notify(_) => {}
+            if let Action::StartProbe { probe, backend, kind, .. } = self.router.poll_action()? {
+                return Some((probe, self.backends[backend.index()], kind));
             }
         }
     }
 
-    fn deadline(&self) -> u64 {
-        self.router.poll_timeout().map_or(NEVER, Instant::as_nanos)
+    fn take_switched(&mut self) -> u64 {
+        let switches = self.router.counts().switches;
+        switches - std::mem::replace(&mut self.taken, switches)
     }
 
-    fn switches(&self, now: u64) -> u64 {
-        self.router.snapshot(Instant::from_nanos(now)).switches
+    fn deadline(&self) -> u64 {
+        self.router.poll_timeout().map_or(NEVER, Instant::as_nanos)
     }
 
     fn learn_ids(&mut self, backends: &[(usize, &str)]) {

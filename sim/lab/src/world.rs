@@ -435,7 +435,7 @@ impl World {
     fn into_run(mut self, scenario: &Scenario) -> Run {
         let (recovery, unfairness) = recovery::figures(scenario, &self.routed_by_second);
         self.tally.compared(recovery, unfairness);
-        let switches: u64 = self.proxies.iter().map(|proxy| proxy.switches(self.now)).sum();
+        let switches: u64 = self.proxies.iter().map(|proxy| proxy.switches()).sum();
         let time = self.ends_at as f64 / 1e9 * self.proxy_count as f64;
         Run {
             figures: self.tally.figures(switches as f64 / time),
