@@ -33,6 +33,14 @@ impl Aside {
     const fn is_work(&self) -> bool {
         matches!(self.state, AsideState::Resumed)
     }
+
+    /// Time for which it has waited for its client, with the current pause.
+    fn waited_by(&self, now: Instant) -> Duration {
+        match self.state {
+            AsideState::Paused { since } => self.waited.saturating_add(now.since(since)),
+            AsideState::Resumed | AsideState::Stream => self.waited,
+        }
+    }
 }
 
 impl Router {
@@ -57,9 +65,9 @@ impl Router {
                 None
             }
             AsideState::Resumed => Some(aside.waited),
-            AsideState::Paused { since } => {
+            AsideState::Paused { .. } => {
                 self.take_back(now, aside.backend);
-                Some(aside.waited.saturating_add(now.since(since)))
+                Some(aside.waited_by(now))
             }
         }
     }
@@ -85,7 +93,7 @@ impl Router {
         if known.is_some_and(|aside| !aside.is_work()) {
             self.take_back(now, backend);
         }
-        let waited = known.map_or(Duration::ZERO, |aside| aside.waited);
+        let waited = known.map_or(Duration::ZERO, |aside| aside.waited_by(now));
         self.enter(lease, Aside { backend, state: AsideState::Stream, waited });
         self.set_aside(backend, true);
         if self.habits.listens && status == 101 {
@@ -120,11 +128,8 @@ impl Router {
         let Some(aside) = self.asides.get_mut(&lease) else {
             return;
         };
-        let AsideState::Paused { since } = aside.state else {
-            return;
-        };
-        if aside.backend == backend {
-            aside.waited = aside.waited.saturating_add(now.since(since));
+        if aside.backend == backend && matches!(aside.state, AsideState::Paused { .. }) {
+            aside.waited = aside.waited_by(now);
             aside.state = AsideState::Resumed;
             self.take_back(now, backend);
         }

@@ -194,6 +194,7 @@ impl Learned {
             // be compared with a guessed duration.
             pool.boot();
             if !pool.is_booting() {
+                self.units.iter_mut().for_each(|unit| unit.counted_from = unit.looked_at);
                 self.adopt_curve();
             }
             return;
@@ -289,7 +290,9 @@ impl Policy for Learned {
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
         if self.is_model && self.present == 2 {
             // While there was a single backend, its exposure was not measured. Now it is.
-            self.units.iter_mut().for_each(|unit| unit.looked_at = now);
+            for unit in &mut self.units {
+                (unit.looked_at, unit.counted_from) = (now, now);
+            }
         }
         self.count();
         self.weigh(slot);
@@ -440,13 +443,9 @@ impl Policy for Learned {
     }
 
     fn on_stream(&mut self, now: Instant, backend: BackendId, elapsed: Duration) {
-        // The exposure of a stalled backend was not counted yet.
-        let is_counted = !self.units[backend.index()].restraints.is_stalled;
         self.on_pause(now, backend);
-        if is_counted {
-            self.units[backend.index()].was_no_work(&mut self.pool, millis(elapsed));
-            self.weigh(backend.index());
-        }
+        self.units[backend.index()].was_no_work(&mut self.pool, millis(elapsed));
+        self.weigh(backend.index());
     }
 
     fn on_resume(&mut self, now: Instant, backend: BackendId) {

@@ -1,4 +1,6 @@
 //! Learned figures of one backend, and of the pool as a whole: counters, estimates and the cost.
+mod taking_back;
+
 use super::curve::{Curve, LEVELS, Shape, bin};
 use super::explore::Trials;
 use super::losses::Losses;
@@ -59,6 +61,9 @@ pub(super) struct Unit {
     pub(super) refused_alone: u32,
     /// The time up to which exposure is counted.
     pub(super) looked_at: Instant,
+    /// The time from which all counted exposure was passed on: before it the backend was not
+    /// configured, the time scale was unknown, or a silence was dropped.
+    pub(super) counted_from: Instant,
     /// Counted exposure that was not passed to `speed` yet.
     pending: f64,
     /// Exposure per ms at the current number in flight.
@@ -159,6 +164,7 @@ impl Unit {
             refused_lately: 0.0,
             refused_alone: 0,
             looked_at: now,
+            counted_from: now,
             pending: 0.0,
             pace: 0.0,
             unsettled: 0,
@@ -333,63 +339,10 @@ impl Unit {
         self.shape.latency(curve, n) > FULL * self.shape.latency(curve, 1)
     }
 
-    /// Subtracts the exposure of a request that its client gave up after `elapsed_ms`. The exposure
-    /// was counted at varying numbers in flight; it is subtracted at the current one.
-    pub(super) fn abandoned(&mut self, pool: &mut Pool, elapsed_ms: f64) {
-        let n = self.in_flight + 1;
-        if pool.is_booting() {
-            let part = elapsed_ms / f64::from(n).sqrt();
-            pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
-            return;
-        }
-        let exposure = elapsed_ms / self.shape.latency(&pool.curve, n);
-        self.due = (self.due - self.due_speed * exposure).max(0.0);
-        if self.restraints.is_stalled {
-            self.pending = (self.pending - exposure).max(0.0);
-            return;
-        }
-        self.speed.withdraw(exposure);
-        self.settle(pool);
-        if self.restraints.is_normal() {
-            let worked = self.shrunk_speed * elapsed_ms / f64::from(n);
-            let time = &mut pool.curve.time[(n as usize).min(LEVELS)];
-            *time = (*time - worked * self.shape.factor(n)).max(0.0);
-            let predicted = &mut self.shape.predicted[bin(n)];
-            *predicted = (*predicted - worked * f64::from(n) / pool.curve.latency(n)).max(0.0);
-        }
-    }
-
-    /// Takes back what a stream has added to the exposure in `elapsed_ms`: nothing was due from it.
-    /// Counted as work, forty silent streams made a backend look half as fast. Its part is the last
-    /// of those in flight and not an equal one: when forty streams have left the account one after
-    /// the other, the exposure is that of the other requests alone. The speed rises to the pool's
-    /// median at most.
-    pub(super) fn was_no_work(&mut self, pool: &mut Pool, elapsed_ms: f64) {
-        let n = self.in_flight + 1;
-        let more = f64::from(n);
-        if pool.is_booting() {
-            let part = (more.sqrt() - (more - 1.0).sqrt()) * elapsed_ms;
-            pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
-            return;
-        }
-        let pace = more / self.shape.latency(&pool.curve, n);
-        // A pace of no requests is not defined by the curve.
-        let others = if self.in_flight == 0 {
-            0.0
-        } else {
-            f64::from(self.in_flight) / self.shape.latency(&pool.curve, self.in_flight)
-        };
-        let exposure = (pace - others).max(0.0) * elapsed_ms;
-        self.due = (self.due - self.due_speed * exposure).max(0.0);
-        let predicted = &mut self.shape.predicted[bin(n)];
-        *predicted = (*predicted - self.shrunk_speed * exposure).max(0.0);
-        self.speed.withdraw_up_to(exposure, pool.center_speed);
-        self.settle(pool);
-    }
-
     /// Drops the exposure of a silence: it shows nothing about the speed after the silence.
     pub(super) fn was_silent(&mut self) {
         self.pending = 0.0;
+        self.counted_from = self.looked_at;
     }
 
     /// Records that the backend came up: errors before it went down are forgotten, and slow start
