@@ -86,7 +86,16 @@ impl ConfiguredListeners {
             ListenAddress::parse(text).map_err(|error| fail(format!("it {error}")))?;
         let keep = |place: &Place| Place { address: place.address, entry: entry.clone() };
         if port == 0 {
-            let of_entry = held.iter().filter(|place| place.entry.address == *text);
+            // Several entries may have this text. Each keeps its own listeners; one that has changed
+            // keeps those with the same kind of clients.
+            let is_own = |place: &&Place| place.entry == *entry;
+            let has_own = held.iter().any(|place| is_own(&place));
+            let is_alike = |place: &&Place| {
+                let (before, now) = (&place.entry, entry);
+                before.address == *text && before.tls.is_some() == now.tls.is_some()
+            };
+            let of_entry =
+                held.iter().filter(|place| if has_own { is_own(place) } else { is_alike(place) });
             let kept: Vec<Place> = of_entry.map(keep).collect();
             if !kept.is_empty() {
                 self.kept.extend(kept);
