@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Asker, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome, PolicyKind,
-    ProbeAnswer, ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router, RouterConfig, Rules,
-    StandingView,
+    Action, Asker, CheckRules, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome,
+    PolicyKind, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router,
+    RouterConfig, Rules, StandingView,
 };
 
 use intelliproxy::fuzzing::Source;
@@ -147,6 +147,13 @@ impl World {
                         || !backends.iter().any(|b| is_free(&b) && is_in(&b) && b.held.is_none()),
                     "a held backend is chosen only if no other is left"
                 );
+                let is_usual = |b: &intelliproxy_core::BackendSnapshot| {
+                    is_free(&b) && is_in(&b) && !b.is_backup
+                };
+                assert!(
+                    !chosen.is_backup || !backends.iter().any(is_usual),
+                    "a backup is chosen only if no other is left"
+                );
                 assert!(
                     chosen.health != Health::Down || !backends.iter().any(|b| is_free(&b)),
                     "a backend that is down is chosen only if no other is left"
@@ -220,7 +227,21 @@ fn rules(source: &mut Source<'_>) -> Rules {
     if flags & 0x80 != 0 {
         rules.weights.latency = number(source);
     }
+    if flags & 0x40 != 0 {
+        let (backups, checked) = (source.byte(), source.byte());
+        let chosen = |mask: u8| (0..5).filter(move |index| mask >> index & 1 == 1);
+        rules.limits.backups = chosen(backups).map(|index| format!("b{index}")).collect();
+        let checks = chosen(checked).map(|index| (format!("b{index}"), check(source)));
+        rules.limits.checks = checks.collect();
+    }
     rules
+}
+
+fn check(source: &mut Source<'_>) -> CheckRules {
+    let flags = source.byte();
+    let mut time = |bit: u8| (flags >> bit & 1 == 1).then(|| 1 + 40 * u32::from(source.byte()));
+    let (interval_ms, timeout_ms) = (time(2), time(3));
+    CheckRules { is_off: flags & 1 == 1, starts_down: flags & 2 != 0, interval_ms, timeout_ms }
 }
 
 fn policy(which: u8) -> PolicyKind {
@@ -262,6 +283,7 @@ fn result(source: &mut Source<'_>) -> ProbeResult {
         5 => Err(ProbeFailure::Status(500)),
         6 => Err(ProbeFailure::Abandoned),
         7 => Err(ProbeFailure::TooLarge),
+        8 => Err(ProbeFailure::Status(404)),
         other => {
             let latency = millis(source);
             let report = (other & 1 == 1).then(|| report(source));

@@ -2,7 +2,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use intelliproxy::config::{BackendTarget, Config};
+use intelliproxy::config::{
+    BackendConfig, BackendTarget, CheckKind, Config, InitialHealth, OwnHealthChecks,
+};
 use intelliproxy::fuzzing::strict::{self, Verdict};
 use intelliproxy::proxy::{ConnId, ConnectFailure, Notice};
 use intelliproxy_core::PolicyKind;
@@ -190,7 +192,8 @@ impl Operations {
     }
 
     /// Applies another configuration: bits 0 to 2 select its backends, bit 3 the place of the first
-    /// one. Bits 4 and 5 change the policy, limits and timeouts. Bits 6 and 7 make it invalid.
+    /// one. Bits 4 and 5 change the policy, limits and timeouts. Bit 6 makes b0 a backup, bit 7 gives
+    /// the backends other health checks. Both together make it invalid.
     pub(super) fn reconfigure(&mut self, which: u8) {
         let mut config = self.config.clone();
         let backends = (0..3).filter(|index| which >> index & 1 == 1);
@@ -208,6 +211,20 @@ impl Operations {
             config.timeouts.response_head = Duration::from_secs(1);
             config.timeouts.client_idle = Duration::from_secs(1);
             config.stats.allow = vec!["198.0.0.0/8".to_owned()];
+        }
+        let check = |kind| OwnHealthChecks { kind: Some(kind), ..OwnHealthChecks::default() };
+        let own = |index: usize| BackendConfig::new(&format!("b{index}"), "http://b");
+        match which >> 6 {
+            1 => config.backends = vec![BackendConfig { backup: true, ..own(0) }],
+            2 => {
+                let awaited =
+                    OwnHealthChecks { initial: Some(InitialHealth::Down), ..check(CheckKind::Tcp) };
+                config.backends = vec![
+                    BackendConfig { health: Some(check(CheckKind::None)), ..own(0) },
+                    BackendConfig { health: Some(awaited), ..own(1) },
+                ];
+            }
+            _ => {}
         }
         let is_bad = which >> 6 == 3;
         if is_bad {
