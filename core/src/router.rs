@@ -381,11 +381,13 @@ impl Router {
             assert!(self.table.is_configured(current), "the current backend is configured");
             let access = |id| self.table.row(id).map(|row| row.access);
             let best = self.table.lowest().and_then(access);
+            // Slow start alone is no reason to leave it.
+            let slow = if best < Some(Access::Backup) { Access::Slow } else { Access::BackupSlow };
             assert!(
                 best >= Some(Access::Ejected)
                     || best.is_none()
                     || access(current) == Some(Access::Full)
-                    || access(current) <= best.max(Some(Access::Slow)),
+                    || access(current) <= best.max(Some(slow)),
                 "the current backend is usable if any is, and free if any is"
             );
         }

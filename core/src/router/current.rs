@@ -20,7 +20,12 @@ impl Router {
             return;
         };
         // Never by one that is down or full: failing open does not change the current backend.
-        let is_better = |id: &BackendId| access(*id) < access(current).min(Access::Down);
+        // A backup in slow start is left for a backend that is no backup, and not for another backup.
+        let least = match access(current) {
+            Access::BackupSlow => Access::Backup,
+            other => other.min(Access::Down),
+        };
+        let is_better = |id: &BackendId| access(*id) < least;
         match self.table.lowest().filter(is_better) {
             Some(best) if self.is_out(current) => {
                 self.change_current(now, best, SwitchReason::Failover);

@@ -144,7 +144,10 @@ impl World {
                 };
                 assert!(
                     chosen.held.is_none()
-                        || !backends.iter().any(|b| is_free(&b) && is_in(&b) && b.held.is_none()),
+                        || !backends.iter().any(|b| {
+                            let is_behind = b.is_backup && !chosen.is_backup;
+                            is_free(&b) && is_in(&b) && b.held.is_none() && !is_behind
+                        }),
                     "a held backend is chosen only if no other is left"
                 );
                 let is_usual = |b: &intelliproxy_core::BackendSnapshot| {

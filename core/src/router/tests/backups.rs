@@ -264,6 +264,38 @@ fn a_backup_that_fails_is_failed_over() {
     world.finish(lease, 200);
 }
 
+/// A current backup reaches the limit of its slow start while another backup has none in flight. It
+/// stays current, as a backend in slow start that is no backup does. (The current backend of `score`
+/// remains known under a later policy, and only under such a one is there a slow start.)
+#[test]
+fn a_backup_in_slow_start_stays_current() {
+    let names = ["a", "b", "c"];
+    let mut rules = rules(PolicyKind::Score, &names, 0);
+    rules.limits.backups.insert("b".to_owned());
+    let mut world = World::with_rules(&names, rules.clone());
+    [A, B, C].into_iter().for_each(|backend| world.answer(backend, 10));
+    world.await_ping(A);
+    world.fail(A, ProbeFailure::Refused);
+    assert_eq!(world.serve(), B);
+    world.reconfigure(&names, Rules { policy: PolicyKind::LeastRequest, ..rules });
+    for (down, current) in [(B, C), (C, B)] {
+        world.await_ping(down);
+        world.fail(down, ProbeFailure::Refused);
+        assert_eq!(world.router.current(), Some(current));
+        for _ in 0..2 {
+            world.await_ping(down);
+            world.answer(down, 10);
+            keep_up(&mut world);
+        }
+    }
+    assert_eq!(world.standing(B), StandingView::SlowStart { window: 2 });
+    let leases = [(); 2].map(|()| world.router.route(world.now, &[C]).expect("b is left"));
+    let refused = world.router.route(world.now, &[A, B]).expect("c is left");
+    world.end(refused, Outcome::Refused { status: 503, hold: None });
+    assert_eq!(world.router.current(), Some(B));
+    leases.into_iter().for_each(|lease| world.finish(lease, 200));
+}
+
 /// Two backups share the requests among themselves, and a refusal of one goes to the other.
 #[test]
 fn backups_are_a_pool_of_their_own() {
