@@ -38,6 +38,7 @@ mod ctl;
 mod flags;
 mod generate;
 mod help;
+mod top;
 mod replay;
 
 pub use command::{Command, UsageError};
@@ -56,10 +57,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         return generate::main(args);
     }
     if args.next_if(|arg| arg == "top").is_some() {
-        return intelliproxy_top::top(args);
+        return top::top(args);
     }
     if args.next_if(|arg| arg == "stats").is_some() {
-        return intelliproxy_top::stats(args);
+        return top::stats(args);
     }
     // SIGHUP, SIGUSR1 and SIGUSR2 must not end the program while it starts; SIGTERM and SIGINT may.
     let early = Early::catch();

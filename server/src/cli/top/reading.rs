@@ -1,8 +1,8 @@
 //! One reading of /stats as plain data. Fields that are missing or of another type are unknown.
 use serde_json::Value;
 
-use crate::decisions::Decision;
-use crate::state::State;
+use crate::cli::top::decisions::Decision;
+use crate::cli::top::state::State;
 
 /// The figures of a proxy at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,8 +1,8 @@
 //! The backends as a table.
-use crate::history::{Rates, Traffic, since_start};
-use crate::line::{Line, Style};
-use crate::reading::{Reading, Row};
-use crate::text::{bar, columns, left, number, right, span, whole};
+use crate::cli::top::history::{Rates, Traffic, since_start};
+use crate::cli::top::line::{Line, Style};
+use crate::cli::top::reading::{Reading, Row};
+use crate::cli::top::text::{bar, columns, left, number, right, span, whole};
 
 /// A column of the live table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -215,7 +215,7 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::tests::reading;
+    use crate::cli::top::reading::tests::reading;
 
     fn written(line: &Line) -> String {
         let mut text = String::new();

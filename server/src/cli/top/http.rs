@@ -3,7 +3,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::url::Url;
+use crate::cli::top::url::Url;
 
 /// A response with status 200.
 #[derive(Debug)]

@@ -4,10 +4,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::decisions;
-use crate::http::{self, BODY_BYTES_MAX, Failure};
-use crate::reading::Reading;
-use crate::url::Url;
+use crate::cli::top::decisions;
+use crate::cli::top::http::{self, BODY_BYTES_MAX, Failure};
+use crate::cli::top::reading::Reading;
+use crate::cli::top::url::Url;
 
 /// A place from which the figures are read.
 #[derive(Clone, Debug, Eq, PartialEq)]

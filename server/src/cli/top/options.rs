@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 
-use crate::address::Source;
-use crate::url::Url;
+use crate::cli::top::address::Source;
+use crate::cli::top::url::Url;
 
 /// The command of the arguments.
 #[derive(Debug, PartialEq)]

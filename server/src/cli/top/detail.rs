@@ -1,11 +1,11 @@
 //! The selected backend in full.
 use serde_json::Value;
 
-use crate::decisions::Decision;
-use crate::line::{Line, Style};
-use crate::reading::Row;
-use crate::state::State;
-use crate::text::{bar, columns, left, number, span, visible, whole};
+use crate::cli::top::decisions::Decision;
+use crate::cli::top::line::{Line, Style};
+use crate::cli::top::reading::Row;
+use crate::cli::top::state::State;
+use crate::cli::top::text::{bar, columns, left, number, span, visible, whole};
 
 /// Returns the lines about a backend for a window of `wide` columns.
 pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> Vec<Line> {
@@ -113,7 +113,7 @@ fn words(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or(f64::NAN);
-            if number.fract() == 0.0 { whole(number) } else { crate::text::number(number) }
+            if number.fract() == 0.0 { whole(number) } else { crate::cli::top::text::number(number) }
         }
         Value::Array(list) => list.iter().map(words).collect::<Vec<_>>().join(" "),
         Value::Object(map) => {
@@ -151,7 +151,7 @@ const DECISIONS_MAX: usize = 5;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::tests::reading;
+    use crate::cli::top::reading::tests::reading;
 
     fn texts(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> Vec<String> {
         let lines = lines(row, decisions, wide);

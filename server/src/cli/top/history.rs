@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::reading::{Reading, Row, Times};
+use crate::cli::top::reading::{Reading, Row, Times};
 
 /// The counters of the last readings.
 #[derive(Debug, Default)]
@@ -213,7 +213,7 @@ const TIMES_SPAN: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::tests::reading;
+    use crate::cli::top::reading::tests::reading;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)

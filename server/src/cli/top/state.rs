@@ -1,7 +1,7 @@
 //! The state of a backend as one word, which /stats has.
 use serde_json::Value;
 
-use crate::line::Style;
+use crate::cli::top::line::Style;
 
 /// The states that a proxy reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

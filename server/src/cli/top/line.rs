@@ -1,5 +1,5 @@
 //! A line of text for a terminal, in parts with a style.
-use crate::text::{columns, visible};
+use crate::cli::top::text::{columns, visible};
 
 /// The look of a part.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

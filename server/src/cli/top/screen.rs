@@ -2,13 +2,13 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use crate::detail;
-use crate::history::{History, Rates};
-use crate::keys::Key;
-use crate::line::{Line, Style};
-use crate::reading::Reading;
-use crate::table::{Layout, error_style};
-use crate::text::{number, span};
+use crate::cli::top::detail;
+use crate::cli::top::history::{History, Rates};
+use crate::cli::top::keys::Key;
+use crate::cli::top::line::{Line, Style};
+use crate::cli::top::reading::Reading;
+use crate::cli::top::table::{Layout, error_style};
+use crate::cli::top::text::{number, span};
 
 /// The order of the rows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -298,7 +298,7 @@ const ROWS_MIN: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::tests::reading;
+    use crate::cli::top::reading::tests::reading;
 
     fn text(screen: &mut Screen, wide: usize, high: usize) -> Vec<String> {
         let lines = screen.draw(Duration::from_secs(9), wide, high);

@@ -13,14 +13,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::history::{History, Rates};
-use crate::keys::{Key, keys};
-use crate::options::Options;
-use crate::reading::Reading;
-use crate::screen::Screen;
-use crate::table::Layout;
-use crate::terminal::{Terminal, size, write};
-use crate::{can_move, has_colours};
+use crate::cli::top::history::{History, Rates};
+use crate::cli::top::keys::{Key, keys};
+use crate::cli::top::options::Options;
+use crate::cli::top::reading::Reading;
+use crate::cli::top::screen::Screen;
+use crate::cli::top::table::Layout;
+use crate::cli::top::terminal::{Terminal, size, write};
+use crate::cli::top::{can_move, has_colours};
 
 /// Something to react to.
 enum Event {
@@ -34,7 +34,7 @@ enum Event {
 /// Shows the proxy until a key, a signal or the last reading.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     if io::stdout().is_terminal() && can_move() {
-        on_screen(options).map_err(|error| format!("the terminal: {}", crate::http::reason(&error)))
+        on_screen(options).map_err(|error| format!("the terminal: {}", crate::cli::top::http::reason(&error)))
     } else {
         in_lines(options)
     }
@@ -164,7 +164,7 @@ fn in_lines(options: &Options) -> Result<(), String> {
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     let (_wake, waker) = mpsc::sync_channel(1);
     read_on(options, Arc::default(), waker, sender)
-        .map_err(|error| format!("cannot start a thread: {}", crate::http::reason(&error)))?;
+        .map_err(|error| format!("cannot start a thread: {}", crate::cli::top::http::reason(&error)))?;
     let started = Instant::now();
     let mut history = History::default();
     let mut heading = String::new();
@@ -193,7 +193,7 @@ fn in_lines(options: &Options) -> Result<(), String> {
                 Ok(())
             }
             Err(wrong) => {
-                let wrong = crate::text::visible(&wrong, usize::MAX);
+                let wrong = crate::cli::top::text::visible(&wrong, usize::MAX);
                 text.push_str(&format!("{time}  no proxy: {wrong}\n"));
                 Err(wrong)
             }
