@@ -38,8 +38,8 @@ mod ctl;
 mod flags;
 mod generate;
 mod help;
-mod top;
 mod replay;
+mod top;
 
 pub use command::{Command, UsageError};
 

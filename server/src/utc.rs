@@ -1,4 +1,4 @@
-//! Calendar dates and times of day in UTC, for log lines and replays. HTTP dates are httpdate's.
+//! Calendar dates and times of day in UTC, for log lines, replays and HTTP.
 //!
 //! Own code: it is one function. The crates for such timestamps panic or fail for a clock before
 //! 1970 or after 9999, so that each use would need a check.
@@ -33,6 +33,16 @@ impl Utc {
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
         Self { year, month, day, hour, minute, second }
     }
+}
+
+/// Returns the days from 1970 to a date, whose month is from 1 to 12.
+pub(crate) const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    // Howard Hinnant's days_from_civil.
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

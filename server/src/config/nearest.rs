@@ -10,7 +10,7 @@ pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<Strin
     if key.len() > KEY_BYTES_MAX {
         return None;
     }
-    let distance = |name: &str| strsim::osa_distance(&name.to_lowercase(), &key.to_lowercase());
+    let distance = |name: &str| distance(&name.to_lowercase(), &key.to_lowercase());
     // A third of the letters may be wrong.
     let limit = (key.chars().count() / 3).max(1);
     let here = known.iter().map(|name| (distance(name), below(path, name)));
@@ -21,6 +21,30 @@ pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<Strin
     });
     let all = here.chain(elsewhere.map(|path| (ELSEWHERE, path)));
     all.min_by_key(|(distance, _)| *distance).map(|(_, path)| path)
+}
+
+/// Returns the number of letters that were inserted, left out, replaced or swapped with the next
+/// one (optimal string alignment).
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    // The rows of the table for the last two letters of `one`.
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=other.len()).collect();
+    for (row, letter) in one.iter().enumerate() {
+        let mut next = vec![row + 1];
+        for (column, wanted) in other.iter().enumerate() {
+            let replaced = last[column] + usize::from(letter != wanted);
+            let mut least = replaced.min(last[column + 1] + 1).min(next[column] + 1);
+            let is_swapped =
+                row > 0 && column > 0 && letter == &other[column - 1] && wanted == &one[row - 1];
+            if is_swapped {
+                least = least.min(before[column - 1] + 1);
+            }
+            next.push(least);
+        }
+        before = std::mem::replace(&mut last, next);
+    }
+    last[other.len()]
 }
 
 /// Returns the path of every key of a configuration, except those in lists.
@@ -47,6 +71,26 @@ const KEY_BYTES_MAX: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Distances are symmetric, and those worked out by hand.
+    #[test]
+    fn letters_are_compared() {
+        let rows = [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("abc", "", 3),
+            ("abc", "abd", 1),
+            ("abc", "ac", 1),
+            ("abc", "bac", 1),
+            ("ca", "abc", 3),
+            ("äb", "bä", 1),
+            ("kitten", "sitting", 3),
+        ];
+        for (one, other, expected) in rows {
+            assert_eq!(distance(one, other), expected, "{one} {other}");
+            assert_eq!(distance(other, one), expected, "{other} {one}");
+        }
+    }
 
     /// For a misspelt key the correct one is suggested, for a key of another object that object's
     /// key, and for other texts nothing.

@@ -13,6 +13,7 @@ pub(crate) mod answer;
 pub(crate) mod authentication;
 pub(crate) mod body;
 pub(crate) mod chunked;
+pub(crate) mod date;
 mod error;
 pub(crate) mod field;
 pub(crate) mod forward;

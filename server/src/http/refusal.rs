@@ -1,6 +1,7 @@
 //! Refusals: responses by which a backend declines a request, and the pause that they name.
 use std::time::Duration;
 
+use super::date;
 use super::field::{Fields, Name};
 
 /// A response by which a backend reports that it is full or gets too many requests.
@@ -25,22 +26,22 @@ impl Refusal {
 /// response's own Date, so that the two clocks need not agree. The longest of several values
 /// counts; invalid ones are ignored.
 #[cold]
-fn hold(fields: &Fields<'_, '_>, date: &str) -> Option<Duration> {
+fn hold(fields: &Fields<'_, '_>, date_line: &str) -> Option<Duration> {
     let named = |wanted: &'static str| {
         let all = fields.iter().filter(move |(name, ..)| name.eq_ignore_ascii_case(wanted));
         all.filter_map(|(_, _, value)| std::str::from_utf8(value).ok()).map(str::trim)
     };
-    let own = date.strip_prefix("Date:").map(str::trim);
+    let own = date_line.strip_prefix("Date:").map(str::trim);
     let sent = fields.values(Name::Date).next().and_then(|value| std::str::from_utf8(value).ok());
-    let sent = httpdate::parse_http_date(sent.map(str::trim).or(own).unwrap_or_default()).ok();
+    let sent = date::parse(sent.map(str::trim).or(own).unwrap_or_default());
     let span = |value: &str| {
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
             // A larger number counts as `u32::MAX`, 136 years.
             return Some(Duration::from_secs(value.parse::<u32>().unwrap_or(u32::MAX).into()));
         }
-        let until = httpdate::parse_http_date(value).ok()?;
+        let until = date::parse(value)?;
         // A date in the past means no pause.
-        Some(until.duration_since(sent?).unwrap_or_default())
+        Some(Duration::from_secs(until.saturating_sub(sent?)))
     };
     named("retry-after").filter_map(span).max()
 }

@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;
 
+use crate::http::date;
+
 /// Time since the reactor's start.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -29,10 +31,7 @@ impl Clock {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let rest = Duration::from_secs(1) - Duration::from_nanos(since.subsec_nanos().into());
         self.next_date = now + rest;
-        // The formatter panics on times that an HTTP date cannot express (before 1970, after
-        // 9999).
-        let is_sayable = since.as_secs() > 0 && since.as_secs() < 253_402_300_800;
-        httpdate::fmt_http_date(if is_sayable { time } else { SystemTime::UNIX_EPOCH })
+        date::format(since.as_secs())
     }
 
     /// The current time, which never goes backwards. It is not read by rustix, although that takes 50

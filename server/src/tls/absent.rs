@@ -1,4 +1,5 @@
 //! The layer of a build without TLS.
+use std::convert::Infallible;
 use std::io::{self, Write};
 
 use crate::proxy::ClientIdentity;
@@ -8,19 +9,19 @@ use crate::proxy::ClientIdentity;
 pub(crate) enum Layer {}
 
 impl Layer {
-    pub(crate) fn take(&mut self, _: &[u8], _: &mut [u8]) -> Result<usize, String> {
+    pub(crate) fn take(&self, _: &[u8], _: &mut [u8]) -> Result<usize, Infallible> {
         match *self {}
     }
 
-    pub(crate) fn write(&mut self, _: &[u8], _: &mut dyn Write) -> io::Result<usize> {
+    pub(crate) fn write(&self, _: &[u8], _: &mut dyn Write) -> io::Result<usize> {
         match *self {}
     }
 
-    pub(crate) fn flush(&mut self, _: &mut dyn Write) -> io::Result<bool> {
+    pub(crate) fn flush(&self, _: &mut dyn Write) -> io::Result<bool> {
         match *self {}
     }
 
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&self) {
         match *self {}
     }
 

@@ -4,6 +4,8 @@
 //! are not in its interface. The reader here goes over DER (X.690) once, copies nothing but names,
 //! and never looks past the bytes that an element has.
 
+use crate::utc::days_from_civil;
+
 /// Facts of a certificate (RFC 5280).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
@@ -126,12 +128,7 @@ fn time((tag, text): (u8, &[u8])) -> Option<i64> {
     if !is_date || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Howard Hinnant's days_from_civil.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = era * 146_097 + day_of_era - 719_468;
+    let days = days_from_civil(year, month, day);
     Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 

@@ -1,6 +1,6 @@
 //! What a reader or a shell must know of the command line: commands, words and flags.
-use intelliproxy_core::PolicyKind;
 use crate::cli::top::{STATS_HELP, TOP_HELP};
+use intelliproxy_core::PolicyKind;
 
 use crate::cli::flags::{FLAGS, Flag};
 use crate::cli::help::{PROGRAM_FLAGS, explanation, usage};

@@ -113,7 +113,11 @@ fn words(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or(f64::NAN);
-            if number.fract() == 0.0 { whole(number) } else { crate::cli::top::text::number(number) }
+            if number.fract() == 0.0 {
+                whole(number)
+            } else {
+                crate::cli::top::text::number(number)
+            }
         }
         Value::Array(list) => list.iter().map(words).collect::<Vec<_>>().join(" "),
         Value::Object(map) => {

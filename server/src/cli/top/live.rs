@@ -34,7 +34,8 @@ enum Event {
 /// Shows the proxy until a key, a signal or the last reading.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     if io::stdout().is_terminal() && can_move() {
-        on_screen(options).map_err(|error| format!("the terminal: {}", crate::cli::top::http::reason(&error)))
+        on_screen(options)
+            .map_err(|error| format!("the terminal: {}", crate::cli::top::http::reason(&error)))
     } else {
         in_lines(options)
     }
@@ -163,8 +164,9 @@ fn pass_signals(mut signals: Signals, events: &SyncSender<Event>) {
 fn in_lines(options: &Options) -> Result<(), String> {
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     let (_wake, waker) = mpsc::sync_channel(1);
-    read_on(options, Arc::default(), waker, sender)
-        .map_err(|error| format!("cannot start a thread: {}", crate::cli::top::http::reason(&error)))?;
+    read_on(options, Arc::default(), waker, sender).map_err(|error| {
+        format!("cannot start a thread: {}", crate::cli::top::http::reason(&error))
+    })?;
     let started = Instant::now();
     let mut history = History::default();
     let mut heading = String::new();

@@ -35,17 +35,17 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use self::options::{Command, Options};
-pub use self::options::{STATS_HELP, TOP_HELP};
+pub(crate) use self::options::{STATS_HELP, TOP_HELP};
 
 /// Shows a running proxy, redrawn in place, until a key or a signal ends it.
 ///
 /// `args` are the arguments after `top`.
-pub fn top(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub(crate) fn top(args: impl Iterator<Item = OsString>) -> ExitCode {
     run(options::top(args), TOP_HELP, live::run)
 }
 
 /// Prints one table of a running proxy. `args` are the arguments after `stats`.
-pub fn stats(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub(crate) fn stats(args: impl Iterator<Item = OsString>) -> ExitCode {
     run(options::stats(args), STATS_HELP, print_table)
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Options {
 }
 
 /// The text of `intelliproxy top --help`.
-pub const TOP_HELP: &str = "\
+pub(crate) const TOP_HELP: &str = "\
 intelliproxy top: a running proxy in the terminal, redrawn in place
 
 usage: intelliproxy top [URL]
@@ -52,7 +52,7 @@ exit codes: 0 after q, a signal or N readings, 1 if the terminal cannot be used,
 argument";
 
 /// The text of `intelliproxy stats --help`.
-pub const STATS_HELP: &str = "\
+pub(crate) const STATS_HELP: &str = "\
 intelliproxy stats: one table of a running proxy
 
 usage: intelliproxy stats [URL]
