@@ -6,7 +6,11 @@ mod chunked;
 mod heads;
 mod source;
 pub mod strict;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use chunked::chunked;
 pub use heads::{forwarded_target, request_head, response_head};
 pub use source::Source;
+#[cfg(feature = "tls")]
+pub use tls::tls;

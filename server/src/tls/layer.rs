@@ -35,6 +35,8 @@ pub(crate) struct Layer {
     waiting: usize,
     /// Whether the peer has sent close_notify.
     has_ended: bool,
+    /// The fault of the peer's bytes, after which none count in either direction.
+    fault: Option<rustls::Error>,
     batch: Batch,
 }
 
@@ -62,7 +64,6 @@ impl Layer {
     ///
     /// # Errors
     /// The configuration is invalid.
-    #[cfg_attr(not(test), expect(dead_code, reason = "backends are reached without TLS"))]
     pub(crate) fn client(
         config: &Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -73,7 +74,7 @@ impl Layer {
     fn new(mut connection: Connection) -> Self {
         connection.set_buffer_limit(Some(BATCH_MAX));
         let batch = Batch::default();
-        Self { connection, held: Vec::new(), waiting: 0, has_ended: false, batch }
+        Self { connection, held: Vec::new(), waiting: 0, has_ended: false, fault: None, batch }
     }
 
     /// Takes ciphertext that the peer has sent, and decrypts it into `space` as far as that has
@@ -84,6 +85,15 @@ impl Layer {
     /// The peer breaks the protocol, is not who it should be, or has sent an alert. An alert for it
     /// may be waiting in the output.
     pub(crate) fn take(&mut self, bytes: &[u8], space: &mut [u8]) -> Result<usize, rustls::Error> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let taken = self.take_valid(bytes, space);
+        self.fault = taken.as_ref().err().cloned();
+        taken
+    }
+
+    fn take_valid(&mut self, bytes: &[u8], space: &mut [u8]) -> Result<usize, rustls::Error> {
         let mut filled = self.read(space);
         if self.held.is_empty() {
             let rest = self.decrypt(bytes, space, &mut filled)?;
@@ -105,11 +115,20 @@ impl Layer {
     /// proportion. The next call must begin with the bytes that do not count yet.
     ///
     /// # Errors
-    /// Those of the sink; `WouldBlock` if no byte counts as sent.
+    /// Those of the sink; `WouldBlock` if no byte counts as sent; `BrokenPipe` if the connection has
+    /// failed.
     pub(crate) fn write(&mut self, bytes: &[u8], sink: &mut dyn Write) -> io::Result<usize> {
+        if self.fault.is_some() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
         loop {
             if self.batch.taken == 0 {
+                let had_output = self.has_output();
                 let taken = self.connection.writer().write(bytes)?;
+                if taken == 0 && !had_output {
+                    // It takes no more: its keys are used up.
+                    return Err(ErrorKind::BrokenPipe.into());
+                }
                 self.batch = Batch { taken, ..Batch::default() };
             }
             let is_sent = self.send(sink)?;
@@ -118,7 +137,7 @@ impl Layer {
                 self.batch = Batch::default();
                 taken
             } else {
-                let left = self.output_len();
+                let left = self.output_len().ok_or(ErrorKind::BrokenPipe)?;
                 self.batch.counted = taken * sent / (sent + left).max(1);
                 self.batch.counted
             };
@@ -140,9 +159,12 @@ impl Layer {
         self.send(sink)
     }
 
-    /// Adds close_notify to the output: nothing more is written.
+    /// Adds close_notify to the output: nothing more is written. An alert about a fault has ended
+    /// the output already.
     pub(crate) fn end(&mut self) {
-        self.connection.send_close_notify();
+        if self.fault.is_none() {
+            self.connection.send_close_notify();
+        }
     }
 
     /// The identity of a client that has shown a certificate, after the handshake.
@@ -227,11 +249,11 @@ impl Layer {
         Ok(true)
     }
 
-    /// The number of ciphertext bytes that wait for the peer.
+    /// The number of ciphertext bytes that wait for the peer; `None` after an error of its input.
     #[cold]
-    fn output_len(&mut self) -> usize {
+    fn output_len(&mut self) -> Option<usize> {
         // All input was processed when it came, so this changes nothing.
-        self.connection.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
+        self.connection.process_new_packets().ok().map(|state| state.tls_bytes_to_write())
     }
 }
 
