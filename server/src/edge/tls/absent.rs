@@ -61,10 +61,10 @@ impl Tickets {
 
 /// Watches the files of certificates, of which this build has none.
 #[derive(Debug, Default)]
-pub(crate) struct Watch;
+pub(crate) struct Watch {}
 
 impl Watch {
-    pub(crate) fn follow(&mut self, _: &Servers, _: impl Fn() + Send + 'static) {}
+    pub(crate) fn follow(&self, _: &Servers, _: impl Fn() + Send + 'static) {}
 
     pub(crate) fn take(&self) -> Option<Servers> {
         None
