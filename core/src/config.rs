@@ -1,5 +1,6 @@
 //! The rules of a router with their defaults, units and ranges. The rules of a single policy are
 //! in its folder.
+mod affinity;
 mod backends;
 pub(crate) mod millis;
 pub(crate) mod range;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::affinity::{AffinityBy, AffinityRules};
 pub use self::backends::{BackendLimits, CheckRules, Mode};
 pub use self::range::ConfigError;
 use self::range::{DAY, HOUR, TICK};
@@ -77,6 +79,8 @@ pub struct Rules {
     pub smoothing: Smoothing,
     /// The condition for treating a response as a stream.
     pub streams: StreamRules,
+    /// The rules that keep requests with a common key at one backend.
+    pub affinity: AffinityRules,
     /// Rules of the policy `learned`.
     pub learned: LearnedRules,
     /// Rules of the policy `peak_ewma`.
@@ -297,6 +301,7 @@ impl Rules {
         if !(self.smoothing.alpha > 0.0 && self.smoothing.alpha <= 1.0) {
             return Err(ConfigError::new("smoothing.alpha", "a number above 0 and at most 1"));
         }
+        self.affinity.validate()?;
         self.learned.validate()?;
         self.peak_ewma.validate()?;
         self.prequal.validate()?;
@@ -327,6 +332,7 @@ mod tests {
             "errors": { "halfLifeMs": 30_000, "prior": 10.0, "chargeMs": 5000, "eject": true },
             "smoothing": { "alpha": 0.2, "lossPings": 5 },
             "streams": { "idleMs": 1000 },
+            "affinity": { "by": null, "name": null, "slack": null },
             "learned": { "confidence": 1.5, "exploration": 0.005, "controlShare": 0.005 },
             "peakEwma": { "decayMs": 10_000 },
             "prequal": { "hotQuantile": 0.84 },
@@ -419,6 +425,15 @@ mod tests {
             (r#"{"learned": {"exploration": 0.11}}"#, Some("learned.exploration")),
             (r#"{"learned": {"controlShare": -0.01}}"#, Some("learned.controlShare")),
             (r#"{"learned": {"controlShare": 0.11}}"#, Some("learned.controlShare")),
+            (r#"{"affinity": {"slack": 0, "name": "a"}}"#, None),
+            (r#"{"affinity": {"slack": 1, "by": "header"}}"#, None),
+            (r#"{"affinity": {"slack": 100, "by": "cookie"}}"#, None),
+            (r#"{"affinity": {"slack": -0.01}}"#, Some("affinity.slack")),
+            (r#"{"affinity": {"slack": 0.99}}"#, Some("affinity.slack")),
+            (r#"{"affinity": {"slack": 100.01}}"#, Some("affinity.slack")),
+            (r#"{"affinity": {"name": ""}}"#, Some("affinity.name")),
+            (r#"{"affinity": {"name": "a=b"}}"#, Some("affinity.name")),
+            (r#"{"affinity": {"by": "clientAddress", "name": "a"}}"#, Some("affinity.name")),
             (r#"{"prequal": {"hotQuantile": -0.01}}"#, Some("prequal.hotQuantile")),
             (r#"{"prequal": {"hotQuantile": 1.01}}"#, Some("prequal.hotQuantile")),
             (r#"{"linearRl": {"exploration": -0.01}}"#, Some("linearRl.exploration")),

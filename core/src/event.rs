@@ -335,6 +335,10 @@ pub enum RouteReason {
     SecondOpinion,
     /// A backup, as no other backend can take the request.
     Backup,
+    /// The backend that owns the request's key.
+    Owner,
+    /// The next backend for the request's key, as its owner is not usable, full, or too slow.
+    NextOwner,
     /// No backend is usable: the least bad one.
     LastResort,
 }
@@ -352,6 +356,8 @@ impl RouteReason {
             Self::Control => "control",
             Self::SecondOpinion => "second_opinion",
             Self::Backup => "backup",
+            Self::Owner => "owner",
+            Self::NextOwner => "next_owner",
             Self::LastResort => "last_resort",
         }
     }

@@ -72,6 +72,7 @@
 //! assert!((near.score.errors - 40.0 * 100.0 / 11.0).abs() < 1e-9);
 //! # Ok::<(), intelliproxy_core::ConfigError>(())
 //! ```
+mod affinity;
 mod backend;
 mod blame;
 mod config;
@@ -92,11 +93,12 @@ mod snapshot;
 mod time;
 mod tournament;
 
+pub use affinity::AffinityKey;
 pub use blame::Asker;
 pub use config::{
-    BackendLimits, CheckRules, ConfigError, ErrorRules, HealthRules, LearnedRules, LinearRlRules,
-    Mode, PeakEwmaRules, PolicyKind, PrequalRules, ProbeRules, RouterConfig, Rules, Smoothing,
-    StreamRules, SwitchRules, Weights,
+    AffinityBy, AffinityRules, BackendLimits, CheckRules, ConfigError, ErrorRules, HealthRules,
+    LearnedRules, LinearRlRules, Mode, PeakEwmaRules, PolicyKind, PrequalRules, ProbeRules,
+    RouterConfig, Rules, Smoothing, StreamRules, SwitchRules, Weights,
 };
 pub use event::{
     Action, EjectReason, Event, HoldReason, Lease, LoadReport, NoRoute, Notice, Outcome,

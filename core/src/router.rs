@@ -2,12 +2,14 @@
 //! files of `router/` do its work: `leases` admits requests and counts their ends, `charge` decides
 //! which outcomes count against a backend, `probing` applies probes, `current` changes the current
 //! backend, `ejection` ejects and returns backends, `asides` tracks paused requests and streams,
-//! `arranging` applies configurations, `reason` explains decisions.
+//! `arranging` applies configurations, `affinity` keeps requests at the backends of their keys, `reason`
+//! explains decisions.
 //!
 //! The `inline(always)` attributes on the path of a request save a call each. They were measured in
 //! the proxy, together with its own: see `server/src/proxy/mod.rs`. All `inline` and `cold`
 //! attributes of this crate were measured together (`.ci/instructions`): without them a small
 //! exchange costs 70 instructions (1.1 %) more.
+mod affinity;
 mod arranging;
 mod asides;
 mod charge;
@@ -19,6 +21,7 @@ mod reason;
 
 use std::collections::VecDeque;
 
+use self::affinity::Ring;
 use self::asides::Asides;
 use self::ejection::Ejections;
 use crate::backend::{Access, BackendTable};
@@ -75,6 +78,7 @@ pub struct Router {
     ejections: Ejections,
     /// Whether a backup is configured.
     has_backups: bool,
+    ring: Ring,
     blame: Blame,
     /// Recent responses with status 4xx by group, like the errors in `blame`.
     declines: Blame,
@@ -142,6 +146,7 @@ impl Router {
             asides: Asides::new(),
             ejections: Ejections::default(),
             has_backups: false,
+            ring: Ring::default(),
             blame: Blame::new(),
             declines: Blame::new(),
             gate: SwitchGate::new(&config.rules),

@@ -8,8 +8,9 @@ use intelliproxy_core::journal::{
     Entry, Fault, Header, JournalError, Reader, Record, RecordedRouter, Replay, Shadow, Step, frame,
 };
 use intelliproxy_core::{
-    Action, Asker, Event, Instant, Lease, LoadReport, Outcome, PolicyKind, ProbeAnswer,
-    ProbeFailure, ProbeId, ProbeResult, RequestFailure, RouterConfig, Rules, Smoothing,
+    Action, AffinityBy, AffinityKey, AffinityRules, Asker, BackendId, Event, Instant, Lease,
+    LoadReport, Outcome, PolicyKind, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult,
+    RequestFailure, RouterConfig, Rules, Smoothing,
 };
 use memory::MemorySink;
 use proptest::prelude::*;
@@ -95,13 +96,31 @@ fn policies() -> Vec<PolicyKind> {
 
 fn rules() -> impl Strategy<Value = Rules> {
     let policy = proptest::sample::select(policies());
-    (policy, 0.0..100.0, 0.01..1.0, 0_u64..3000).prop_map(|(policy, threshold, alpha, cooldown)| {
-        let mut rules = Rules { policy, ..Rules::default() };
-        rules.switch.threshold = threshold;
-        rules.switch.cooldown = Duration::from_millis(cooldown);
+    let switch = (0.0..100.0, 0_u64..3000);
+    let affinity = affinity();
+    (policy, switch, 0.01..1.0, affinity).prop_map(|(policy, switch, alpha, affinity)| {
+        let mut rules = Rules { policy, affinity, ..Rules::default() };
+        rules.switch.threshold = switch.0;
+        rules.switch.cooldown = Duration::from_millis(switch.1);
         rules.smoothing = Smoothing { alpha, ..rules.smoothing };
         rules
     })
+}
+
+fn affinity() -> impl Strategy<Value = AffinityRules> {
+    let by = prop_oneof![
+        Just(None),
+        Just(Some(AffinityBy::Cookie)),
+        Just(Some(AffinityBy::ClientAddress)),
+    ];
+    let slack = prop_oneof![Just(None), Just(Some(0.0)), (1.0..4.0).prop_map(Some)];
+    (by, slack).prop_map(|(by, slack)| AffinityRules { by, name: None, slack })
+}
+
+/// The key of a request, some of them with an owner that may not be configured.
+fn key_of(number: u8) -> Option<AffinityKey> {
+    let owner = number.is_multiple_of(2).then(|| BackendId::from_index(u32::from(number / 2 % 5)));
+    (number % 4 != 3).then(|| AffinityKey { owner, ..AffinityKey::of(&[number]) })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Call>> {
@@ -147,11 +166,10 @@ fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec
             Call::Route { tried } => {
                 let out = leases.len() as u8;
                 let asker = Asker { client: out % 3, target: out % 2 };
-                let tried: Vec<_> = (0..4)
-                    .filter(|bit| tried >> bit & 1 == 1)
-                    .map(intelliproxy_core::BackendId::from_index)
-                    .collect();
-                let result = router.route_for(now, &tried, asker);
+                let tried: Vec<_> =
+                    (0..4).filter(|bit| tried >> bit & 1 == 1).map(BackendId::from_index).collect();
+                let key = key_of(out).filter(|_| router.rules().affinity.by.is_some());
+                let result = router.route_keyed(now, &tried, asker, key);
                 told.push(format!("{result:?}"));
                 leases.extend(result);
             }
@@ -185,7 +203,7 @@ fn record(rules: &Rules, seed: u64, steps: &[Call], refused: Vec<usize>) -> (Vec
                 router.handle_event(now, Event::ProbeFinished { probe, result: result.clone() });
             }
             Call::Load { backend, report } => {
-                let backend = intelliproxy_core::BackendId::from_index(u32::from(backend % 6));
+                let backend = BackendId::from_index(u32::from(backend % 6));
                 router.handle_event(now, Event::LoadReported { backend, report: *report });
             }
             Call::Configure { backends, rules } => {

@@ -2,9 +2,10 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Asker, BackendId, BackendSnapshot, Event, Health, Instant, LearnedStanding, Lease,
-    LoadReport, Outcome, PolicyKind, PolicyView, ProbeAnswer, ProbeFailure, ProbeKind,
-    RequestFailure, Router, RouterConfig, Rules, StandingView,
+    Action, AffinityBy, AffinityKey, AffinityRules, Asker, BackendId, BackendSnapshot, Event,
+    Health, Instant, LearnedStanding, Lease, LoadReport, Outcome, PolicyKind, PolicyView,
+    ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure, Router, RouterConfig, Rules,
+    StandingView,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,7 +19,11 @@ enum Step {
     Stream { which: usize },
     Pause { which: usize, is_over: bool },
     Report { which: u32, report: LoadReport },
-    Configure { count: usize, policy: PolicyKind },
+    Configure { count: usize, policy: PolicyKind, slack: Option<f64> },
+}
+
+fn any_slack() -> impl Strategy<Value = Option<f64>> {
+    prop_oneof![Just(None), Just(Some(0.0)), (1.0..3.0).prop_map(Some)]
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -49,8 +54,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), any::<bool>())
             .prop_map(|(which, is_over)| Step::Pause { which, is_over }),
         2 => (0_u32..5, report).prop_map(|(which, report)| Step::Report { which, report }),
-        1 => (0_usize..6, select(PolicyKind::ALL.to_vec()))
-            .prop_map(|(count, policy)| Step::Configure { count, policy }),
+        1 => (0_usize..6, select(PolicyKind::ALL.to_vec()), any_slack())
+            .prop_map(|(count, policy, slack)| Step::Configure { count, policy, slack }),
     ]
 }
 
@@ -58,9 +63,12 @@ fn answered((status, ms): (u16, u64)) -> Outcome {
     Outcome::Answered { status, latency: Duration::from_millis(ms) }
 }
 
-fn config(count: usize, policy: PolicyKind) -> RouterConfig {
+/// Without a slack there is no affinity.
+fn config(count: usize, policy: PolicyKind, slack: Option<f64>) -> RouterConfig {
     let backends = (0..count).map(|slot| format!("b{slot}")).collect();
-    let mut rules = Rules { policy, ..Rules::default() };
+    let by = slack.map(|_| AffinityBy::ClientAddress);
+    let affinity = AffinityRules { by, name: None, slack };
+    let mut rules = Rules { policy, affinity, ..Rules::default() };
     rules.learned.control_share = 0.1;
     // Small limits, so that `b1` and `b2` are often full.
     rules.limits.own = [("b1".to_owned(), 1), ("b2".to_owned(), 3)].into();
@@ -68,9 +76,9 @@ fn config(count: usize, policy: PolicyKind) -> RouterConfig {
 }
 
 /// Runs the steps, checks every decision, and returns everything visible.
-fn run(policy: PolicyKind, steps: &[Step]) -> String {
+fn run(policy: PolicyKind, slack: Option<f64>, steps: &[Step]) -> String {
     let mut now = Instant::from_millis(5);
-    let mut router = Router::new(config(4, policy), 3, now).expect("valid rules");
+    let mut router = Router::new(config(4, policy, slack), 3, now).expect("valid rules");
     let mut leases: Vec<Lease> = Vec::new();
     let mut trace = String::new();
     for step in steps {
@@ -88,7 +96,11 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 let is_full = |b: &BackendSnapshot| {
                     b.name == "b1" && b.in_flight >= 1 || b.name == "b2" && b.in_flight >= 3
                 };
-                let Ok(lease) = router.route_for(now, &tried, asker) else {
+                let owner =
+                    out.is_multiple_of(3).then(|| BackendId::from_index(u32::from(out % 5)));
+                let key = AffinityKey { owner, ..AffinityKey::of(&[out % 8]) };
+                let key = Some(key).filter(|_| router.rules().affinity.by.is_some());
+                let Ok(lease) = router.route_keyed(now, &tried, asker, key) else {
                     let is_left =
                         before.backends.iter().any(|b| !tried.contains(&b.id) && !is_full(b));
                     assert!(!is_left, "a backend that was not tried is always found");
@@ -153,8 +165,8 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
                 let backend = BackendId::from_index(*which);
                 router.handle_event(now, Event::LoadReported { backend, report: *report });
             }
-            Step::Configure { count, policy } => {
-                let event = Event::Reconfigured(Box::new(config(*count, *policy)));
+            Step::Configure { count, policy, slack } => {
+                let event = Event::Reconfigured(Box::new(config(*count, *policy, *slack)));
                 router.handle_event(now, event);
             }
         }
@@ -163,7 +175,7 @@ fn run(policy: PolicyKind, steps: &[Step]) -> String {
             check_finite(&backend.policy);
         }
         if let Some(state) = router.policy_state() {
-            let other = Router::new(config(4, snapshot.policy), 3, now);
+            let other = Router::new(config(4, snapshot.policy, None), 3, now);
             let restored = other.expect("valid rules").restore(&state);
             assert_eq!(restored, Ok(()), "what was learned can be restored");
         }
@@ -192,14 +204,15 @@ fn check_finite(view: &PolicyView) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Every decision of every policy keeps the rules, all views are finite, and the same events
-    /// give the same bits.
+    /// Every decision of every policy, with and without affinity, keeps the rules, all views are
+    /// finite, and the same events give the same bits.
     #[test]
     fn every_policy_keeps_the_rules(
         policy in select(PolicyKind::ALL.to_vec()),
+        slack in any_slack(),
         steps in vec(any_step(), 0..200),
     ) {
-        prop_assert_eq!(run(policy, &steps), run(policy, &steps));
+        prop_assert_eq!(run(policy, slack, &steps), run(policy, slack, &steps));
     }
 
     /// One backend reports that it is idle, the others report anything; all respond alike. The idle
@@ -213,7 +226,7 @@ proptest! {
         is_stale in any::<bool>(),
     ) {
         let mut now = Instant::from_millis(5);
-        let mut router = Router::new(config(4, policy), 3, now).expect("valid rules");
+        let mut router = Router::new(config(4, policy, None), 3, now).expect("valid rules");
         let liar = router.backend("b0").expect("configured");
         let mut out: std::collections::VecDeque<Lease> = std::collections::VecDeque::new();
         let mut liars = 0;

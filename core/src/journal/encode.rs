@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::header::config_to_json;
 use super::record::tag;
 use super::wire::{put_f64, put_varint, put_varint_wide};
+use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::event::{
     Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeKind, RequestFailure,
@@ -56,9 +57,16 @@ impl Encoder {
         &mut self,
         now: Instant,
         tried: &[BackendId],
+        key: Option<AffinityKey>,
         result: Result<&Lease, NoRoute>,
     ) {
         match result {
+            Ok(lease) if let Some(key) = key => {
+                self.tag(now, tag::ROUTED_KEYED);
+                self.asker(lease.asker);
+                self.key(key);
+                self.routed_to(tried, lease);
+            }
             // By far the most frequent record, so its lease takes no bytes.
             Ok(lease) if tried.is_empty() && lease.id.0 == self.last_lease.wrapping_add(1) => {
                 if lease.asker == Asker::default() {
@@ -73,10 +81,7 @@ impl Encoder {
             Ok(lease) => {
                 self.tag(now, tag::ROUTED);
                 self.asker(lease.asker);
-                self.tried(tried);
-                self.backend(lease.backend);
-                put_varint(&mut self.block, lease.id.0.wrapping_sub(self.last_lease));
-                self.last_lease = lease.id.0;
+                self.routed_to(tried, lease);
             }
             Err(reason) => {
                 self.tag(now, tag::NOT_ROUTED);
@@ -230,6 +235,21 @@ impl Encoder {
 
     fn asker(&mut self, asker: Asker) {
         self.block.extend([asker.client, asker.target]);
+    }
+
+    fn key(&mut self, key: AffinityKey) {
+        self.block.extend(key.hash.to_le_bytes());
+        self.block.push(u8::from(key.owner.is_some()));
+        if let Some(owner) = key.owner {
+            self.backend(owner);
+        }
+    }
+
+    fn routed_to(&mut self, tried: &[BackendId], lease: &Lease) {
+        self.tried(tried);
+        self.backend(lease.backend);
+        put_varint(&mut self.block, lease.id.0.wrapping_sub(self.last_lease));
+        self.last_lease = lease.id.0;
     }
 
     fn backend(&mut self, backend: BackendId) {

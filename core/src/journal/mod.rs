@@ -29,6 +29,7 @@
 //! | timed out | | 1–5 |
 //! | routed, first attempt | groups of the asker, backend | 5–7 |
 //! | routed | groups of the asker, tried, backend, lease | 9 |
+//! | routed with a key | groups of the asker, key (u64), its owner, tried, backend, lease | 18 |
 //! | not routed | tried, reason | 6 |
 //! | probe started | probe, backend, kind | 4 |
 //! | probe answered | probe, ns, report | 10–35 |

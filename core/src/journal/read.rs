@@ -5,6 +5,7 @@ use super::error::{Fault, JournalError};
 use super::header::{FRAME_BYTES, Header, config_from_json, payload};
 use super::record::{Admission, Entry, Record, tag};
 use super::wire::Cursor;
+use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::event::{
     LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure,
@@ -118,15 +119,16 @@ impl Block<'_> {
                 self.last_lease = self.last_lease.wrapping_add(1);
                 let lease = LeaseId(self.last_lease);
                 let result = Ok(Admission { lease, backend });
-                Record::Routed { asker, tried: Vec::new(), result }
+                Record::Routed { asker, key: None, tried: Vec::new(), result }
             }
-            tag::ROUTED => {
+            tag::ROUTED | tag::ROUTED_KEYED => {
                 let asker = self.asker()?;
+                let key = if kind == tag::ROUTED_KEYED { Some(self.key()?) } else { None };
                 let tried = self.tried()?;
                 let backend = self.backend()?;
                 self.last_lease = self.last_lease.wrapping_add(self.cursor.varint()?);
                 let lease = LeaseId(self.last_lease);
-                Record::Routed { asker, tried, result: Ok(Admission { lease, backend }) }
+                Record::Routed { asker, key, tried, result: Ok(Admission { lease, backend }) }
             }
             tag::NOT_ROUTED => {
                 let tried = self.tried()?;
@@ -136,7 +138,8 @@ impl Block<'_> {
                     2 => NoRoute::Full,
                     _ => return Err("an unknown reason for no route"),
                 };
-                Record::Routed { asker: Asker::default(), tried, result: Err(reason) }
+                let asker = Asker::default();
+                Record::Routed { asker, key: None, tried, result: Err(reason) }
             }
             tag::PROBE_STARTED => {
                 let (probe, backend) = (self.probe()?, self.backend()?);
@@ -244,6 +247,16 @@ impl Block<'_> {
             return Err("an unknown group");
         }
         Ok(Asker { client, target })
+    }
+
+    fn key(&mut self) -> Result<AffinityKey, &'static str> {
+        let bytes = self.cursor.take(8)?.try_into().map_err(|_| "a key has eight bytes")?;
+        let owner = match self.cursor.byte()? {
+            0 => None,
+            1 => Some(self.backend()?),
+            _ => return Err("an unknown kind of key"),
+        };
+        Ok(AffinityKey { hash: u64::from_le_bytes(bytes), owner })
     }
 
     fn probe(&mut self) -> Result<ProbeId, &'static str> {

@@ -1,6 +1,7 @@
 //! The records of a journal, as the reader returns them.
 use std::time::Duration;
 
+use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::config::RouterConfig;
 use crate::event::{LoadReport, NoRoute, Outcome, ProbeKind, ProbeResult};
@@ -28,6 +29,8 @@ pub enum Record {
     Routed {
         /// The groups of client and path; unknown if the request was not admitted.
         asker: Asker,
+        /// The key of the request, if it has one; unknown if the request was not admitted.
+        key: Option<AffinityKey>,
         /// The backends passed as tried.
         tried: Vec<BackendId>,
         /// The lease and its backend, or the reason for not admitting the request.
@@ -140,4 +143,6 @@ pub(super) mod tag {
     pub(in crate::journal) const LEASE_RESUMED: u8 = 19;
     /// The same as [`ROUTED_NEXT`] with the groups of its asker.
     pub(in crate::journal) const ROUTED_NEXT_FOR: u8 = 20;
+    /// The same as [`ROUTED`] with a key.
+    pub(in crate::journal) const ROUTED_KEYED: u8 = 21;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::encode::Encoder;
 use super::header::Header;
+use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig};
 use crate::event::{Action, Event, Lease, NoRoute};
@@ -171,10 +172,25 @@ impl RecordedRouter {
         tried: &[BackendId],
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
+        self.route_keyed(now, tried, asker, None)
+    }
+
+    /// Admits a request that may have a key; see [`Router::route_keyed`].
+    ///
+    /// # Errors
+    /// The reason why no backend can take the request.
+    #[inline(always)]
+    pub fn route_keyed(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        asker: Asker,
+        key: Option<AffinityKey>,
+    ) -> Result<Lease, NoRoute> {
         self.begun();
-        let result = self.router.route_for(now, tried, asker);
+        let result = self.router.route_keyed(now, tried, asker, key);
         if let Some(journal) = &mut self.journal {
-            journal.routed(now, tried, &result);
+            journal.routed(now, tried, key, &result);
         }
         result
     }
@@ -258,9 +274,15 @@ impl Journal {
         }
     }
 
-    fn routed(&mut self, now: Instant, tried: &[BackendId], result: &Result<Lease, NoRoute>) {
+    fn routed(
+        &mut self,
+        now: Instant,
+        tried: &[BackendId],
+        key: Option<AffinityKey>,
+        result: &Result<Lease, NoRoute>,
+    ) {
         let told = result.as_ref().map_err(|reason| *reason);
-        self.write(now, |encoder| encoder.routed(now, tried, told));
+        self.write(now, |encoder| encoder.routed(now, tried, key, told));
     }
 
     fn event(&mut self, now: Instant, event: &Event) {

@@ -76,8 +76,8 @@ impl Replay {
                 self.router.handle_timeout(now);
                 Step::Fact
             }
-            Record::Routed { asker, tried, result } => {
-                let routed = self.router.route_for(now, tried, *asker);
+            Record::Routed { asker, key, tried, result } => {
+                let routed = self.router.route_keyed(now, tried, *asker, *key);
                 let replayed = routed
                     .as_ref()
                     .map_err(|reason| *reason)

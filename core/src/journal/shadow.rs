@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Admission, Entry, Record};
+use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{Action, Event, Lease, LoadReport, NoRoute, Outcome, ProbeKind, ProbeResult};
@@ -79,8 +80,8 @@ impl Shadow {
         let mut choice = None;
         match &entry.record {
             Record::TimedOut | Record::Ended { .. } => {}
-            Record::Routed { asker, tried, result } => {
-                choice = Some(self.route(now, tried, *asker, *result));
+            Record::Routed { asker, key, tried, result } => {
+                choice = Some(self.route(now, tried, *asker, *key, *result));
             }
             Record::ProbeStarted { probe, backend, kind } => {
                 self.recorded.insert(*probe, (*backend, *kind));
@@ -143,9 +144,12 @@ impl Shadow {
         now: Instant,
         tried: &[BackendId],
         asker: Asker,
+        key: Option<AffinityKey>,
         recorded: Result<Admission, NoRoute>,
     ) -> Choice {
-        let lease = self.router.route_for(now, tried, asker);
+        // Its rules say whether it heeds keys.
+        let key = key.filter(|_| self.rules.affinity.by.is_some());
+        let lease = self.router.route_keyed(now, tried, asker, key);
         let chosen = lease.as_ref().map(|lease| lease.backend).map_err(|reason| *reason);
         let admission = recorded.ok();
         match (lease, admission) {

@@ -101,6 +101,12 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
+    /// The expected delay of one more request at a backend, ms, infinite if it should get none;
+    /// `None` if the policy has no model of delays.
+    fn delay(&mut self, _now: Instant, _backend: BackendId) -> Option<f64> {
+        None
+    }
+
     /// The rule behind a choice with this token.
     fn reason(&self, _token: Token) -> RouteReason {
         RouteReason::Policy

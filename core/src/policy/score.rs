@@ -17,11 +17,12 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::config::Rules;
-use crate::id::BackendId;
+use crate::event::RouteReason;
+use crate::id::{BackendId, Token};
 use crate::policy::PolicyView;
 use crate::policy::candidates::Candidates;
 use crate::policy::contract::{Choice, Ended, Habits, Policy};
-use crate::policy::learned::Learned;
+use crate::policy::learned::{Learned, marks};
 use crate::policy::rows::entry;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -155,6 +156,14 @@ impl Policy for Score {
             *entry(&mut self.spills, choice.backend) += 1;
         }
         Some(choice)
+    }
+
+    fn reason(&self, token: Token) -> RouteReason {
+        marks::reason(token)
+    }
+
+    fn delay(&mut self, now: Instant, backend: BackendId) -> Option<f64> {
+        self.model.as_mut().map(|model| model.expected_delay(now, backend))
     }
 
     fn habits(&self) -> Habits {

@@ -90,6 +90,7 @@ impl Router {
             }
         }
         self.table.set_configured(&self.order);
+        self.name_ring();
         self.has_backups = false;
         for (index, name) in names.iter().enumerate() {
             let id = self.order[index];

@@ -31,11 +31,23 @@ impl Router {
         tried: &[BackendId],
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
-        // Holds end with the next request instead of a timer, because nothing else needs the
-        // backend earlier.
+        self.release_holds(now);
+        let chosen = self.pick(now, tried)?;
+        Ok(self.give(now, chosen, asker))
+    }
+
+    /// Ends holds that have expired. They end with the next request instead of a timer, because
+    /// nothing else needs the backend earlier.
+    #[inline(always)]
+    pub(super) fn release_holds(&mut self, now: Instant) {
         if now >= self.table.releases_at() {
             self.release(now);
         }
+    }
+
+    /// Returns the backend for a request: one to try out, or the choice of policy and gate.
+    #[inline(always)]
+    pub(super) fn pick(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
         // A trial comes before the policy, which would avoid the backend. A retry is never a trial.
         let trial = if self.ejections.out > 0 && tried.is_empty() { self.try_out() } else { None };
         let (backend, token, reason) = match trial {
@@ -45,6 +57,13 @@ impl Router {
         // A policy that ejects by itself marks its trials. Under all others the router makes them.
         let is_marked = self.habits.guards_itself && reason == RouteReason::Policy;
         let reason = if is_marked { self.policy.reason(token) } else { reason };
+        Ok((backend, token, reason))
+    }
+
+    /// Gives the lease of a request that goes to the chosen backend.
+    #[inline(always)]
+    pub(super) fn give(&mut self, now: Instant, chosen: Chosen, asker: Asker) -> Lease {
+        let (backend, token, reason) = chosen;
         let weights = &self.rules.weights;
         self.table.update_often(backend, |backend| backend.lease_out(weights));
         self.leases_given += 1;
@@ -53,7 +72,7 @@ impl Router {
         }
         self.check_in_debug();
         let (id, policy_epoch) = (LeaseId(self.leases_given), self.policy_epoch);
-        Ok(Lease { id, backend, routed_at: now, token, policy_epoch, asker, reason })
+        Lease { id, backend, routed_at: now, token, policy_epoch, asker, reason }
     }
 
     /// Returns the backend that policy and gate choose, and the policy's token.

@@ -12,7 +12,10 @@ impl Router {
     pub fn reason(&self, lease: &Lease) -> RouteReason {
         match lease.reason {
             RouteReason::Policy if !self.is_usable(lease.backend) => self.without_any(lease),
-            RouteReason::Policy | RouteReason::Current | RouteReason::Spill
+            RouteReason::Policy
+            | RouteReason::Current
+            | RouteReason::Spill
+            | RouteReason::NextOwner
                 if self.has_backups && self.is_backup(lease.backend) =>
             {
                 RouteReason::Backup

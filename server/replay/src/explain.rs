@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use intelliproxy_core::journal::{Admission, Entry, Record, Replay, Shadow, Step};
 use intelliproxy_core::{
-    Asker, BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind,
-    PolicyView, Router, ScoreView, Snapshot, SwitchReason,
+    AffinityKey, Asker, BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute,
+    PolicyKind, PolicyView, RouteReason, Router, ScoreView, Snapshot, SwitchReason,
 };
 
 use super::recording::Recording;
@@ -45,7 +45,7 @@ pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer,
         });
     };
     let mut case = Case::new(recording, &entry)?;
-    let Record::Routed { asker, tried, result } = entry.record.clone() else {
+    let Record::Routed { asker, key, tried, result } = entry.record.clone() else {
         return Err("the record is not a decision".to_owned());
     };
     let opinion_on = case.brain.router().second_opinion_on(entry.at, asker);
@@ -56,6 +56,7 @@ pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer,
         recording,
         entry: &entry,
         asker,
+        key,
         tried: &tried,
         result,
         opinion_on,
@@ -65,7 +66,7 @@ pub(crate) fn explain(recording: &Recording<'_>, which: Which) -> Result<Answer,
     let mut text = String::new();
     told.head(&mut text, replayed, case.is_exact);
     told.candidates(&mut text);
-    told.rule(&mut text);
+    told.rule(&mut text)?;
     told.changes(&mut text)?;
     Ok(Answer { text, wrong: Vec::new() })
 }
@@ -170,6 +171,7 @@ struct Decision<'a> {
     recording: &'a Recording<'a>,
     entry: &'a Entry,
     asker: Asker,
+    key: Option<AffinityKey>,
     tried: &'a [BackendId],
     result: Result<Admission, NoRoute>,
     /// The backend that this request avoids, for a second opinion.
@@ -250,8 +252,26 @@ impl Decision<'_> {
     }
 
     /// The rule that decided.
-    fn rule(&self, text: &mut String) {
-        let _ = writeln!(text, "rule       {}", self.rule_text());
+    fn rule(&self, text: &mut String) -> Result<(), String> {
+        let by_key = self.key_text()?;
+        let _ = writeln!(text, "rule       {}", by_key.unwrap_or_else(|| self.rule_text()));
+        Ok(())
+    }
+
+    /// The rule if the key of the request decided.
+    fn key_text(&self) -> Result<Option<String>, String> {
+        let (Ok(to), Some(_)) = (self.result, self.key) else { return Ok(None) };
+        let mut router = Case::new(self.recording, self.entry)?.brain.into_router();
+        let routed = router.route_keyed(self.entry.at, self.tried, self.asker, self.key);
+        let chosen = self.name(to.backend);
+        Ok(match routed.map(|lease| router.reason(&lease)) {
+            Ok(RouteReason::Owner) => Some(format!("{chosen} owns the key of the request")),
+            Ok(RouteReason::NextOwner) => Some(format!(
+                "{chosen} is the next for the key of the request, whose owner is not usable, full, or \
+                 too slow"
+            )),
+            _ => None,
+        })
     }
 
     fn rule_text(&self) -> String {
@@ -335,7 +355,7 @@ impl Decision<'_> {
             return Ok(());
         };
         let mut lines = Vec::new();
-        if self.before.policy == PolicyKind::Score {
+        if self.before.policy == PolicyKind::Score && self.key.is_none() {
             self.gaps(to.backend, &mut lines);
         }
         let mut without = self.tried.to_vec();
@@ -426,7 +446,8 @@ impl Decision<'_> {
                 let _ = router.route_for(now, &others, self.asker);
             }
         }
-        Ok(router.route_for(now, tried, self.asker).ok().map(|lease| lease.backend()))
+        let routed = router.route_keyed(now, tried, self.asker, self.key);
+        Ok(routed.ok().map(|lease| lease.backend()))
     }
 }
 

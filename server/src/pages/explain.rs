@@ -83,6 +83,16 @@ impl Decision {
             }
             .to_owned();
         };
+        match self.reason {
+            Some(RouteReason::Owner) => return format!("{chosen} owns the key of the request"),
+            Some(RouteReason::NextOwner) => {
+                return format!(
+                    "{chosen} is the next for the key of the request: its owner is not usable, full, \
+                     or too slow"
+                );
+            }
+            _ => {}
+        }
         match self.switch {
             Some(SwitchReason::First) => return format!("first choice: {chosen} scores lowest"),
             Some(SwitchReason::Better { by }) => {
@@ -119,7 +129,9 @@ impl Decision {
             RouteReason::Spill => {
                 format!("{current} is full: {chosen} has the least expected delay")
             }
-            RouteReason::Policy => format!("{chosen} is the choice of {}", self.policy.name()),
+            RouteReason::Policy | RouteReason::Owner | RouteReason::NextOwner => {
+                format!("{chosen} is the choice of {}", self.policy.name())
+            }
             RouteReason::Retry => {
                 format!("after {} failed or refused it: {chosen} is next", self.tried.join(", "))
             }
@@ -152,6 +164,9 @@ impl Decision {
         let name = &other.name;
         if let Some(bar) = self.bar(other) {
             return Some(format!("{name} {bar}"));
+        }
+        if matches!(self.reason, Some(RouteReason::Owner | RouteReason::NextOwner)) {
+            return Some(format!("{name} would need to own the key"));
         }
         let less = |what: &str, by: f64| Some(format!("{name} would need {by:.1} {what}"));
         match (&to.policy, &other.policy) {
@@ -452,6 +467,18 @@ mod tests {
             (
                 Decision { reason: Some(RouteReason::SecondOpinion), ..a() },
                 "A shows whether the error is the last backend's or the request's",
+            ),
+            (
+                Decision {
+                    reason: Some(RouteReason::Owner),
+                    switch: Some(SwitchReason::First),
+                    ..a()
+                },
+                "A owns the key of the request",
+            ),
+            (
+                Decision { reason: Some(RouteReason::NextOwner), ..a() },
+                "A is the next for the key of the request: its owner is not usable, full, or too slow",
             ),
             (
                 Decision { reason: Some(RouteReason::LastResort), ..a() },

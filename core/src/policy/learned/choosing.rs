@@ -38,6 +38,18 @@ impl Learned {
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
     }
 
+    /// The cost of one more request at a backend at `now`, ms; infinite unless the backend is open.
+    pub(crate) fn expected_delay(&mut self, now: Instant, backend: BackendId) -> f64 {
+        self.catch_up();
+        let slot = backend.index();
+        if self.units[slot].is_stale(now) {
+            self.units[slot].look(now, &mut self.pool);
+            self.weigh(slot);
+        }
+        let unit = &self.units[slot];
+        if unit.is_open() { unit.cost } else { f64::INFINITY }
+    }
+
     /// The open backend with the fewest in flight. Backends whose last response was a recent
     /// failure come last: they would have the fewest because they fail fast.
     pub(super) fn fewest(

@@ -12,7 +12,7 @@ pub(super) const PROBATION: Token = 4;
 pub(super) const IDLE_TRIAL: Token = 8;
 
 /// The rule behind a choice with this token.
-pub(super) const fn reason(token: Token) -> RouteReason {
+pub(in crate::policy) const fn reason(token: Token) -> RouteReason {
     if token & CONTROL != 0 {
         RouteReason::Control
     } else if token & (PROBATION | IDLE_TRIAL) != 0 {

@@ -54,7 +54,7 @@ mod faults;
 mod learner;
 mod live_guard;
 mod losses;
-mod marks;
+pub(super) mod marks;
 mod refit;
 mod restraints;
 pub(crate) mod rules;
@@ -261,6 +261,10 @@ impl Policy for Learned {
         let chosen = self.cheapest(now, candidates, rng);
         let backend = chosen.or_else(|| self.least_bad(candidates, rng))?;
         Some(Choice { backend, token })
+    }
+
+    fn delay(&mut self, now: Instant, backend: BackendId) -> Option<f64> {
+        Some(self.expected_delay(now, backend))
     }
 
     fn reason(&self, token: Token) -> RouteReason {

@@ -1,4 +1,5 @@
 //! The router as a whole, in small scenarios with numbers worked out by hand.
+mod affinity;
 mod backups;
 mod checks;
 mod configurations;
