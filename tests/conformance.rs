@@ -1,5 +1,7 @@
 //! Tests of the whole proxy in memory: messages, connections, limits. Most tables of messages are
 //! sent in one piece and byte by byte. The peers are those of `tests/driver`.
+#[path = "conformance/affinity.rs"]
+mod affinity;
 #[path = "conformance/backpressure.rs"]
 mod backpressure;
 #[path = "conformance/bodies.rs"]

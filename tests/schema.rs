@@ -220,6 +220,7 @@ fn rule(row: &KeyRow, default: &Value) -> Value {
             bounded("integer", &row.range),
             { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
         ] }),
+        "number" => bounded("number", &row.range),
         "object" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         _ if default.is_u64() || default.is_null() => bounded("integer", &row.range),
         _ => bounded("number", &row.range),
@@ -235,6 +236,10 @@ fn rule(row: &KeyRow, default: &Value) -> Value {
 fn text_rule(range: &str, default: &Value) -> Value {
     let names: Vec<&str> = range.split('`').skip(1).step_by(2).collect();
     if names.len() > 1 {
+        let mut names = json!(names);
+        if default.is_null() {
+            names.as_array_mut().expect("a list").push(Value::Null);
+        }
         return json!({ "enum": names });
     }
     match default {

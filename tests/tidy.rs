@@ -369,7 +369,7 @@ fn has_kind(row: &KeyRow, default: &Value) -> bool {
         "string" => default.is_string() || default.is_null(),
         "object" => default.is_object() || default.is_null(),
         "ms" => is_millis && (default.is_u64() || default.is_null()),
-        "count" if default.is_null() => !is_millis && !is_bytes,
+        "count" | "number" if default.is_null() => !is_millis && !is_bytes,
         "bytes" => is_bytes && default.is_u64(),
         "count" | "number" | "pts" => !is_millis && !is_bytes && default.is_number(),
         _ => false,

@@ -3,11 +3,11 @@
 //! `queue.rs`.
 use std::time::Duration;
 
-use intelliproxy_core::{BackendId, Instant, NoRoute};
+use intelliproxy_core::{BackendId, Instant, Lease, NoRoute};
 
 use super::conn::{Conn, Upstream};
 use super::id::ConnId;
-use super::session::{Bound, Reuse};
+use super::session::{Bound, Reuse, Session};
 use super::upstreams::Attempt;
 use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
@@ -44,7 +44,8 @@ impl Proxy {
             return true;
         };
         let asker = session.asker(&self.shared);
-        let routed = self.upstreams.route(now, session.tried(), asker);
+        let key = session.sticky().and_then(|sticky| sticky.key(&self.upstreams));
+        let routed = self.upstreams.route(now, session.tried(), asker, key);
         self.drain_router(now);
         let lease = match routed {
             Ok(lease) => lease,
@@ -61,6 +62,9 @@ impl Proxy {
             }
         };
         let backend = lease.backend();
+        if self.shared.affinity.is_some() {
+            self.name_backend(id, &lease);
+        }
         if self.shared.access.is_on() {
             self.note_route(now, id, &lease, false);
         }
@@ -98,6 +102,15 @@ impl Proxy {
         };
         session.handle_bound(now, lease, conn, self.upstreams.authority(backend), &mut self.shared);
         self.shared.actions.push_back(Action::Look { conn });
+    }
+
+    /// Names the backend of a session in its response.
+    #[cold]
+    fn name_backend(&mut self, id: ConnId, lease: &Lease) {
+        let sticky = self.table.session_mut(id).and_then(Session::sticky_mut);
+        if let (Some(affinity), Some(sticky)) = (&mut self.shared.affinity, sticky) {
+            affinity.name_backend(sticky, lease, &self.upstreams);
+        }
     }
 
     /// Gives the session an idle connection to the backend if its request may use one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Action;
+use super::affinity::Affinity;
 use super::askers::Askers;
 use super::per_client::PerClient;
 use super::retry_budget::RetryBudget;
@@ -73,6 +74,10 @@ pub(crate) struct Shared {
     pub(crate) per_client: PerClient,
     pub(crate) counts: ExchangeCounts,
     pub(crate) access: Access,
+    /// The keys of requests; `None` without `routing.affinity`.
+    pub(crate) affinity: Option<Affinity>,
+    /// See [`new`](Self::new).
+    seed: u64,
     pub(crate) known_host: KnownHost,
     /// The last client's address and its facts: the next client often has the same address.
     last_client: Option<(IpAddr, Facts)>,
@@ -93,7 +98,10 @@ impl Shared {
         let via_suffix = via_suffix(seed);
         let retries = RetryBudget::new(config.limits.retry_percent);
         let access = Access::new(&config, seed);
+        let affinity = Affinity::new(&config.routing.affinity, seed, 0);
         Self {
+            affinity,
+            seed,
             head_limits: head_limits(&config.limits),
             chunk_limits: chunk_limits(&config.limits),
             request_ends: request_ends(&config, &via_suffix),
@@ -199,6 +207,8 @@ impl Shared {
         self.per_client.reconfigure(&config.limits);
         self.access.reconfigure(&config);
         self.has_identity_fields = config.has_identity_fields();
+        let begun = self.affinity.as_ref().map_or(0, Affinity::begun);
+        self.affinity = Affinity::new(&config.routing.affinity, self.seed, begun);
         self.config = config;
     }
 }

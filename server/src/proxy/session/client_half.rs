@@ -425,9 +425,13 @@ impl ClientHalf {
             asking: Asking::No,
             target: shared.askers.target(destination.path),
             account: Account::default(),
+            sticky: None,
         });
         if self.hop.is_trusted || self.hop.forwards_for.is_some() {
             self.hop.take_origin(&head.fields, shared);
+        }
+        if let (Some(affinity), Some(exchange)) = (&shared.affinity, exchange) {
+            exchange.sticky = affinity.key(head, &self.hop);
         }
         let aim = if let Some(port) = self.hop.redirects_to() {
             Aim::Redirect(location(&destination, port)?)

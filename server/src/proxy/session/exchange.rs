@@ -8,6 +8,7 @@ use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
 use crate::http::UpstreamError;
 use crate::http::head::Version;
 use crate::http::refusal::Refusal;
+use crate::proxy::affinity::Sticky;
 
 /// State of the current exchange.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) struct Exchange {
     pub(crate) tried: Vec<BackendId>,
     /// The number of them that refused the connection, so that they got nothing, while another one
     /// was up.
-    pub(crate) unreached: usize,
+    pub(crate) unreached: u32,
     /// Whether the backend of the current attempt is one of these.
     pub(crate) is_unreached: bool,
     pub(crate) is_head_request: bool,
@@ -61,13 +62,15 @@ pub(crate) struct Exchange {
     /// Time for which the client's body was awaited in the current attempt.
     pub(crate) client_wait: Duration,
     /// Bytes of the interim responses so far.
-    pub(crate) interim_bytes: usize,
+    pub(crate) interim_bytes: u32,
     /// The refusal, if the response is one.
     pub(crate) refusal: Option<Refusal>,
     /// State of a refusal that was not forwarded yet.
     pub(crate) asking: Asking,
     /// Group of the request's path.
     pub(crate) target: u8,
+    /// The key that keeps the request at one backend, if it has one.
+    pub(crate) sticky: Option<Box<Sticky>>,
     /// The party whose time counts in the current attempt, as the router knows it.
     pub(crate) account: Account,
 }
@@ -96,7 +99,7 @@ impl Exchange {
 
     /// Returns the number of attempts before the current one, as `limits.attempts` counts them.
     pub(crate) fn attempts(&self) -> usize {
-        self.tried.len().saturating_sub(self.unreached)
+        self.tried.len().saturating_sub(self.unreached as usize)
     }
 
     /// Returns the backend of the current attempt.

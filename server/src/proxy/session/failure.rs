@@ -160,7 +160,7 @@ impl Session {
         exchange.last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
             exchange.tried.push(lease.backend());
-            exchange.unreached += usize::from(is_unreached);
+            exchange.unreached += u32::from(is_unreached);
             self.needs.finish(lease, outcome(error));
         }
         match remedy {

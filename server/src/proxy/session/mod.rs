@@ -47,6 +47,7 @@ pub(crate) use self::own_page::OwnPage;
 pub(crate) use self::standing::Standing;
 pub(crate) use self::stats::{OwnText, StreamState};
 use self::upstream_half::UpstreamHalf;
+use super::affinity::Sticky;
 use super::id::ConnId;
 use super::shared::Shared;
 use crate::access::Ending;
@@ -563,6 +564,17 @@ impl Session {
     pub(crate) fn asker(&self, shared: &Shared) -> Asker {
         let target = self.exchange.as_ref().map_or(0, |exchange| exchange.target);
         Asker { client: self.client.hop.group(shared), target }
+    }
+
+    /// Returns the key of the waiting request, if it has one.
+    #[inline]
+    pub(crate) fn sticky(&self) -> Option<&Sticky> {
+        self.exchange.as_ref()?.sticky.as_deref()
+    }
+
+    /// Returns the key of the waiting request, if it has one.
+    pub(crate) fn sticky_mut(&mut self) -> Option<&mut Sticky> {
+        self.exchange.as_mut()?.sticky.as_deref_mut()
     }
 
     /// Returns the backends that failed or refused the waiting request.

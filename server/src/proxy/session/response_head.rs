@@ -186,8 +186,9 @@ impl Session {
         if is_continue && std::mem::take(&mut exchange.awaits_continue) {
             self.client.last_read = now;
         }
-        exchange.interim_bytes += len;
-        if exchange.interim_bytes > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
+        // Both are far below the limit of the type: a head has 60 000 bytes at most.
+        exchange.interim_bytes = exchange.interim_bytes.saturating_add(len as u32);
+        if exchange.interim_bytes as usize > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
             self.fail_upstream(now, UpstreamError::InterimTooLarge, shared);
         }
     }

@@ -21,6 +21,7 @@ use crate::http::progress::HeadProgress;
 use crate::http::refusal::Refusal;
 use crate::http::upgrade;
 use crate::http::{ChunkError, UpstreamError, refuse};
+use crate::proxy::affinity::Sticky;
 use crate::proxy::id::ConnId;
 use crate::proxy::shared::Shared;
 
@@ -414,7 +415,8 @@ impl UpstreamHalf {
                 }
             }
         };
-        let adds_fields = (shared.access.adds_fields() || hsts.is_some())
+        let cookie = exchange.sticky.as_deref().map_or("", Sticky::line);
+        let adds_fields = (shared.access.adds_fields() || hsts.is_some() || !cookie.is_empty())
             && !matches!(kind, HeadKind::Interim { .. });
         let is_verbatim = forward::is_verbatim(head, &plan) && !adds_fields;
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
@@ -424,6 +426,7 @@ impl UpstreamHalf {
             shared.scratch.clear();
             if adds_fields {
                 let mut lines = date.to_owned();
+                lines.push_str(cookie);
                 shared.access.push_fields(visit, &mut lines);
                 lines.push_str(hsts.unwrap_or_default());
                 let hsts = hsts.map(|_| HSTS);

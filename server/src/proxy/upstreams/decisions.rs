@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use intelliproxy_core::journal::RecordedRouter;
-use intelliproxy_core::{Asker, BackendId, BackendSnapshot, Instant, Lease, NoRoute};
+use intelliproxy_core::{AffinityKey, Asker, BackendId, BackendSnapshot, Instant, Lease, NoRoute};
 
 use crate::pages::explain::{Candidates, Decision};
 
@@ -35,6 +35,7 @@ impl Decisions {
         now: Instant,
         tried: &[BackendId],
         asker: Asker,
+        key: Option<AffinityKey>,
     ) -> Result<Lease, NoRoute> {
         let (policy, threshold) = (router.rules().policy, router.rules().switch.threshold);
         let current = router.current();
@@ -43,7 +44,7 @@ impl Decisions {
         let name = |router: &RecordedRouter, id| router.name(id).unwrap_or("(removed)").to_owned();
         let tried_names = tried.iter().map(|id| name(router, *id)).collect();
         let current_name = current.map(|id| name(router, id));
-        let routed = router.route_for(now, tried, asker);
+        let routed = router.route_keyed(now, tried, asker, key);
         let chosen = routed.as_ref().ok().map(Lease::backend);
         candidates.shorten(CANDIDATES_MAX, [chosen, current]);
         let hold = router.last_hold().filter(|(at, ..)| *at == now);
@@ -124,7 +125,7 @@ mod tests {
         let mut decisions = Decisions::default();
         let mut route = |now| {
             let lease =
-                decisions.route(&mut router, now, &[], Asker::default()).expect("a backend");
+                decisions.route(&mut router, now, &[], Asker::default(), None).expect("a backend");
             let outcome = Outcome::Abandoned;
             router.handle_event(now, Event::RequestFinished { lease, outcome });
         };
@@ -155,7 +156,7 @@ mod tests {
         let mut decisions = Decisions::default();
         let mut route = |now| {
             let lease =
-                decisions.route(&mut router, now, &[], Asker::default()).expect("a backend");
+                decisions.route(&mut router, now, &[], Asker::default(), None).expect("a backend");
             let outcome = Outcome::Abandoned;
             router.handle_event(now, Event::RequestFinished { lease, outcome });
             decisions.iter().next().is_some_and(|last| !last.candidates.rows.is_empty())

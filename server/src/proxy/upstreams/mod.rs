@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use intelliproxy_core::journal::{JournalSink, RecordedRouter, RecordingCounts};
 use intelliproxy_core::{
-    Action, Asker, BackendId, BackendLimits, BackendSnapshot, CheckRules, ConfigError, Event,
-    GuardView, Instant, Lease, LeaseId, Mode, NoRoute, Outcome, PolicyState, PolicyStateError,
-    RouteReason, RouterConfig, RouterCounts, Rules, Snapshot,
+    Action, AffinityKey, Asker, BackendId, BackendLimits, BackendSnapshot, CheckRules, ConfigError,
+    Event, GuardView, Instant, Lease, LeaseId, Mode, NoRoute, Outcome, PolicyState,
+    PolicyStateError, RouteReason, RouterConfig, RouterCounts, Rules, Snapshot,
 };
 
 pub(crate) use self::decisions::Decisions;
@@ -132,10 +132,11 @@ impl Upstreams {
         now: Instant,
         tried: &[BackendId],
         asker: Asker,
+        key: Option<AffinityKey>,
     ) -> Result<Lease, NoRoute> {
         let routed = match &mut self.decisions {
-            None => self.router.route_for(now, tried, asker),
-            Some(decisions) => decisions.route(&mut self.router, now, tried, asker),
+            None => self.router.route_keyed(now, tried, asker, key),
+            Some(decisions) => decisions.route(&mut self.router, now, tried, asker, key),
         };
         self.leases += usize::from(routed.is_ok());
         routed
@@ -159,6 +160,21 @@ impl Upstreams {
         debug_assert!(lease.backend() == backend, "there is no other one left");
         self.leases += 1;
         Some(lease)
+    }
+
+    /// Returns the backend that a session names; see [`mark_of`](Self::mark_of).
+    pub(crate) fn owner_of(&self, session: u64, mark: u64) -> Option<BackendId> {
+        self.router.session_owner(session, mark)
+    }
+
+    /// Returns the mark by which a session with this number names a backend.
+    pub(crate) fn mark_of(&self, session: u64, backend: BackendId) -> Option<u64> {
+        self.router.session_mark(session, backend)
+    }
+
+    /// Whether sessions must leave this backend: it is not usable, and not only full.
+    pub(crate) fn has_left(&self, backend: BackendId) -> bool {
+        self.router.has_left(backend)
     }
 
     /// Returns the rule by which a request has just got its backend.
