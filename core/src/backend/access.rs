@@ -7,12 +7,12 @@ pub(crate) enum Access {
     Free,
     /// New or returned, and at the limit of its slow start.
     Slow,
-    /// It requested a pause.
-    Held,
     /// A backup without a further restriction: it gets requests only while no other can take them.
     Backup,
     /// A backup in slow start.
     BackupSlow,
+    /// It requested a pause, which is respected as long as any other backend can serve.
+    Held,
     /// A backup that requested a pause.
     BackupHeld,
     /// Its requests failed: it gets none, or one at a time.
@@ -57,8 +57,8 @@ impl Access {
         }
     }
 
-    /// Whether it is that of a backup, or worse.
+    /// Whether it is that of a backup, or worse than any that can serve.
     pub(crate) fn is_behind_others(self) -> bool {
-        self >= Self::Backup
+        matches!(self, Self::Backup | Self::BackupSlow | Self::BackupHeld) || self >= Self::Ejected
     }
 }

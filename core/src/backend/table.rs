@@ -304,9 +304,9 @@ impl BackendTable {
         match access {
             Access::Free => score,
             Access::Slow => 0b1000 << 60 | score >> 3,
-            Access::Held => 0b1001 << 60 | score >> 3,
-            Access::Backup => 0b1010 << 60 | score >> 3,
-            Access::BackupSlow => 0b1011 << 60 | score >> 3,
+            Access::Backup => 0b1001 << 60 | score >> 3,
+            Access::BackupSlow => 0b1010 << 60 | score >> 3,
+            Access::Held => 0b1011 << 60 | score >> 3,
             Access::BackupHeld => 0b1100 << 60 | score >> 3,
             Access::Ejected => 0b1101 << 60 | score >> 3,
             Access::Down => 0b1110 << 60 | score >> 3,

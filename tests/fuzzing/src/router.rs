@@ -144,14 +144,14 @@ impl World {
                 };
                 assert!(
                     chosen.held.is_none()
-                        || !backends.iter().any(|b| {
-                            let is_behind = b.is_backup && !chosen.is_backup;
-                            is_free(&b) && is_in(&b) && b.held.is_none() && !is_behind
-                        }),
+                        || !backends
+                            .iter()
+                            .any(|b| { is_free(&b) && is_in(&b) && b.held.is_none() }),
                     "a held backend is chosen only if no other is left"
                 );
                 let is_usual = |b: &intelliproxy_core::BackendSnapshot| {
-                    is_free(&b) && is_in(&b) && !b.is_backup
+                    let is_pausing = b.held.is_some() && chosen.held.is_none();
+                    is_free(&b) && is_in(&b) && !b.is_backup && !is_pausing
                 };
                 assert!(
                     !chosen.is_backup || !backends.iter().any(is_usual),

@@ -192,6 +192,20 @@ fn an_ejected_backup_is_not_tried_out_while_it_is_not_needed() {
     }
 }
 
+/// A backend requested a pause. Its backup serves meanwhile, and not longer.
+#[test]
+fn a_backup_serves_while_the_other_backend_pauses() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b"], 0);
+        let lease = world.route();
+        assert_eq!(lease.backend(), A, "{policy:?}");
+        world.end(lease, Outcome::Refused { status: 503, hold: Some(Duration::from_secs(2)) });
+        assert_eq!(serve::<2>(&mut world, 10), [0, 10], "{policy:?}");
+        world.advance(2000);
+        assert_eq!(world.serve(), A, "{policy:?}");
+    }
+}
+
 /// One of two backups was tried, the other one requested a pause. A retry goes to that one, not to
 /// the ejected backend for which they stand in.
 #[test]
