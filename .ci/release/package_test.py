@@ -43,8 +43,9 @@ def say(text):
     print(f"   {text}", flush=True)
 
 
-def needs(program, package):
-    if shutil.which(program) is None:
+def needs(file, package):
+    """Installs the package of a program, or of another file by its path."""
+    if shutil.which(file) is None and not os.path.isfile(file):
         subprocess.run(["apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
         command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -58,6 +59,8 @@ class Root:
         archive = TOOLS / f"{SUITE}.tar"
         if not archive.exists():
             needs("debootstrap", "debootstrap")
+            # Without the keys debootstrap would not check what it fetches.
+            needs("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring")
             include = "--include=systemd,systemd-sysv,adduser"
             made = folder / "made"
             command = ["debootstrap", "--variant=minbase", include, SUITE, made, MIRROR]

@@ -1,4 +1,5 @@
-//! The configurations in `examples/` are valid, and the one for operation does what it says.
+//! The configurations in `examples/` and `package/` are valid, and the one for operation does what it
+//! says.
 mod process;
 
 use std::fs;
@@ -11,23 +12,27 @@ use std::time::Instant;
 
 use process::{DEADLINE, Folder, empty_backend, program};
 
-/// `--check` accepts each of them.
+/// `--check` accepts each of them. The names in the one for containers exist only there.
 #[test]
 fn examples_are_valid() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut seen = 0;
-    for entry in folder.read_dir().expect("the folder of examples") {
-        let file = entry.expect("a listing").path();
-        if file.extension().is_none_or(|ending| ending != "json") {
-            continue;
+    for (folder, flags, least) in
+        [("examples", &["--check"][..], 4), ("package", &["--check", "--offline"], 2)]
+    {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let mut seen = 0;
+        for entry in folder.read_dir().expect("the folder") {
+            let file = entry.expect("a listing").path();
+            if file.extension().is_none_or(|ending| ending != "json") {
+                continue;
+            }
+            seen += 1;
+            let mut program = Command::new(env!("CARGO_BIN_EXE_intelliproxy"));
+            let output = program.args(flags).arg("--config").arg(&file).output().expect("it runs");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {errors}", file.display());
         }
-        seen += 1;
-        let mut program = Command::new(env!("CARGO_BIN_EXE_intelliproxy"));
-        let output = program.arg("--check").arg("--config").arg(&file).output().expect("it runs");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {errors}", file.display());
+        assert!(seen >= least, "{seen} files were found");
     }
-    assert!(seen >= 4, "{seen} examples were found");
 }
 
 /// A process that is killed with this value.
