@@ -75,8 +75,9 @@ function works(port) {
   const socket = client(port);
   return new Promise((resolve) => {
     const end = (result) => {
-      socket.close();
+      // Before it closes, which is a disconnect of its own.
       resolve(result);
+      socket.close();
     };
     socket.once("connect_error", () => end(false));
     socket.once("disconnect", () => end(false));
