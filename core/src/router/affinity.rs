@@ -134,9 +134,8 @@ impl Router {
         chosen: Chosen,
     ) -> Chosen {
         let access = self.best_access(tried);
-        // A trial must reach its backend. Without a usable backend the policy's last resort serves.
-        let is_trial = [chosen.2, self.policy.reason(chosen.1)].contains(&RouteReason::Trial);
-        if is_trial || access >= Access::Ejected {
+        // A trial must reach its backend.
+        if [chosen.2, self.policy.reason(chosen.1)].contains(&RouteReason::Trial) {
             return chosen;
         }
         let mut delays = std::mem::take(&mut self.ring.delays);
@@ -241,7 +240,7 @@ impl Router {
 
     /// The best access that a backend outside `tried` has.
     fn best_access(&self, tried: &[BackendId]) -> Access {
-        self.table.best_access_except(tried).unwrap_or(Access::Gone)
+        self.table.best_access_except(tried).unwrap_or(Access::Free)
     }
 
     /// The least access with which an owner serves its key without a slack: slow start limits other
@@ -250,10 +249,10 @@ impl Router {
         self.best_access(tried).max(Access::Slow)
     }
 
-    /// Whether a backend has at least this access, which is that of a usable one, and is neither
-    /// among the tried ones nor ejected by the policy.
+    /// Whether a backend has at least this access, and is neither among the tried ones nor ejected by
+    /// the policy. While no backend is usable, the least bad ones are candidates.
     fn is_candidate(&self, id: BackendId, tried: &[BackendId], access: Access) -> bool {
-        self.table.row(id).is_some_and(|row| row.access <= access && row.access < Access::Ejected)
+        self.table.row(id).is_some_and(|row| row.access <= access)
             && !tried.contains(&id)
             && (!self.habits.guards_itself || self.watch_of(id).is_none_or(Watch::is_in))
     }

@@ -12,6 +12,11 @@ impl Router {
     pub fn reason(&self, lease: &Lease) -> RouteReason {
         match lease.reason {
             RouteReason::Policy if !self.is_usable(lease.backend) => self.without_any(lease),
+            RouteReason::Owner | RouteReason::NextOwner
+                if !self.is_usable(lease.backend) && !self.is_full(lease.backend) =>
+            {
+                RouteReason::LastResort
+            }
             RouteReason::Policy
             | RouteReason::Current
             | RouteReason::Spill

@@ -3,7 +3,7 @@
 use super::*;
 use crate::affinity::AffinityKey;
 use crate::config::{AffinityBy, AffinityRules, Mode};
-use crate::event::RouteReason::{Backup, NextOwner, Owner, Policy, Retry, Trial};
+use crate::event::RouteReason::{Backup, LastResort, NextOwner, Owner, Policy, Retry, Trial};
 use crate::outlier::StandingView;
 
 fn rules(policy: PolicyKind, slack: f64) -> Rules {
@@ -161,6 +161,24 @@ fn a_named_owner_comes_first() {
         assert!(world.router.has_left(owner));
     }
     assert_eq!(world.serve_key(AffinityKey::of_session(1, A)), (C, Backup));
+}
+
+/// While every backend is down, a session stays at its own, as a last resort, and is not moved.
+#[test]
+fn a_session_stays_while_all_backends_are_down() {
+    for policy in PolicyKind::ALL {
+        let mut world = World::with_rules(&["a", "b", "c"], rules(policy, 0.0));
+        for id in [A, B, C] {
+            world.fail(id, ProbeFailure::Refused);
+        }
+        for number in 0..10 {
+            for owner in [A, B, C] {
+                let served = world.serve_key(AffinityKey::of_session(number, owner));
+                assert_eq!(served, (owner, LastResort), "{policy:?}");
+                assert!(!world.router.has_left(owner), "{policy:?}");
+            }
+        }
+    }
 }
 
 /// Sessions name their backend by a mark that depends on their number. A mark of an unknown backend
