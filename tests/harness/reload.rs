@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use intelliproxy::config::{Config, Overflow};
-use intelliproxy_core::PolicyKind;
+use intelliproxy_core::{AffinityBy, PolicyKind};
 
 use crate::net::Net;
 use crate::weather::Weather;
@@ -71,6 +71,9 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
         6..=7 => Box::new(move |wanted| {
             wanted.config.routing.policy = PolicyKind::ALL[first % PolicyKind::ALL.len()];
             wanted.config.routing.probes.ping_interval = millis([300, 2000, 5000][second % 3]);
+            wanted.config.routing.affinity.by =
+                [None, Some(AffinityBy::Cookie), Some(AffinityBy::ClientAddress)]
+                    [(first + second) % 3];
             // With several clients connected, all but one are in excess.
             wanted.config.limits.clients = [10_000, 1][second % 2];
         }),

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use intelliproxy::config::{Config, Overflow};
-use intelliproxy_core::Instant;
+use intelliproxy_core::{AffinityBy, Instant};
 
 use crate::client::Pace;
 use crate::net::{Listening, Net, Path};
@@ -143,6 +143,13 @@ fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     }
     config.pool.idle = Duration::from_millis([20, 300, 4000][net.pick(0, 2) as usize]);
     config.pool.idle_per_backend = [0, 1, 100, 100][net.pick(0, 3) as usize];
+    // No draw of its own, so that the worlds of all seeds stay as they are.
+    config.routing.affinity.by = match (config.pool.idle_per_backend, config.forwarding.keep_host) {
+        (0, _) => Some(AffinityBy::Cookie),
+        (1, _) => Some(AffinityBy::ClientAddress),
+        (_, false) => Some(AffinityBy::Header),
+        (_, true) => None,
+    };
     if net.chance(15) {
         config.limits.clients = net.pick(1, 4) as usize;
         let may_reject = weather == Weather::Storm && net.chance(50);

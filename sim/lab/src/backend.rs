@@ -5,6 +5,7 @@ use intelliproxy_core::{
     Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, Rng,
 };
 
+use super::cache::{Cache, Kept};
 use super::draw::{Draw, derive};
 use super::fault::FaultKind;
 use super::group::{BackendGroup, Probes};
@@ -24,6 +25,8 @@ pub(super) struct Backend {
     pub(super) rtt: u64,
     pub(super) station: Station,
     service: Service,
+    /// The cache, and the rule for the keys of requests.
+    cache: Option<(Kept, Cache)>,
     mean_work: f64,
     own_speed: f64,
     probes: Probes,
@@ -171,6 +174,7 @@ impl Backend {
                 spec.sharing,
                 spec.speed,
             ),
+            cache: scenario.cache.map(|cache| (Kept::new(&cache), cache)),
             mean_work: scenario.mean_ms_at(spec) * MS,
             service,
             own_speed: spec.speed,
@@ -197,7 +201,12 @@ impl Backend {
                 {
                     return answered;
                 }
-                let work = self.work(arriving.draw, arriving.work_ms) * arriving.first_share;
+                let mut work = self.work(arriving.draw, arriving.work_ms) * arriving.first_share;
+                let key = self.cache.as_ref().map(|(_, cache)| cache.key(arriving.draw.key()));
+                if let (Some((kept, _)), Some(key)) = (&mut self.cache, key) {
+                    work *= kept.factor(key);
+                    kept.keep(key);
+                }
                 if self.station.accept(now, arriving.request, work) {
                     Reception::Accepted
                 } else {

@@ -64,6 +64,11 @@ impl Draw {
         unit(mix(self.0 ^ 0x5354_5245_414d))
     }
 
+    /// Returns the draw for its key.
+    pub(super) const fn key(self) -> f64 {
+        unit(mix(self.0 ^ 0x004b_4559))
+    }
+
     /// Returns the draws of the attempt of this number, from 0. The first attempt has the request's
     /// own.
     pub(super) const fn attempt(self, number: u8) -> Self {

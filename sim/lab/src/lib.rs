@@ -57,6 +57,7 @@
 //! [`Router`]: intelliproxy_core::Router
 mod arrivals;
 mod backend;
+mod cache;
 mod catalogue;
 mod check;
 mod class;
@@ -84,6 +85,7 @@ mod tally;
 mod trace;
 mod world;
 
+pub use cache::Cache;
 pub use catalogue::{catalogue, wide_catalogue};
 pub use class::{RequestClass, Stream};
 pub use contender::Contender;

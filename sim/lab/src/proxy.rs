@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, BackendId, ConfigError, Event, Instant, Lease, Outcome, PolicyKind, ProbeId, ProbeKind,
-    ProbeResult, Router, RouterConfig, Rules,
+    Action, AffinityKey, Asker, BackendId, ConfigError, Event, Instant, Lease, Outcome, PolicyKind,
+    ProbeId, ProbeKind, ProbeResult, Router, RouterConfig, Rules,
 };
 
 use super::earliest::NEVER;
@@ -33,10 +33,15 @@ impl Proxy {
 
     /// Routes a request that failed at `tried`. Returns the lab's backend, and the lease to give
     /// back.
-    pub(super) fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
+    pub(super) fn route(
+        &mut self,
+        now: u64,
+        tried: &[usize],
+        key: Option<u64>,
+    ) -> Option<(usize, Option<Lease>)> {
         match self {
             Self::Routed(proxy) => {
-                proxy.route(now, tried).map(|(backend, lease)| (backend, Some(lease)))
+                proxy.route(now, tried, key).map(|(backend, lease)| (backend, Some(lease)))
             }
             Self::Peer(peer) => peer.choose(now, tried).map(|backend| (backend, None)),
         }
@@ -186,12 +191,15 @@ impl Routed {
     }
 
     /// Routes a request. Returns the lab's backend, and the lease to give back.
-    fn route(&mut self, now: u64, tried: &[usize]) -> Option<(usize, Lease)> {
+    fn route(&mut self, now: u64, tried: &[usize], key: Option<u64>) -> Option<(usize, Lease)> {
         let now = Instant::from_nanos(now);
+        let key = key.filter(|_| self.rules.affinity.by.is_some());
+        let key = key.map(|key| AffinityKey::of(&key.to_le_bytes()));
+        let asker = Asker::default();
         let lease = if tried.is_empty() {
-            self.router.route(now, &[])
+            self.router.route_keyed(now, &[], asker, key)
         } else {
-            self.router.route(now, &self.ids_of(tried))
+            self.router.route_keyed(now, &self.ids_of(tried), asker, key)
         };
         let lease = lease.ok()?;
         Some((self.backends[lease.backend().index()], lease))

@@ -6,6 +6,7 @@ use std::fmt;
 use intelliproxy_core::Rules;
 use serde::{Deserialize, Serialize};
 
+use super::cache::Cache;
 use super::check;
 use super::class::RequestClass;
 use super::fault::FaultKind;
@@ -45,6 +46,8 @@ pub struct Scenario {
     pub service: Service,
     /// Classes of requests; empty: all requests are alike.
     pub classes: Vec<RequestClass>,
+    /// The keys of requests and the caches of backends; null: requests have no keys.
+    pub cache: Option<Cache>,
     /// Rule for sending requests again; null: never.
     pub retries: Option<Retries>,
     /// The backends.
@@ -68,6 +71,7 @@ impl Default for Scenario {
             arrivals: Arrivals::default(),
             service: Service::Exponential(10.0),
             classes: Vec::new(),
+            cache: None,
             retries: None,
             backends: vec![BackendGroup { count: 10, ..BackendGroup::default() }],
             routing: Rules::default(),

@@ -18,6 +18,7 @@ use self::news::News;
 use self::streams::Open;
 use super::arrivals::{Arrival, Arrivals};
 use super::backend::{Backend, MS, Response, seconds};
+use super::cache::Cache;
 use super::class::RequestClass;
 use super::contender::Contender;
 use super::detail::OverTime;
@@ -104,6 +105,7 @@ struct World {
     outbound: VecDeque<(u64, u64, Response)>,
     later: LaterEvents,
     classes: Vec<RequestClass>,
+    cache: Option<Cache>,
     retries: Option<Retries>,
     /// Whether a response may be something other than a request's end: with classes or retries.
     is_wide: bool,
@@ -211,6 +213,7 @@ impl World {
             has_distances: scenario.backends.iter().any(|group| group.rtt_ms.is_some()),
             idle_span: STREAM_IDLE,
             classes: scenario.classes.clone(),
+            cache: scenario.cache,
             retries: scenario.retries,
             tried: BTreeMap::new(),
             heads: BTreeMap::new(),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, Asker, CheckRules, Event, Health, Instant, Lease, LoadReport, NoRoute, Outcome,
-    PolicyKind, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult, RequestFailure, Router,
-    RouterConfig, Rules, StandingView,
+    Action, AffinityBy, AffinityKey, Asker, BackendId, CheckRules, Event, Health, Instant, Lease,
+    LoadReport, NoRoute, Outcome, PolicyKind, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult,
+    RequestFailure, Router, RouterConfig, Rules, StandingView,
 };
 
 use intelliproxy::fuzzing::Source;
@@ -128,7 +128,10 @@ impl World {
         let is_tried = |index: usize| tried >> index.min(7) & 1 == 1;
         let ids: Vec<_> = backends.iter().map(|b| b.id).filter(|id| is_tried(id.index())).collect();
         let asker = Asker { client: tried & 3, target: tried >> 2 };
-        let routed = self.router.route_for(self.now, &ids, asker);
+        let owner = (tried & 8 != 0).then(|| BackendId::from_index(u32::from(tried & 7)));
+        let key = AffinityKey { owner, ..AffinityKey::of(&[tried >> 3]) };
+        let key = Some(key).filter(|_| self.router.rules().affinity.by.is_some());
+        let routed = self.router.route_keyed(self.now, &ids, asker, key);
         self.trace.push(format!("{routed:?}"));
         match routed {
             Ok(lease) => {
@@ -227,6 +230,11 @@ fn rules(source: &mut Source<'_>) -> Rules {
     rules.health.fall = 1 + u32::from(flags >> 1 & 3);
     rules.health.rise = 1 + u32::from(flags >> 3 & 3);
     rules.policy = policy(source.byte());
+    rules.affinity.by = match flags >> 5 & 3 {
+        0 => None,
+        1 => Some(AffinityBy::Cookie),
+        _ => Some(AffinityBy::ClientAddress),
+    };
     if flags & 0x80 != 0 {
         rules.weights.latency = number(source);
     }

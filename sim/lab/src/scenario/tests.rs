@@ -30,7 +30,7 @@ fn manual_knows_every_knob() {
     let words = "speed redraw sinkhole blackHole refusing errors slow constant exponential uniform \
                  lognormal pareto mixture empirical load perSecond bursts surges lossy waits trace \
                  recorded classes retries rttMs uploadMs downloadMs patienceMs status tunnel events \
-                 tokens crash cut answers fails abovePerSecond retryAfterS";
+                 tokens crash cut answers fails abovePerSecond retryAfterS cache affinity";
     for word in words.split_whitespace() {
         assert!(manual.contains(&format!("\"{word}\"")), "{word}");
     }

@@ -10,6 +10,7 @@ use super::{Request, SECOND, World};
 use crate::arrivals::Arrival;
 use crate::backend::{Arriving, Reception, Response};
 use crate::class::Stream;
+use crate::draw::Draw;
 use crate::later::Later;
 use crate::proxy::Proxy;
 use crate::tally::Counted;
@@ -40,7 +41,7 @@ impl World {
         if !self.classes.is_empty() {
             (class, upload) = self.classify(draw, &mut work_ms);
         }
-        let Some((backend, lease)) = self.choose(proxy, &[]) else {
+        let Some((backend, lease)) = self.choose(proxy, draw, &[]) else {
             if at >= self.warm_at {
                 self.tally.failed(Counted { at, backend: None });
             }
@@ -70,11 +71,17 @@ impl World {
 
     /// Chooses a backend for a request that failed at `tried`.
     #[inline(always)]
-    fn choose(&mut self, proxy: usize, tried: &[usize]) -> Option<(usize, Option<Lease>)> {
+    fn choose(
+        &mut self,
+        proxy: usize,
+        draw: Draw,
+        tried: &[usize],
+    ) -> Option<(usize, Option<Lease>)> {
         if self.proxies.is_empty() {
             return self.choose_as_oracle(proxy, tried).map(|backend| (backend, None));
         }
-        let route = self.proxies[proxy].route(self.now, tried);
+        let key = self.cache.map(|cache| cache.key(draw.key()));
+        let route = self.proxies[proxy].route(self.now, tried, key);
         self.attend(proxy);
         route
     }
@@ -332,6 +339,7 @@ impl World {
             return false;
         }
         let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
+        let draw = request.draw;
         let mut tried = self.tried.remove(&number).unwrap_or_default();
         tried.backends.push(backend);
         let is_refusal = matches!(response, Response::Status { .. });
@@ -340,7 +348,7 @@ impl World {
             return false;
         }
         self.release(index, End::Responded(response));
-        let Some((backend, lease)) = self.choose(proxy, &tried.backends) else {
+        let Some((backend, lease)) = self.choose(proxy, draw, &tried.backends) else {
             // No other backend is left: the response is forwarded. Its lease has been given back
             // already.
             let request = &mut self.requests[index];

@@ -13,6 +13,7 @@ use self::operations::Operations;
 use intelliproxy::config::{Config, Overflow};
 use intelliproxy::fuzzing::Source;
 use intelliproxy::proxy::ConnectFailure;
+use intelliproxy_core::AffinityBy;
 
 /// Reads three bytes of configuration, then operations.
 ///
@@ -57,6 +58,12 @@ fn config(flags: u8, counts: u8) -> Config {
     config.limits.attempts = if flags & 16 != 0 { 1 } else { 3 };
     config.limits.clients = 1 + usize::from(counts >> 2 & 3);
     config.timeouts.tunnel_idle = Duration::from_secs(90);
+    config.routing.affinity.by = match counts >> 4 & 3 {
+        0 => None,
+        1 => Some(AffinityBy::Cookie),
+        2 => Some(AffinityBy::Header),
+        _ => Some(AffinityBy::ClientAddress),
+    };
     config.access_log.file = (flags & 128 != 0).then(|| "access".to_owned());
     config
 }
