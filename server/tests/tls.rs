@@ -375,7 +375,7 @@ fn a_cut_is_not_an_end() {
 #[test]
 fn handshakes_are_bounded() {
     let settings = r#", "timeouts": {"handshakeMs": 2000}, "limits": {"handshakes": 2}"#;
-    let proxy = Proxy::start("bounds", &[&tls(&["site"], "")], settings);
+    let mut proxy = Proxy::start("bounds", &[&tls(&["site"], "")], settings);
     let begun = Instant::now();
     let mut silent = [proxy.raw(), proxy.raw()];
     // There is room for it when a silent one has taken a second.
@@ -390,7 +390,50 @@ fn handshakes_are_bounded() {
     plain.write_all(LAST.as_bytes()).expect("sent");
     plain.read_to_end(&mut rest).expect("an alert and an end");
     assert_eq!(rest.first(), Some(&21), "an alert: {rest:?}");
+    for wrong in [
+        "closed for another client, see limits.handshakes",
+        "incomplete after timeouts.handshakeMs",
+        "received corrupt message of type InvalidContentType",
+    ] {
+        proxy.program.line_with(&format!(": TLS handshake failed: {wrong}"));
+    }
     assert!(client.ask(GET).starts_with("HTTP/1.1 200 "), "it is still connected");
+}
+
+/// A header of the PROXY protocol comes before the handshake, in any pieces. Its client is the one
+/// that backends see. What is no header is no client either.
+#[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let folder = Folder::new("tls-header");
+    let file = folder.path("proxy.json");
+    let keys = r#""proxyProtocol": true"#;
+    let listen = format!(r#"{{"address": "127.0.0.1:0", {keys}, "tls": {}}}"#, tls(&["site"], ""));
+    let text = format!(
+        r#"{{"listen": ["127.0.0.1:0", {listen}], "forwarding": {{"trusted": ["127.0.0.1"]}},
+            "backends": [{{"name": "A", "url": "{}"}}]}}"#,
+        echo()
+    );
+    fs::write(&file, text).expect("a file");
+    let mut command = program();
+    command.args(["--config", &file]);
+    let mut program = Program::started_by(command);
+    let line = program.line_with("listening on https://127.0.0.1:");
+    let port: u16 = line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let header = b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 443\r\n";
+    for split in [1, 20, header.len()] {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream.set_nodelay(true).expect("an option");
+        stream.write_all(&header[..split]).expect("sent");
+        stream.write_all(&header[split..]).expect("sent");
+        let name = "a.test".try_into().expect("a name");
+        let tls = ClientConnection::new(client(&[&TLS13]), name).expect("a configuration");
+        let response = Client(StreamOwned::new(tls, stream)).ask(GET);
+        assert!(response.contains("\r\nX-Forwarded-For: 192.0.2.7\r\n"), "{response}");
+        assert!(response.contains("\r\nX-Forwarded-Proto: https\r\n"), "{response}");
+    }
+    assert!(Client::connect(port, &client(&[&TLS13]), "a.test").is_err(), "no header");
+    program.line_with("client 127.0.0.1:");
 }
 
 /// Changed files are used once they fit together, without a signal. What cannot be used changes

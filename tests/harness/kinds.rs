@@ -32,6 +32,7 @@ pub(crate) const fn of_notice(notice: &Notice) -> &'static str {
         Notice::ClientsGaveWay { .. } => "notice ClientsGaveWay",
         Notice::ClientsInExcess { .. } => "notice ClientsInExcess",
         Notice::ClientsLimited { .. } => "notice ClientsLimited",
+        Notice::HandshakeFailed { .. } => "notice HandshakeFailed",
         Notice::Expired { .. } => "notice Expired",
         Notice::UnreadableReport { .. } => "notice UnreadableReport",
         Notice::Discovered(_) => "notice Discovered",

@@ -229,7 +229,7 @@ impl Config {
             let Listen { address: text, proxy_protocol, tls, redirect_to_https, .. } = listen;
             let path = format!("listen[{index}]");
             if let Some(tls) = tls {
-                tls::check(&format!("{path}.tls"), tls, *proxy_protocol)?;
+                tls::check(&format!("{path}.tls"), tls)?;
             }
             if redirect_to_https.is_some_and(|port| port == 0 || tls.is_some()) {
                 let allowed = "a port from 1 to 65535, or null, as it must be beside tls";

@@ -157,7 +157,7 @@ pub struct Limits {
     /// Requests of one client per second (0: any number); 0 to 1 000 000. The client may send this
     /// number at once. Further ones get 429.
     pub client_requests_per_second: u32,
-    /// Clients whose TLS handshake is incomplete at the same time (1000); 1 to 1 000 000. When there
+    /// Clients whose TLS handshake is incomplete at the same time (4000); 1 to 1 000 000. When there
     /// are more, the one that has taken longest is closed, if that is more than a second.
     pub handshakes: usize,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
@@ -186,7 +186,7 @@ impl Default for Limits {
             clients: 10_000,
             client_connections: 0,
             client_requests_per_second: 0,
-            handshakes: 1000,
+            handshakes: 4000,
             attempts: 3,
             retry_percent: 20,
             per_backend: 0,

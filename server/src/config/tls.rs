@@ -106,13 +106,10 @@ impl Config {
     }
 }
 
-/// Checks the values at a path. A header of the PROXY protocol may come first or not.
-pub(super) fn check(path: &str, tls: &ListenTls, is_after_header: bool) -> Result<(), ConfigError> {
+/// Checks the values at a path.
+pub(super) fn check(path: &str, tls: &ListenTls) -> Result<(), ConfigError> {
     if cfg!(not(feature = "tls")) {
         return Err(ConfigError::new(path, "null: this program was built without TLS"));
-    }
-    if is_after_header {
-        return Err(ConfigError::new(path, "null on a listener with proxyProtocol"));
     }
     let list = format!("{path}.certificates");
     check_length(&list, tls.certificates.len(), 1, CERTIFICATES_MAX)?;

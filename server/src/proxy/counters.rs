@@ -93,6 +93,7 @@ impl Counters {
             }
             Notice::Refused { .. } => incidents.retries.add(REFUSED),
             Notice::ClientError { .. } => incidents.client_errors += 1,
+            Notice::HandshakeFailed { .. } => incidents.handshakes_failed += 1,
             Notice::ClientRefused { .. } => incidents.clients_refused += 1,
             Notice::ClientLimited { excess: Excess::Connections, .. } => {
                 incidents.limited.connections += 1;

@@ -230,6 +230,32 @@ impl Proxy {
         }
     }
 
+    /// Handles a client whose TLS handshake failed, for this reason.
+    #[cold]
+    pub fn handle_unsecured(&mut self, now: Instant, conn: ConnId, wrong: String) {
+        if let Some(session) = self.table.session_mut(conn) {
+            let peer = session.peer();
+            self.notify(Notice::HandshakeFailed { peer, wrong });
+        }
+        self.handle_failed(now, conn);
+    }
+
+    /// Whether a header of the PROXY protocol must come first on this client's connection.
+    #[cold]
+    pub fn awaits_proxy_header(&mut self, conn: ConnId) -> bool {
+        self.table.session_mut(conn).is_some_and(|session| session.awaits_proxy_header())
+    }
+
+    /// Handles the client that a header of the PROXY protocol names, if it names one. The driver
+    /// has read the header, because TLS follows it.
+    #[cold]
+    pub fn handle_proxy_header(&mut self, now: Instant, conn: ConnId, source: Option<SocketAddr>) {
+        if let Some(session) = self.table.session_mut(conn) {
+            session.adopt_source(now, source, &mut self.shared);
+        }
+        self.serve(now, conn);
+    }
+
     /// Redirects all requests of this client to a port of HTTPS, because its listener does. Must be
     /// called right after [`handle_accept`](Self::handle_accept).
     #[cold]

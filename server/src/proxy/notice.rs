@@ -79,6 +79,13 @@ pub enum Notice {
         /// Clients that are admitted.
         clients_max: usize,
     },
+    /// A client's TLS handshake failed, and its connection is closed.
+    HandshakeFailed {
+        /// The client.
+        peer: SocketAddr,
+        /// The reason, which has no text of the client.
+        wrong: String,
+    },
     /// A client's connection ended because a timeout expired.
     Expired {
         /// The client.

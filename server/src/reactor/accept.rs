@@ -132,7 +132,8 @@ impl Reactor {
     fn insert_secured(&mut self, slot: usize, socket: Socket) {
         let conn = socket.conn;
         let tls = self.listeners.get_mut(slot).and_then(|listener| listener.tls.as_ref());
-        match tls.and_then(|tls| Some((tls.layer()?, tls.rules()))) {
+        let is_after_header = self.proxy.awaits_proxy_header(conn);
+        match tls.and_then(|tls| Some((tls.layer(is_after_header)?, tls.rules()))) {
             Some((layer, rules)) => {
                 let mut socket = socket.secure(layer, Some(rules));
                 socket.begin_handshake();

@@ -12,9 +12,9 @@ use super::Reactor;
 use super::secured::Shaken;
 use crate::proxy::{ConnId, ConnectFailure};
 
-/// The time that a turn spends on handshakes. One takes 0.1 ms with a key of P-256, 1 ms with one
-/// of RSA.
-const TURN: Duration = Duration::from_micros(500);
+/// The time after which a turn begins no other step of a handshake. One takes 0.1 ms with a key of
+/// P-256, 1 ms with one of RSA; so a turn makes at least one step, and others wait no longer.
+const TURN: Duration = Duration::from_micros(100);
 /// The time after which a handshake may be closed for another one.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -87,7 +87,8 @@ impl Reactor {
         if begun + GRACE > self.now {
             return Some(begun + GRACE);
         }
-        self.proxy.handle_failed(self.now, conn);
+        let wrong = "closed for another client, see limits.handshakes".to_owned();
+        self.proxy.handle_unsecured(self.now, conn, wrong);
         self.flush();
         self.forget_ended();
         self.note_expiry();
@@ -127,7 +128,8 @@ impl Reactor {
                 self.shake_one(conn);
             }
             if self.socket(conn).is_some_and(|socket| socket.is_handshaking()) {
-                self.proxy.handle_failed(self.now, conn);
+                let wrong = "incomplete after timeouts.handshakeMs".to_owned();
+                self.proxy.handle_unsecured(self.now, conn, wrong);
             }
             self.flush();
             self.forget_ended();
@@ -152,6 +154,10 @@ impl Reactor {
             }
             (Shaken::Done, false) => {
                 let secured = socket.secured.as_ref();
+                if self.proxy.awaits_proxy_header(conn) {
+                    let source = secured.and_then(|secured| secured.source());
+                    self.proxy.handle_proxy_header(self.now, conn, source);
+                }
                 let identity = secured.and_then(|secured| secured.identity());
                 if let Some(tls) = secured.and_then(|secured| secured.rules()) {
                     self.proxy.handle_secured(self.now, conn, tls, identity.as_ref());
@@ -161,7 +167,7 @@ impl Reactor {
                     self.read(conn);
                 }
             }
-            (Shaken::Failed(_), false) => self.proxy.handle_failed(self.now, conn),
+            (Shaken::Failed(wrong), false) => self.proxy.handle_unsecured(self.now, conn, wrong),
         }
     }
 

@@ -4,6 +4,7 @@
 //! Plaintext can wait in the layer although the system has no more bytes. The socket counts as
 //! readable as long as either has some.
 use std::io::{self, IoSlice, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::Registry;
@@ -44,6 +45,11 @@ impl Secured {
     /// The entry of the configuration, for a client.
     pub(super) fn rules(&self) -> Option<&ListenTls> {
         self.rules.as_deref()
+    }
+
+    /// The client that a header of the PROXY protocol has named.
+    pub(super) fn source(&self) -> Option<SocketAddr> {
+        self.layer.source()
     }
 
     /// The identity of a client that has shown a certificate.

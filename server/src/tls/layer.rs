@@ -10,6 +10,7 @@
 //! An end of the peer's bytes without its close_notify may be a truncation by someone between. The
 //! caller asks [`Layer::has_ended`] for the difference.
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ring::digest;
@@ -17,6 +18,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
 use super::Facts;
+use crate::http::head::Parsed;
+use crate::http::proxy_protocol;
 use crate::proxy::ClientIdentity;
 
 /// The maximum number of plaintext bytes that are encrypted before the ciphertext is sent: four
@@ -35,6 +38,10 @@ pub(crate) struct Layer {
     waiting: usize,
     /// Whether the peer has sent close_notify.
     has_ended: bool,
+    /// The part of a PROXY protocol header that has come, while one is expected.
+    header: Option<Vec<u8>>,
+    /// The client that such a header has named.
+    source: Option<SocketAddr>,
     /// The fault of the peer's bytes, after which none count in either direction.
     fault: Option<rustls::Error>,
     batch: Batch,
@@ -73,8 +80,26 @@ impl Layer {
 
     fn new(mut connection: Connection) -> Self {
         connection.set_buffer_limit(Some(BATCH_MAX));
-        let batch = Batch::default();
-        Self { connection, held: Vec::new(), waiting: 0, has_ended: false, fault: None, batch }
+        Self {
+            connection,
+            held: Vec::new(),
+            waiting: 0,
+            has_ended: false,
+            header: None,
+            source: None,
+            fault: None,
+            batch: Batch::default(),
+        }
+    }
+
+    /// Expects a header of the PROXY protocol before the peer's handshake.
+    pub(crate) fn after_header(self) -> Self {
+        Self { header: Some(Vec::new()), ..self }
+    }
+
+    /// The client that a header of the PROXY protocol has named.
+    pub(crate) const fn source(&self) -> Option<SocketAddr> {
+        self.source
     }
 
     /// Takes ciphertext that the peer has sent, and decrypts it into `space` as far as that has
@@ -94,6 +119,10 @@ impl Layer {
     }
 
     fn take_valid(&mut self, bytes: &[u8], space: &mut [u8]) -> Result<usize, rustls::Error> {
+        if self.header.is_some() {
+            let rest = self.take_header(bytes)?;
+            return if self.header.is_none() { self.take_valid(&rest, space) } else { Ok(0) };
+        }
         let mut filled = self.read(space);
         if self.held.is_empty() {
             let rest = self.decrypt(bytes, space, &mut filled)?;
@@ -194,6 +223,23 @@ impl Layer {
     /// Whether the handshake is incomplete.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    /// Takes bytes of the header that comes before the handshake. Returns those behind it.
+    #[cold]
+    fn take_header(&mut self, bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let Some(header) = &mut self.header else { return Ok(bytes.to_vec()) };
+        header.extend_from_slice(bytes);
+        match proxy_protocol::parse(header) {
+            Ok(Parsed::Complete(found)) => {
+                let rest = header.split_off(found.len);
+                self.source = found.source;
+                self.header = None;
+                Ok(rest)
+            }
+            Ok(Parsed::Partial) => Ok(Vec::new()),
+            Err(error) => Err(rustls::Error::General(error.to_string())),
+        }
     }
 
     /// Decrypts bytes into the rest of `space`. Returns the bytes for which it has no room.

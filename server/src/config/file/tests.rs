@@ -176,7 +176,7 @@ fn faults_are_told_by_place_and_path() {
         ("{\n\"listen\": \"a:1\"}", "2:11: listen: must be a list, not \"a:1\""),
         (
             "{\n\"listen\": [\n1]}",
-            "3:1: listen[0]: must be a string or an object with address, proxyProtocol, reusePort and tls, not 1",
+            "3:1: listen[0]: must be a string or an object with address and other keys, not 1",
         ),
         (
             "{\"listen\": [{\"address\": \"a:1\",\n\"proxyProtocol\": true}]}",

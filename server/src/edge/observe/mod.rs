@@ -67,6 +67,9 @@ pub(crate) fn log_notice<'a>(
             let client = Client(*peer);
             log!(level, "{client}: {status}: backend {backend}: {error}: {remedy}");
         }
+        Notice::HandshakeFailed { peer, wrong } => {
+            info!("{}: TLS handshake failed: {wrong}", Client(*peer));
+        }
         Notice::Expired { peer, what } => info!("{}: {what}", Client(*peer)),
         Notice::UnreadableReport { backend, fault } => {
             let backend = name(*backend);
@@ -129,6 +132,7 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
             (level_of(*remedy), kind("backend", error.status()))
         }
         Notice::Refused { status, .. } => (Level::Debug, kind("refused", *status)),
+        Notice::HandshakeFailed { .. } => (Level::Info, kind("handshake", 0)),
         Notice::Expired { .. } => (Level::Info, kind("timeout", 0)),
         Notice::UnreadableReport { fault, .. } => (level_of_fault(fault), kind("report", 0)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),

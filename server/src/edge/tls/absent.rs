@@ -14,7 +14,7 @@ use crate::tls::Layer;
 pub(crate) enum Server {}
 
 impl Server {
-    pub(crate) fn layer(&self) -> Option<Layer> {
+    pub(crate) fn layer(&self, _: bool) -> Option<Layer> {
         match *self {}
     }
 

@@ -33,9 +33,11 @@ pub(crate) struct Server {
 pub(super) type Digest = Vec<u8>;
 
 impl Server {
-    /// A layer for a new client. `None` if its configuration is invalid.
-    pub(crate) fn layer(&self) -> Option<Layer> {
-        Layer::server(&self.config).ok()
+    /// A layer for a new client, whose handshake follows a header of the PROXY protocol or not.
+    /// `None` if its configuration is invalid.
+    pub(crate) fn layer(&self, is_after_header: bool) -> Option<Layer> {
+        let layer = Layer::server(&self.config).ok()?;
+        Some(if is_after_header { layer.after_header() } else { layer })
     }
 
     /// The entry of the configuration.

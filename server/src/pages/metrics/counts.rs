@@ -137,6 +137,8 @@ pub(crate) struct IncidentCounts {
     pub(crate) clients_refused: u64,
     /// Idle client connections closed to make room.
     pub(crate) clients_gave_way: u64,
+    /// TLS handshakes of clients that failed.
+    pub(crate) handshakes_failed: u64,
     /// Requests and connections beyond the limits per client.
     pub(crate) limited: LimitedCounts,
     /// Requests that broke a rule.

@@ -381,6 +381,8 @@ fn write_clients(to: &mut Families<'_>, overall: &Overall) {
     });
     let help = "Idle client connections closed to make room for new ones.";
     to.count("intelliproxy_client_connections_gave_way_total", help, incidents.clients_gave_way);
+    let help = "TLS handshakes of clients that failed or took too long.";
+    to.count("intelliproxy_client_handshakes_failed_total", help, incidents.handshakes_failed);
     let help = "Connections of all kinds: clients, backends, idle ones and probes.";
     to.level("intelliproxy_connections", help, overall.connections);
     to.level("intelliproxy_buffers", "Buffers in use.", overall.buffers);

@@ -251,6 +251,16 @@ impl Session {
         self.client.hop.secure(tls, identity);
     }
 
+    /// The peer.
+    pub(crate) const fn peer(&self) -> SocketAddr {
+        self.client.hop.peer
+    }
+
+    /// Whether a header of the PROXY protocol must come first.
+    pub(crate) const fn awaits_proxy_header(&self) -> bool {
+        self.client.hop.awaits_header
+    }
+
     /// Redirects all requests to this port of HTTPS.
     pub(crate) fn expect_redirect(&mut self, port: u16) {
         self.client.hop.extras.get_or_insert_default().redirects_to = Some(port);
@@ -264,19 +274,7 @@ impl Session {
         match proxy_protocol::parse(input.bytes()) {
             Ok(Parsed::Complete(header)) => {
                 input.consume(header.len);
-                client.hop.awaits_header = false;
-                if let Some(source) = header.source {
-                    client.hop.uncount(shared);
-                    let extras = client.hop.extras.take();
-                    client.hop = Hop { extras, ..Hop::new(source, shared) };
-                    if shared.per_client.limits_connections() && !client.hop.count(shared) {
-                        self.refuse_connection(now, shared);
-                        return true;
-                    }
-                }
-                client.last_read = now;
-                let has_more = client.input.as_ref().is_some_and(|input| !Buffer::is_empty(input));
-                client.head_since = has_more.then_some(now);
+                self.adopt_source(now, header.source, shared);
                 true
             }
             Ok(Parsed::Partial) if client.is_eof => {
@@ -289,5 +287,29 @@ impl Session {
                 true
             }
         }
+    }
+
+    /// Takes the client that a PROXY protocol header names in place of the peer.
+    #[cold]
+    pub(crate) fn adopt_source(
+        &mut self,
+        now: Instant,
+        source: Option<SocketAddr>,
+        shared: &mut Shared,
+    ) {
+        let client = &mut self.client;
+        client.hop.awaits_header = false;
+        if let Some(source) = source {
+            client.hop.uncount(shared);
+            let extras = client.hop.extras.take();
+            client.hop = Hop { extras, ..Hop::new(source, shared) };
+            if shared.per_client.limits_connections() && !client.hop.count(shared) {
+                self.refuse_connection(now, shared);
+                return;
+            }
+        }
+        client.last_read = now;
+        let has_more = client.input.as_ref().is_some_and(|input| !Buffer::is_empty(input));
+        client.head_since = has_more.then_some(now);
     }
 }
