@@ -19,8 +19,10 @@ pub(super) fn page(outline: &Outline) -> String {
         page.line(&format!(".br\n.B intelliproxy {}\n.RI [ ARGUMENT ]...", command.name));
     }
     page.section("DESCRIPTION");
-    for paragraph in DESCRIPTION {
-        page.line(".PP");
+    for (index, paragraph) in DESCRIPTION.iter().enumerate() {
+        if index > 0 {
+            page.line(".PP");
+        }
         page.text(paragraph);
     }
     page.section("OPTIONS");
