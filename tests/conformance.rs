@@ -22,6 +22,8 @@ mod ids;
 mod kept;
 #[path = "conformance/limits.rs"]
 mod limits;
+#[path = "conformance/loads.rs"]
+mod loads;
 #[path = "conformance/notices.rs"]
 mod notices;
 #[path = "conformance/per_client.rs"]

@@ -98,9 +98,11 @@ fn entries_of_lists_agree() {
     let health = json!({ "kind": "http", "path": "/up", "port": 1, "host": "h", "method": "GET",
         "status": ["200-299", 304], "body": "ok", "fields": { "X": "1" }, "intervalMs": 1, "timeoutMs": 1,
         "initial": "down" });
+    let reports = json!({ "kind": "prometheus", "preset": "vllm", "path": "/m", "port": 1,
+        "fields": { "queue": "q" }, "intervalMs": 1, "timeoutMs": 1, "orca": "take" });
     let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000,
         "backup": true,
-        "expand": true, "resolveMs": 100, "health": health });
+        "expand": true, "resolveMs": 100, "health": health, "reports": reports });
     let keys = |object: &Value| object.as_object().expect("an object").keys().cloned().collect();
     let known: Vec<String> = keys(&values);
     let listed: Vec<String> = keys(&backend["properties"]);
@@ -112,14 +114,16 @@ fn entries_of_lists_agree() {
         let is_required = backend["required"].as_array().expect("a list").contains(&json!(key));
         assert_eq!(takes("backends", json!([without])), !is_required, "{key}");
     }
-    let of_health = &backend["properties"]["health"]["properties"];
-    assert_eq!(keys(of_health), keys(&health));
-    for (key, value) in health.as_object().expect("an object") {
-        let backends = json!([{ "name": "A", "url": "http://h", "health": { key: value } }]);
-        assert!(takes("backends", backends), "{key}");
-        let backends = json!([{ "name": "A", "url": "http://h", "health": { key: null } }]);
-        assert!(takes("backends", backends), "{key}");
-        assert!(is_nullable(&of_health[key]), "{key}");
+    for (object, example) in [("health", &health), ("reports", &reports)] {
+        let listed = &backend["properties"][object]["properties"];
+        assert_eq!(keys(listed), keys(example));
+        for (key, value) in example.as_object().expect("an object") {
+            let backends = json!([{ "name": "A", "url": "http://h", object: { key: value } }]);
+            assert!(takes("backends", backends), "{object}.{key}");
+            let backends = json!([{ "name": "A", "url": "http://h", object: { key: null } }]);
+            assert!(takes("backends", backends), "{object}.{key}");
+            assert!(is_nullable(&listed[key]), "{object}.{key}");
+        }
     }
     for key in ["limit", "weight"] {
         let most = backend["properties"][key]["maximum"].as_u64().expect("a bound");
@@ -176,17 +180,21 @@ fn made() -> Value {
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     root["title"] = json!("Configuration of IntelliProxy");
     put(&mut root, "$schema", json!({ "type": "string", "description": "This schema." }));
-    let mut own_health = object(Map::new());
+    let (mut own_health, mut own_reports) = (object(Map::new()), object(Map::new()));
     for row in key_rows() {
         let default = real.get(&row.key).unwrap_or_else(|| panic!("no key {}", row.key));
         let rule = rule(&row, default);
         if let Some(key) = row.key.strip_prefix("health.") {
             put(&mut own_health, key, own(rule.clone()));
         }
+        if let Some(key) = row.key.strip_prefix("reports.") {
+            put(&mut own_reports, key, own(rule.clone()));
+        }
         put(&mut root, &row.key, rule);
     }
     let entry = &mut root["properties"]["backends"]["items"];
     put(entry, "health", own_health);
+    put(entry, "reports", own_reports);
     root
 }
 
@@ -401,6 +409,10 @@ fn takes(key: &str, value: Value) -> bool {
         config["limits"]["headBytesMax"] = 60_000.into();
     } else {
         config["limits"]["targetBytesMax"] = 64.into();
+    }
+    if key == "reports.kind" {
+        // An agent has a port of its own.
+        config["reports"]["port"] = 1.into();
     }
     *config.pointer_mut(&format!("/{}", key.replace('.', "/"))).expect(key) = value;
     Config::from_json(&config.to_string()).is_ok()

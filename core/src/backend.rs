@@ -8,6 +8,7 @@
 //! ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`] on,
 //! [`BackendTable::release`] is due.
 mod access;
+mod agent;
 mod declines;
 mod figure;
 mod refusals;
@@ -17,6 +18,7 @@ mod table;
 use std::time::Duration;
 
 pub(crate) use self::access::Access;
+use self::agent::Agent;
 pub(crate) use self::declines::Comparison;
 use self::declines::Declines;
 use self::figure::{Figure, weight_of};
@@ -51,6 +53,8 @@ pub(crate) struct Backend {
     /// Relative capacity, percent.
     weight: u32,
     mode: Mode,
+    /// What its agent has said.
+    agent: Agent,
     is_backup: bool,
     /// Outstanding leases that are not counted as work for the backend: streams, and requests that
     /// wait for their client.
@@ -96,6 +100,8 @@ pub(crate) struct Reports {
     /// The last reported value of each figure and its time. A report without a figure does not
     /// change it.
     pub(crate) queue: Option<Figure>,
+    pub(crate) running: Option<Figure>,
+    pub(crate) pressure: Option<Figure>,
     pub(crate) cpu_busy_ms: Option<Figure>,
     pub(crate) memory_bytes: Option<Figure>,
     pub(crate) queue_ewma: Ewma,
@@ -131,6 +137,7 @@ impl Backend {
             most: u32::MAX,
             weight: BackendLimits::WEIGHT_USUAL,
             mode: Mode::Ready,
+            agent: Agent::default(),
             is_backup: false,
             aside: 0,
             marked: 0,
@@ -192,6 +199,9 @@ impl Backend {
         }
         let figure = |number| said(number).map(|value| Figure { value, said_at: now });
         self.reports.queue = figure(report.queue).or(self.reports.queue);
+        self.reports.running = figure(report.running).or(self.reports.running);
+        let pressure = report.pressure.map(|pressure| pressure.min(1.0));
+        self.reports.pressure = figure(pressure).or(self.reports.pressure);
         self.reports.cpu_busy_ms = figure(report.cpu_busy_ms).or(self.reports.cpu_busy_ms);
         self.reports.memory_bytes = figure(report.memory_bytes).or(self.reports.memory_bytes);
         self.rescore_load(now, rules);

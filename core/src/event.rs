@@ -288,10 +288,27 @@ pub enum ProbeFailure {
 pub struct LoadReport {
     /// Requests waiting in the backend's queue (`queueLen`).
     pub queue: Option<f64>,
+    /// Requests that the backend works on, those of all its clients.
+    pub running: Option<f64>,
+    /// Its use of the resource that limits it, 0 to 1. More counts as 1.
+    pub pressure: Option<f64>,
     /// CPU busy time in ms during about the last second (`cpuBusyMs`).
     pub cpu_busy_ms: Option<f64>,
     /// Bytes in use: `heapUsed`, or `memRss` if that is missing.
     pub memory_bytes: Option<f64>,
+    /// The state that the backend's agent has set; `None` from other sources.
+    pub agent: Option<AgentState>,
+}
+
+/// The words of an agent about its backend. What is `None` stays as it was.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AgentState {
+    /// The weight, percent of the configured one.
+    pub percent: Option<u16>,
+    /// Whether the backend is taken out of service.
+    pub is_out: Option<bool>,
+    /// Whether the backend fails by the agent's own check.
+    pub is_down: Option<bool>,
 }
 
 /// The right to send one request to one backend. The request is counted in flight until the lease

@@ -83,6 +83,7 @@ mod gate;
 mod health;
 mod id;
 pub mod journal;
+mod others;
 mod outlier;
 mod policy;
 mod probe;
@@ -101,9 +102,9 @@ pub use config::{
     RouterConfig, Rules, Smoothing, StreamRules, SwitchRules, Weights,
 };
 pub use event::{
-    Action, EjectReason, Event, HoldReason, Lease, LoadReport, NoRoute, Notice, Outcome,
-    ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure, ReturnReason, RouteReason,
-    SwitchReason,
+    Action, AgentState, EjectReason, Event, HoldReason, Lease, LoadReport, NoRoute, Notice,
+    Outcome, ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure, ReturnReason,
+    RouteReason, SwitchReason,
 };
 pub use health::Health;
 pub use id::{BackendId, LeaseId, ProbeId};

@@ -28,10 +28,12 @@ use crate::backend::{Access, BackendTable};
 use crate::blame::{Asker, Blame};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
-    Action, Event, HoldReason, Lease, NoRoute, Notice, ProbeFailure, RouteReason, SwitchReason,
+    Action, Event, HoldReason, Lease, NoRoute, Notice, ProbeFailure, ProbeKind, RouteReason,
+    SwitchReason,
 };
 use crate::gate::SwitchGate;
 use crate::id::{BackendId, Token};
+use crate::others::Others;
 use crate::policy::state::{PolicyState, PolicyStateError};
 use crate::policy::{self, GuardView, Habits, Policy};
 use crate::probe::{Due, ProbeSchedule};
@@ -82,6 +84,8 @@ pub struct Router {
     blame: Blame,
     /// Recent responses with status 4xx by group, like the errors in `blame`.
     declines: Blame,
+    /// Requests of others at the backends, by their reports.
+    others: Others,
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
@@ -149,6 +153,7 @@ impl Router {
             ring: Ring::default(),
             blame: Blame::new(),
             declines: Blame::new(),
+            others: Others::default(),
             gate: SwitchGate::new(&config.rules),
             rng: Rng::new(seed),
             current: None,
@@ -198,7 +203,9 @@ impl Router {
                 Due::Start(line) if self.is_unchecked(line) => {
                     let rules = self.probe_rules(line.backend);
                     self.probes.skip(now, line, &rules);
-                    self.waited(now, line.backend);
+                    if line.kind == ProbeKind::Ping {
+                        self.waited(now, line.backend);
+                    }
                 }
                 Due::Start(line) => {
                     let rules = self.probe_rules(line.backend);
@@ -303,6 +310,19 @@ impl Router {
         self.order.iter().any(is_good)
     }
 
+    /// The requests of others at a backend.
+    #[cfg(test)]
+    pub(crate) fn others_at(&self, now: Instant, id: BackendId) -> f64 {
+        let own = self.table.get(id).map_or(0, |backend| backend.at_work());
+        self.others.at(now, id, own)
+    }
+
+    /// The requests of others per own one, at the median backend.
+    #[cfg(test)]
+    pub(crate) const fn others_ratio(&self) -> f64 {
+        self.others.ratio()
+    }
+
     /// One backend as plain data; `None` if it was removed and its slot taken by another one.
     pub fn backend_snapshot(&self, now: Instant, id: BackendId) -> Option<BackendSnapshot> {
         let backend = self.table.get(id)?;
@@ -310,7 +330,9 @@ impl Router {
         let watch = self.watch_of(id).unwrap_or(&backend.watch);
         let is_current = self.current == Some(id);
         let rules = &self.rules;
-        Some(BackendSnapshot::new(now, id, backend, is_current, reason, watch, rules))
+        let others = self.others.is_known(now).then(|| self.others.at(now, id, backend.at_work()));
+        let rest = BackendSnapshot::new(now, id, backend, is_current, reason, watch, rules);
+        Some(BackendSnapshot { others, ..rest })
     }
 
     /// The state of the guard over the policy; `None` for a policy without a guard.

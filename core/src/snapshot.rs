@@ -118,6 +118,13 @@ pub struct BackendSnapshot {
     pub queue: Option<f64>,
     /// The average of the reported queue.
     pub queue_ewma: Option<f64>,
+    /// The last reported number of requests that run at the backend, those of all its clients.
+    pub running: Option<f64>,
+    /// The last reported use of the resource that limits the backend, 0 to 1.
+    pub pressure: Option<f64>,
+    /// The estimated requests of others at the backend, such as a second proxy; `None` while no
+    /// backend reports the requests that it works on.
+    pub others: Option<f64>,
     /// The last reported CPU busy time, ms.
     pub cpu_busy_ms: Option<f64>,
     /// The last reported memory, bytes.
@@ -180,6 +187,9 @@ impl BackendSnapshot {
             request_age: age(requests.last_ended_at),
             queue: reports.queue.map(|figure| figure.value),
             queue_ewma: reports.queue_ewma.value(),
+            running: reports.running.map(|figure| figure.value),
+            pressure: reports.pressure.map(|figure| figure.value),
+            others: None,
             cpu_busy_ms: reports.cpu_busy_ms.map(|figure| figure.value),
             memory_bytes: reports.memory_bytes.map(|figure| figure.value),
             report_age: age(reports.last_read_at),

@@ -8,8 +8,8 @@ use intelliproxy_core::journal::{
     Entry, Fault, Header, JournalError, Reader, Record, RecordedRouter, Replay, Shadow, Step, frame,
 };
 use intelliproxy_core::{
-    Action, AffinityBy, AffinityKey, AffinityRules, Asker, BackendId, Event, Instant, Lease,
-    LoadReport, Outcome, PolicyKind, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult,
+    Action, AffinityBy, AffinityKey, AffinityRules, AgentState, Asker, BackendId, Event, Instant,
+    Lease, LoadReport, Outcome, PolicyKind, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult,
     RequestFailure, RouterConfig, Rules, Smoothing,
 };
 use memory::MemorySink;
@@ -38,11 +38,20 @@ fn number() -> impl Strategy<Value = Option<f64>> {
 }
 
 fn report() -> impl Strategy<Value = LoadReport> {
-    (number(), number(), number()).prop_map(|(queue, cpu_busy_ms, memory_bytes)| LoadReport {
-        queue,
-        cpu_busy_ms,
-        memory_bytes,
-    })
+    (number(), number(), number(), number(), number()).prop_map(
+        |(queue, running, pressure, cpu_busy_ms, memory_bytes)| LoadReport {
+            queue,
+            running,
+            pressure,
+            cpu_busy_ms,
+            memory_bytes,
+            agent: memory_bytes.map(|number| AgentState {
+                percent: running.map(|number| number as u16),
+                is_out: queue.map(|number| number > 1.0),
+                is_down: Some(number < 1e6),
+            }),
+        },
+    )
 }
 
 fn span() -> impl Strategy<Value = Duration> {

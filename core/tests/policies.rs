@@ -40,9 +40,16 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Outcome::Abandoned),
     ];
     let number = || proptest::option::of(prop_oneof![0.0..100.0, any::<f64>()]);
-    let report = (number(), number(), number()).prop_map(|(queue, cpu_busy_ms, memory_bytes)| {
-        LoadReport { queue, cpu_busy_ms, memory_bytes }
-    });
+    let report = (number(), number(), number(), number(), number()).prop_map(
+        |(queue, running, pressure, cpu_busy_ms, memory_bytes)| LoadReport {
+            queue,
+            running,
+            pressure,
+            cpu_busy_ms,
+            memory_bytes,
+            agent: None,
+        },
+    );
     prop_oneof![
         4 => (0_u64..400, any::<bool>())
             .prop_map(|(ms, are_pings_good)| Step::Wait { ms, are_pings_good }),
@@ -238,6 +245,7 @@ proptest! {
                     let load = if backend == liar { 0.0 } else { queue };
                     let report = LoadReport {
                         queue: Some(load), cpu_busy_ms: Some(load), memory_bytes: Some(load),
+                        ..LoadReport::default()
                     };
                     router.handle_event(now, Event::LoadReported { backend, report });
                 }

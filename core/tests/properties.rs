@@ -37,6 +37,7 @@ fn any_report() -> impl Strategy<Value = LoadReport> {
         queue,
         cpu_busy_ms,
         memory_bytes: memory.map(|number| number * 1e6),
+        ..LoadReport::default()
     })
 }
 
@@ -46,6 +47,7 @@ fn any_wild_report() -> impl Strategy<Value = LoadReport> {
         queue,
         cpu_busy_ms,
         memory_bytes,
+        ..LoadReport::default()
     })
 }
 

@@ -24,6 +24,9 @@ impl Backend {
     /// Sets its health checks. A backend without them is never down.
     pub(crate) fn set_checks(&mut self, checks: CheckRules) {
         self.checks = checks;
+        if !checks.has_agent {
+            self.forget_agent();
+        }
         if checks.is_off {
             self.health = HealthTracker::default();
         }

@@ -30,7 +30,7 @@ pub struct BackendLimits {
     pub checks: BTreeMap<String, CheckRules>,
 }
 
-/// The health checks of one backend.
+/// The probes of one backend: health checks and load reports.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct CheckRules {
@@ -44,6 +44,25 @@ pub struct CheckRules {
     /// The time in which a ping must be complete, ms, if it differs from the usual one; from 1 to
     /// an hour.
     pub timeout_ms: Option<u32>,
+    /// Whether no load reports are requested from it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_report_off: bool,
+    /// The time between two load reports, ms, if it differs from the usual one; from 1 to an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_interval_ms: Option<u32>,
+    /// The time in which a load report must be complete, ms, if it differs from the usual one; from 1
+    /// to an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_timeout_ms: Option<u32>,
+    /// Whether an agent decides on its weight and whether it is in service
+    /// ([`AgentState`](crate::AgentState)).
+    #[serde(skip_serializing_if = "is_false")]
+    pub has_agent: bool,
+}
+
+/// Whether a value is the default one, which is not written.
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl CheckRules {
@@ -53,6 +72,8 @@ impl CheckRules {
         ProbeRules {
             ping_interval: own(self.interval_ms, usual.ping_interval),
             ping_timeout: own(self.timeout_ms, usual.ping_timeout),
+            report_interval: own(self.report_interval_ms, usual.report_interval),
+            report_timeout: own(self.report_timeout_ms, usual.report_timeout),
             ..*usual
         }
     }
@@ -115,9 +136,14 @@ impl BackendLimits {
             range::count(&format!("backends.{name}.weight"), *weight, 0, Self::WEIGHT_MAX)?;
         }
         for (name, check) in &self.checks {
-            for (key, ms) in [("intervalMs", check.interval_ms), ("timeoutMs", check.timeout_ms)] {
+            for (key, ms) in [
+                ("health.intervalMs", check.interval_ms),
+                ("health.timeoutMs", check.timeout_ms),
+                ("reports.intervalMs", check.report_interval_ms),
+                ("reports.timeoutMs", check.report_timeout_ms),
+            ] {
                 let span = Duration::from_millis(ms.unwrap_or(1).into());
-                range::span(&format!("backends.{name}.health.{key}"), span, TICK, HOUR)?;
+                range::span(&format!("backends.{name}.{key}"), span, TICK, HOUR)?;
             }
         }
         Ok(())

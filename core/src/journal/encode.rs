@@ -8,7 +8,7 @@ use super::wire::{put_f64, put_varint, put_varint_wide};
 use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::event::{
-    Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeKind, RequestFailure,
+    AgentState, Event, Lease, LoadReport, NoRoute, Outcome, ProbeFailure, ProbeKind, RequestFailure,
 };
 use crate::id::{BackendId, ProbeId};
 use crate::policy::state::PolicyState;
@@ -273,13 +273,21 @@ impl Encoder {
     }
 
     fn report(&mut self, report: &LoadReport) {
-        let numbers = [report.queue, report.cpu_busy_ms, report.memory_bytes];
+        // Older recordings have the first three figures only.
+        let LoadReport { queue, running, pressure, cpu_busy_ms, memory_bytes, agent } = *report;
+        let numbers = [queue, cpu_busy_ms, memory_bytes, running, pressure];
         // One byte of flags, since reports often lack figures.
         let said = numbers.iter().enumerate();
         let said = said.fold(0, |said, (bit, number)| said | u8::from(number.is_some()) << bit);
-        self.block.push(said);
+        self.block.push(said | u8::from(agent.is_some()) << numbers.len());
         for number in numbers.into_iter().flatten() {
             put_f64(&mut self.block, number);
+        }
+        if let Some(AgentState { percent, is_out, is_down }) = agent {
+            let word = |word: Option<bool>| word.map_or(0, |word| 1 + u8::from(word));
+            // 0 for no word, 1 for no, 2 for yes.
+            self.block.push(word(is_out) | word(is_down) << 2);
+            put_varint(&mut self.block, percent.map_or(0, |percent| 1 + u64::from(percent)));
         }
     }
 }

@@ -8,7 +8,7 @@ use super::wire::Cursor;
 use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::event::{
-    LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure,
+    AgentState, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure,
 };
 use crate::id::{BackendId, LeaseId, ProbeId};
 use crate::time::Instant;
@@ -288,11 +288,30 @@ impl Block<'_> {
 
     fn report(&mut self) -> Result<LoadReport, &'static str> {
         let said = self.cursor.byte()?;
-        if said > 0b111 {
+        if said > 0b11_1111 {
             return Err("an unknown figure in a report");
         }
         let mut number = |bit: u8| (said >> bit & 1 == 1).then(|| self.cursor.f64()).transpose();
         let (queue, cpu_busy_ms, memory_bytes) = (number(0)?, number(1)?, number(2)?);
-        Ok(LoadReport { queue, cpu_busy_ms, memory_bytes })
+        let (running, pressure) = (number(3)?, number(4)?);
+        let agent = if said >> 5 & 1 == 1 { Some(self.agent()?) } else { None };
+        Ok(LoadReport { queue, running, pressure, cpu_busy_ms, memory_bytes, agent })
+    }
+
+    fn agent(&mut self) -> Result<AgentState, &'static str> {
+        let word = |bits: u8| match bits & 0b11 {
+            0 => Ok(None),
+            1 => Ok(Some(false)),
+            2 => Ok(Some(true)),
+            _ => Err("an unknown word of an agent"),
+        };
+        let words = self.cursor.byte()?;
+        if words > 0b1111 {
+            return Err("an unknown word of an agent");
+        }
+        let percent: u32 = self.cursor.small()?;
+        let percent = percent.checked_sub(1).map(u16::try_from).transpose();
+        let percent = percent.map_err(|_| "a number out of its range")?;
+        Ok(AgentState { percent, is_out: word(words)?, is_down: word(words >> 2)? })
     }
 }

@@ -1,6 +1,7 @@
 //! The candidates for a request, and ways to draw from them.
 use crate::backend::{Access, Backend, BackendTable, ScanRow};
 use crate::id::BackendId;
+use crate::others::Others;
 use crate::rng::Rng;
 
 /// The backends that may be chosen: free ones that were not tried. Without any, those in
@@ -12,11 +13,23 @@ pub(crate) struct Candidates<'a> {
     tried: &'a [BackendId],
     /// The best access that a candidate has.
     access: Access,
+    /// Requests of others at the backends, where reports show them.
+    others: Option<&'a Others>,
 }
 
 impl<'a> Candidates<'a> {
-    pub(crate) fn new(table: &'a BackendTable, tried: &'a [BackendId]) -> Self {
-        Self { table, tried, access: table.best_access_except(tried).unwrap_or(Access::Refusing) }
+    pub(crate) fn new(
+        table: &'a BackendTable,
+        tried: &'a [BackendId],
+        others: Option<&'a Others>,
+    ) -> Self {
+        let access = table.best_access_except(tried).unwrap_or(Access::Refusing);
+        Self { table, tried, access, others }
+    }
+
+    /// Requests of others at the backends; `None` while no report shows them.
+    pub(super) const fn others(&self) -> Option<&'a Others> {
+        self.others
     }
 
     /// The candidates if those of best access are out of use for the policy: backups join them.

@@ -83,6 +83,9 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// Time has passed for a backend whose pings show nothing. `facts` is its state.
     fn on_wait(&mut self, _now: Instant, _backend: BackendId, _facts: &Backend) {}
 
+    /// A backend's report shows about how many requests of others it has.
+    fn on_others(&mut self, _now: Instant, _backend: BackendId, _others: f64) {}
+
     /// Whether a backend has as many requests in flight as it can work on at once; false if the
     /// policy does not know. Recent refusals (`turned_away`) count as requests in flight.
     fn is_full(&self, _backend: BackendId, _turned_away: u32) -> bool {

@@ -1,7 +1,8 @@
 //! `least_request`: the fewest requests in flight over all candidates; ties are broken at random.
 //!
 //! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
-//! proxy's own leases; reports of backends are not used. With weights the requests in flight plus
+//! proxy's own leases. Where backends report the requests that they work on, the requests of others
+//! are added ([`others`](crate::others)). With weights the requests in flight plus
 //! the new one are divided by the weight, and the least quotient wins.
 use crate::backend::Backend;
 use crate::id::BackendId;
@@ -25,11 +26,17 @@ pub struct LeastRequestView {
 impl Policy for LeastRequest {
     fn choose(
         &mut self,
-        _now: Instant,
+        now: Instant,
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<Choice> {
-        candidates.least(rng, |_, row| row.weighted()).map(Choice::of)
+        let chosen = match candidates.others() {
+            None => candidates.least(rng, |_, row| row.weighted()),
+            Some(others) => candidates.least(rng, |id, row| {
+                row.weighted() + others.at(now, id, row.load) * f64::from(row.per_request)
+            }),
+        };
+        chosen.map(Choice::of)
     }
 
     fn habits(&self) -> Habits {

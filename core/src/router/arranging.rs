@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use super::Router;
 use crate::backend::{Added, Backend};
 use crate::config::{BackendLimits, Mode, RouterConfig};
+use crate::event::AgentState;
 use crate::id::BackendId;
 use crate::policy;
 use crate::time::Instant;
@@ -100,6 +101,20 @@ impl Router {
         }
     }
 
+    /// Applies the words of a backend's agent.
+    #[cold]
+    pub(super) fn agent_said(&mut self, now: Instant, id: BackendId, said: AgentState) {
+        let is_asked = self.table.get(id).is_some_and(|backend| backend.checks().has_agent);
+        let has_changed = is_asked && self.table.update(id, |b| b.heed_agent(said)) == Some(true);
+        let Some(index) = self.order.iter().position(|other| *other == id && has_changed) else {
+            return;
+        };
+        let has_backups = self.has_backups;
+        self.set_service(now, id, (index, self.order.len()));
+        self.has_backups |= has_backups;
+        self.settle(now);
+    }
+
     /// Applies the weight and the mode of a backend, number `place.0` of `place.1`.
     fn set_service(&mut self, now: Instant, id: BackendId, place: (usize, usize)) {
         let Some(backend) = self.table.get(id) else { return };
@@ -109,11 +124,14 @@ impl Router {
             (limits.checks_of(&backend.name), limits.is_backup(&backend.name));
         self.has_backups |= is_backup;
         let (was, was_in, is_up) = (backend.mode(), backend.is_in_service(), backend.is_up());
-        self.table.update(id, |backend| {
-            backend.set_service(weight, mode);
+        let done = self.table.update(id, |backend| {
             backend.set_checks(checks);
+            let (weight, mode) = backend.with_agent(weight, mode);
+            backend.set_service(weight, mode);
             backend.set_backup(is_backup);
+            (weight, mode)
         });
+        let (weight, mode) = done.unwrap_or((weight, mode));
         self.policy.set_weight(id, factor(weight));
         self.policy.set_backup(id, is_backup);
         match (was == Mode::Maintain, mode == Mode::Maintain) {

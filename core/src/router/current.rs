@@ -102,7 +102,7 @@ impl Router {
     /// Returns the backend for a single request while the current one is full: that one or
     /// another.
     fn spill(&mut self, now: Instant, current: BackendId) -> (BackendId, Token) {
-        let candidates = Candidates::new(&self.table, &[]);
+        let candidates = Candidates::new(&self.table, &[], None);
         let choice = self.policy.overflow(now, current, &candidates, &mut self.rng);
         let (to, token) = choice.map_or((current, 0), |choice| (choice.backend, choice.token));
         self.spills += u64::from(to != current);

@@ -78,7 +78,8 @@ impl Router {
     /// Returns the backend that policy and gate choose, and the policy's token.
     #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
-        let mut candidates = Candidates::new(&self.table, tried);
+        let others = Some(&self.others).filter(|others| others.is_known(now));
+        let mut candidates = Candidates::new(&self.table, tried, others);
         if self.has_backups && self.habits.guards_itself && self.are_out(tried) {
             candidates = candidates.with_backups();
         }
@@ -144,6 +145,9 @@ impl Router {
             LeaseEnd { is_newly_down, is_watched, was_full }
         });
         self.leases_home += 1;
+        if self.others.is_known(now) && outcome.is_error() == Some(false) {
+            self.others.ended(backend, now.since(lease.routed_at));
+        }
         let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
             debug_assert!(self.leases_orphaned > 0, "a lease ends at the router that gave it");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);

@@ -52,10 +52,12 @@ impl Router {
         self.table.get(id).map_or(*usual, |backend| backend.checks().of_probes(usual))
     }
 
-    /// Whether these belong to a backend without pings.
+    /// Whether a backend has no probes of this kind.
     pub(super) fn is_unchecked(&self, line: LineId) -> bool {
-        line.kind == ProbeKind::Ping
-            && self.table.get(line.backend).is_some_and(|backend| backend.checks().is_off)
+        self.table.get(line.backend).is_some_and(|backend| match line.kind {
+            ProbeKind::Ping => backend.checks().is_off,
+            ProbeKind::Report => backend.checks().is_report_off,
+        })
     }
 
     /// Records the time that has passed for a backend whose pings show nothing, so that it can
@@ -187,12 +189,36 @@ impl Router {
             Some(report) => backend.report_read(now, &report, rules),
             None => backend.report_failed(now, rules),
         });
+        if let Some(report) = report {
+            self.count_others(now, id, &report);
+            if let Some(said) = report.agent {
+                self.agent_said(now, id, said);
+            }
+        }
     }
 
     pub(super) fn load_reported(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
         let rules = &self.rules;
         if self.table.is_configured(id) {
             self.table.update(id, |backend| backend.report_read(now, report, rules));
+            self.count_others(now, id, report);
+            if let Some(said) = report.agent {
+                self.agent_said(now, id, said);
+            }
         }
+    }
+
+    /// Applies the requests that a backend reports as running and waiting. A report without the
+    /// running ones says nothing about others: the waiting ones alone may all be the proxy's own.
+    fn count_others(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
+        let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
+        let (Some(running), Some(facts)) = (said(report.running), self.table.get(id)) else {
+            return;
+        };
+        let all = running + said(report.queue).unwrap_or(0.0);
+        let interval = self.probe_rules(id).report_interval;
+        let own = facts.at_work();
+        self.others.reported(now, id, all, own, interval);
+        self.policy.on_others(now, id, self.others.at(now, id, own));
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OwnHealthChecks, optional_millis};
+use super::{OwnHealthChecks, ReportRules, optional_millis};
 
 /// One backend as configured.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -38,6 +38,9 @@ pub struct BackendConfig {
     /// Health checks that differ from those of all backends (`health`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<OwnHealthChecks>,
+    /// Load reports that differ from those of all backends (`reports`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reports: Option<ReportRules>,
 }
 
 impl BackendConfig {
@@ -53,6 +56,7 @@ impl BackendConfig {
             expand: false,
             resolve: None,
             health: None,
+            reports: None,
         }
     }
 }

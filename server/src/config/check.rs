@@ -71,6 +71,7 @@ impl Config {
             }
         }
         self.check_health()?;
+        self.check_reports()?;
         if !(RESOLVE_MIN..=SPAN_MAX).contains(&self.discovery.resolve) {
             return Err(ConfigError::new("discovery.resolveMs", &resolve_allowed()));
         }

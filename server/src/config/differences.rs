@@ -21,6 +21,7 @@ impl Config {
             ("accessLog", self.access_log != old.access_log),
             ("probePaths", self.probe_paths != old.probe_paths),
             ("health", self.health != old.health),
+            ("reports", self.reports != old.reports),
             ("discovery", self.discovery != old.discovery),
             ("requestId", self.request_id != old.request_id),
             ("recording", self.recording != old.recording),
@@ -30,10 +31,16 @@ impl Config {
     }
 
     /// Returns the names of the backends that `old` has, too, but with another limit, weight, health
-    /// check or role.
+    /// check, report or role.
     pub(crate) fn backends_unlike(&self, old: &Self) -> Vec<String> {
         let share = |backend: &BackendConfig| {
-            (backend.limit, backend.weight, backend.backup, backend.health.clone())
+            (
+                backend.limit,
+                backend.weight,
+                backend.backup,
+                backend.health.clone(),
+                backend.reports.clone(),
+            )
         };
         let old: BTreeMap<&str, _> =
             old.backends.iter().map(|backend| (backend.name.as_str(), share(backend))).collect();
@@ -69,6 +76,7 @@ mod tests {
         new.pool.idle_per_backend = 1;
         new.stats.allow.clear();
         new.probe_paths.ping.push('x');
+        new.reports.port = Some(1);
         new.health.port = Some(1);
         new.discovery.file = Some("d".to_owned());
         new.request_id.to_client = true;

@@ -225,11 +225,13 @@ impl Config {
             body: own.body.clone().or_else(|| all.body.clone()),
             fields: own.fields.clone().or_else(|| all.fields.clone()).unwrap_or_default(),
             timeout,
+            // The rules of reports are added by `reports.rs`.
             rules: CheckRules {
                 is_off: kind == CheckKind::None,
                 starts_down: kind != CheckKind::None && initial == InitialHealth::Down,
                 interval_ms: own.interval.or(all.interval).map(millis),
                 timeout_ms: own.timeout.or(all.timeout).map(millis),
+                ..CheckRules::default()
             },
         }
     }

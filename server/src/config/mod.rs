@@ -38,6 +38,7 @@ mod network;
 mod optional_millis;
 mod place;
 mod read;
+mod reports;
 mod target;
 mod tls;
 mod units;
@@ -55,6 +56,8 @@ pub use listen::{Listen, ListenAddress};
 pub use logs::{AccessLogFormat, AccessLogRules, LogFormat, LogRules, RequestIdRules, TakeId};
 pub use network::{Network, NetworkError};
 pub use place::FileError;
+pub(crate) use reports::{FigureNames, Reporting};
+pub use reports::{Orca, ReportKind, ReportPreset, ReportRules};
 pub use target::BackendTarget;
 pub(crate) use target::is_same_set;
 pub use tls::{CertificateFiles, ClientAuth, ListenTls, TlsVersion};
@@ -89,6 +92,8 @@ pub struct Config {
     pub probe_paths: ProbePaths,
     /// The health checks of all backends.
     pub health: HealthChecks,
+    /// The load reports of all backends.
+    pub reports: ReportRules,
     /// Backends that are found while the proxy runs.
     pub discovery: DiscoveryRules,
     /// The program's log.
@@ -121,6 +126,7 @@ impl Default for Config {
             admin: AdminRules::default(),
             probe_paths: ProbePaths::default(),
             health: HealthChecks::default(),
+            reports: ReportRules::default(),
             discovery: DiscoveryRules::default(),
             log: LogRules::default(),
             access_log: AccessLogRules::default(),

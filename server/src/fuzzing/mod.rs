@@ -4,6 +4,7 @@
 //! The proxy itself does not use this module. `strict.rs` shares no code with the codec.
 mod chunked;
 mod heads;
+mod reports;
 mod source;
 pub mod strict;
 #[cfg(feature = "tls")]
@@ -11,6 +12,7 @@ mod tls;
 
 pub use chunked::chunked;
 pub use heads::{forwarded_target, request_head, response_head};
+pub use reports::report;
 pub use source::Source;
 #[cfg(feature = "tls")]
 pub use tls::tls;

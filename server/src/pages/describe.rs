@@ -4,7 +4,7 @@ use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };
 
-use crate::config::{Check, CheckKind, Config};
+use crate::config::{Check, CheckKind, Config, ReportKind, Reporting};
 use crate::proxy::{ConfigChange, FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
 
 /// The line for a notice; `name` returns the name of a backend.
@@ -116,8 +116,11 @@ fn describe_failure(failure: ProbeFailure, check: &Check) -> String {
 }
 
 /// Describes the fault of a report, with its path and the limit that it broke.
-pub(crate) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
-    let path = &config.probe_paths.report;
+pub(crate) fn describe_fault(fault: &ReportFault, reporting: &Reporting) -> String {
+    let path = match (reporting.kind, reporting.port) {
+        (ReportKind::Agent, Some(port)) => &format!("the agent at port {port}"),
+        _ => &reporting.path,
+    };
     match fault {
         ReportFault::NoObject { excerpt } => {
             format!("report from {path} is not a JSON object: \"{excerpt}\"")
@@ -125,8 +128,17 @@ pub(crate) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
         ReportFault::NoNumber { field, excerpt } => {
             format!("report from {path}: {field} is not a number: \"{excerpt}\"")
         }
+        ReportFault::OutOfRange { field, excerpt } => {
+            format!("report from {path}: {field} is not from 0 to 1e15: {excerpt}")
+        }
+        ReportFault::Unreadable { excerpt } => {
+            format!("report from {path} or in a response cannot be read: \"{excerpt}\"")
+        }
+        ReportFault::Encoded => {
+            format!("report from {path} is compressed, which was not requested: ignored")
+        }
         ReportFault::NoFigures => {
-            format!("report from {path} lacks numbers for queueLen, cpuBusyMs, heapUsed and memRss")
+            format!("report from {path} lacks numbers for {}", reporting.names.all())
         }
         ReportFault::TooLong => {
             format!("report from {path} exceeds {REPORT_BYTES_MAX} bytes: ignored")
@@ -135,8 +147,7 @@ pub(crate) fn describe_fault(fault: &ReportFault, config: &Config) -> String {
             "report from {path}: its head exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
         ),
         ReportFault::TimedOut => {
-            let limit = config.routing.probes.report_timeout.as_millis();
-            let key = "routing.probes.reportTimeoutMs";
+            let (limit, key) = (reporting.timeout.0.as_millis(), reporting.timeout.1);
             format!("report from {path} timed out: incomplete after {limit} ms ({key})")
         }
         ReportFault::Cut => format!("report from {path} was cut"),

@@ -518,6 +518,7 @@ mod tests {
             policy: PolicyView::Learned(LearnedView {
                 state: LearnedStanding::Normal,
                 in_flight: 0,
+                others: 0,
                 speed: 1.0,
                 memory: 1,
                 width: 1,

@@ -124,6 +124,12 @@ pub(super) struct BackendStats<'a> {
     request_age_ms: Option<Decimal>,
     queue: Option<Decimal>,
     queue_ewma: Option<Decimal>,
+    /// The reported requests that run, of all its clients.
+    running: Option<Decimal>,
+    /// The reported use of its scarcest resource, 0 to 1.
+    pressure: Option<Decimal>,
+    /// Requests of others, estimated from the reports.
+    others: Option<Decimal>,
     /// The reported busy time, ms.
     cpu: Option<Decimal>,
     memory: Option<Decimal>,
@@ -187,6 +193,9 @@ impl<'a> BackendStats<'a> {
             request_age_ms: millis(backend.request_age),
             queue: backend.queue.map(Decimal::new),
             queue_ewma: backend.queue_ewma.map(Decimal::new),
+            running: backend.running.map(Decimal::new),
+            pressure: backend.pressure.map(Decimal::new),
+            others: backend.others.map(Decimal::new),
             cpu: backend.cpu_busy_ms.map(Decimal::new),
             memory: backend.memory_bytes.map(Decimal::new),
             report_age_ms: millis(backend.report_age),
@@ -379,6 +388,9 @@ mod tests {
         }]);
         (expected[0]["mode"], expected[0]["weight"]) = ("ready".into(), 100.into());
         expected[0]["backup"] = false.into();
+        for figure in ["running", "pressure", "others"] {
+            expected[0][figure] = Value::Null;
+        }
         assert_eq!(stats(&[unknown_backend(0, "A")], &["http://A"]), expected);
     }
 
@@ -408,6 +420,9 @@ mod tests {
             request_age: Some(Duration::ZERO),
             queue: Some(4.0),
             queue_ewma: Some(3.9996),
+            running: Some(5.0),
+            pressure: Some(0.25),
+            others: Some(2.5),
             cpu_busy_ms: Some(0.1),
             memory_bytes: Some(209_715_200.0),
             report_age: Some(Duration::from_secs(3)),
@@ -440,6 +455,9 @@ mod tests {
             ("requestAgeMs", json!(0)),
             ("queue", json!(4)),
             ("queueEwma", json!(4)),
+            ("running", json!(5)),
+            ("pressure", json!(0.25)),
+            ("others", json!(2.5)),
             ("cpu", json!(0.1)),
             ("memory", json!(209_715_200)),
             ("reportAgeMs", json!(3000)),

@@ -35,12 +35,14 @@ mod id;
 mod invariants;
 mod live;
 mod notice;
+mod orca;
 mod per_client;
 mod probe;
 mod probing;
 mod queue;
 mod rate;
 mod reconfigure;
+pub(crate) mod report;
 mod retry_budget;
 mod room;
 mod serving;
@@ -147,6 +149,7 @@ impl Proxy {
             counters: Counters::default(),
             live: LiveFeed::new(),
         };
+        proxy.shared.loads.set(proxy.upstreams.response_loads());
         proxy.adopt_live(now);
         Ok(proxy)
     }

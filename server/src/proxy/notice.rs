@@ -148,13 +148,27 @@ pub enum ReportFault {
     /// A figure is not a number; the others are used.
     NoNumber {
         /// Its name.
-        field: &'static str,
+        field: String,
         /// The beginning of its value, escaped.
         excerpt: String,
     },
+    /// A figure is a number outside of its range; the others are used.
+    OutOfRange {
+        /// Its name.
+        field: String,
+        /// The number.
+        excerpt: String,
+    },
+    /// A line or field that cannot be read.
+    Unreadable {
+        /// The beginning of the text, escaped.
+        excerpt: String,
+    },
+    /// Its body is compressed.
+    Encoded,
     /// It lacks all figures that are read.
     NoFigures,
-    /// It is longer than 256 KiB.
+    /// It is longer than 1 MiB.
     TooLong,
     /// The head of its response is larger than 32 KiB, or has too many fields. Or its interim
     /// responses are larger than 32 KiB together.
@@ -199,6 +213,9 @@ impl ReportFault {
             Self::Cut => 6,
             Self::Malformed => 7,
             Self::Status(_) => 8,
+            Self::OutOfRange { .. } => 9,
+            Self::Unreadable { .. } => 10,
+            Self::Encoded => 11,
         }
     }
 }

@@ -1,32 +1,27 @@
 //! One probe on its own connection: sends a request and judges the response. `probing.rs` makes and
 //! closes the connection. The status decides a ping, so nothing after the head is read unless the
 //! check looks for a text in the body. A report's figures are read from its body.
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use intelliproxy_core::{
-    BackendId, Instant, LoadReport, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult,
-};
+use intelliproxy_core::{BackendId, Instant, ProbeAnswer, ProbeFailure, ProbeId, ProbeResult};
 
-use serde_json::Value;
-use serde_json::value::RawValue;
-
-use super::excerpt;
 use super::notice::ReportFault;
+use super::report::agent::LINE_BYTES_MAX;
+use super::report::{Reading, read_report};
 use super::upstreams::Attempt;
-use crate::config::{Check, CheckKind, CheckMethod};
+use crate::config::{Check, CheckKind, CheckMethod, ReportKind, Reporting};
 use crate::http::UpstreamError;
 use crate::http::body::BodyReader;
 use crate::http::chunked::ChunkLimits;
-use crate::http::field::{FIELDS_MAX, Slots};
+use crate::http::field::{FIELDS_MAX, Fields, Slots};
 use crate::http::framing::response_framing;
 use crate::http::head::{HeadLimits, Parsed, parse_response};
 use crate::http::progress::HeadProgress;
 
 /// The maximum length of a report, bytes. A longer text is not a report.
-pub(crate) const REPORT_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const REPORT_BYTES_MAX: usize = 1024 * 1024;
 /// The maximum length of a ping's body in which a check looks for its text, bytes.
 const SEARCH_BYTES_MAX: usize = 64 * 1024;
 /// The maximum length of all interim responses before the response to a probe, bytes.
@@ -68,8 +63,8 @@ pub(crate) struct ProbeExchange {
 pub(crate) enum Work {
     /// It checks the backend's health.
     Ping(Arc<Check>),
-    /// It reads the backend's load figures from this path.
-    Report { path: String },
+    /// It reads the backend's load figures.
+    Report(Arc<Reporting>),
 }
 
 /// A body, read as it arrives.
@@ -118,9 +113,11 @@ impl ProbeExchange {
 
     /// Returns the address to connect to, instead of one of the backend's.
     pub(crate) fn address(&self, mut address: SocketAddr) -> SocketAddr {
-        if let Work::Ping(check) = &self.work
-            && let Some(port) = check.port
-        {
+        let port = match &self.work {
+            Work::Ping(check) => check.port,
+            Work::Report(reporting) => reporting.port,
+        };
+        if let Some(port) = port {
             address.set_port(port);
         }
         address
@@ -133,7 +130,7 @@ impl ProbeExchange {
 
     /// Takes the fault of a report that ended with `result`; `None` for a ping, or without a fault.
     pub(crate) fn take_fault(&mut self, result: &ProbeResult) -> Option<ReportFault> {
-        let is_report = matches!(self.work, Work::Report { .. });
+        let is_report = matches!(self.work, Work::Report(_));
         let failure = result.as_ref().err().filter(|_| is_report);
         self.fault.take().or_else(|| failure.and_then(|&failure| ReportFault::of(failure)))
     }
@@ -155,6 +152,9 @@ impl ProbeExchange {
     /// parsed, except those of an incomplete head.
     pub(crate) fn handle_read(&mut self, now: Instant, count: usize) -> Option<ProbeResult> {
         self.len += count;
+        if self.is_agent() {
+            return self.read_line(now);
+        }
         let mut taken = 0;
         let result = loop {
             if self.body.is_some() {
@@ -174,10 +174,32 @@ impl ProbeExchange {
     /// Handles the end of the backend's side: a body that ends with its connection is complete,
     /// anything else is cut.
     pub(crate) fn handle_eof(&mut self, now: Instant) -> ProbeResult {
+        if self.is_agent() && self.len > 0 {
+            let line = self.input[..self.len].to_vec();
+            return self.complete(now, &line);
+        }
         match self.body.take() {
             Some(body) if body.reader.ends_at_close() => self.complete(now, &body.text),
             _ => Err(ProbeFailure::Cut),
         }
+    }
+
+    /// Whether it reads the line of an agent.
+    fn is_agent(&self) -> bool {
+        matches!(&self.work, Work::Report(reporting) if reporting.kind == ReportKind::Agent)
+    }
+
+    /// Reads the line of an agent, which sends it without a request. Returns the result once the line
+    /// is complete.
+    fn read_line(&mut self, now: Instant) -> Option<ProbeResult> {
+        let line = &self.input[..self.len];
+        let end = line.iter().position(|byte| *byte == b'\n');
+        if end.unwrap_or(self.len) > LINE_BYTES_MAX {
+            self.fault = Some(ReportFault::TooLong);
+            return Some(Err(ProbeFailure::TooLarge));
+        }
+        let line = line[..end?].to_vec();
+        Some(self.complete(now, &line))
     }
 
     /// Reads a head that begins at `taken` in the input. For a ping usually only the status counts; a
@@ -213,10 +235,14 @@ impl ProbeExchange {
                 return HeadOutcome::Over(self.good(now));
             }
             Work::Ping(check) => (check.is_good(head.status), SEARCH_BYTES_MAX),
-            Work::Report { .. } => ((200..=399).contains(&head.status), REPORT_BYTES_MAX),
+            Work::Report(_) => ((200..=399).contains(&head.status), REPORT_BYTES_MAX),
         };
         if !is_good {
             return HeadOutcome::Over(Err(ProbeFailure::Status(head.status)));
+        }
+        if matches!(self.work, Work::Report(_)) && is_encoded(&head.fields) {
+            self.fault = Some(ReportFault::Encoded);
+            return HeadOutcome::Over(Err(ProbeFailure::Malformed));
         }
         match response_framing(&head, false) {
             Ok((framing, _)) => match BodyReader::new(framing, CHUNKS) {
@@ -263,8 +289,8 @@ impl ProbeExchange {
         match &self.work {
             Work::Ping(check) if check.is_in(body, 0) => self.good(now),
             Work::Ping(_) => Err(ProbeFailure::Body),
-            Work::Report { .. } => {
-                let (report, fault) = read_report(body);
+            Work::Report(reporting) => {
+                let Reading { report, fault } = read_report(body, reporting);
                 self.fault = fault;
                 Ok(ProbeAnswer { latency: self.latency(now), report })
             }
@@ -294,7 +320,8 @@ impl Work {
                 let host = check.host.as_deref().unwrap_or(authority);
                 (check.method, check.path.as_str(), host, Some(&check.fields))
             }
-            Self::Report { path } => (CheckMethod::Get, path.as_str(), authority, None),
+            Self::Report(reporting) if reporting.kind == ReportKind::Agent => return Vec::new(),
+            Self::Report(reporting) => (CheckMethod::Get, reporting.path.as_str(), authority, None),
         };
         let mut request = format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", method.name());
         let own = fields.into_iter().flatten().map(|(name, value)| (&**name, &**value));
@@ -310,6 +337,16 @@ impl Work {
         request.push_str("Connection: close\r\n\r\n");
         request.into_bytes()
     }
+}
+
+/// Whether a body has a content coding. The request for a report names none, and to unpack a body
+/// would let a small one grow without bound.
+fn is_encoded(fields: &Fields<'_, '_>) -> bool {
+    fields.iter().any(|(name, _, value)| {
+        name.eq_ignore_ascii_case("content-encoding")
+            && !value.trim_ascii().eq_ignore_ascii_case(b"identity")
+            && !value.trim_ascii().is_empty()
+    })
 }
 
 const LIMITS: HeadLimits =
@@ -353,38 +390,6 @@ impl ProbeBody {
         let is_too_long = self.text.len() > self.bytes_max;
         if is_too_long { Err(ProbeFailure::TooLarge) } else { Ok(is_whole) }
     }
-}
-
-/// Returns the backend's figures that are finite numbers, and the first fault among the others.
-/// Returns no figures if the text is not a JSON object. A value that cannot be read, such as a
-/// number beyond the range of floats, does not affect the others.
-fn read_report(body: &[u8]) -> (Option<LoadReport>, Option<ReportFault>) {
-    let Ok(object) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(body) else {
-        return (None, Some(ReportFault::NoObject { excerpt: excerpt::of_backend(body) }));
-    };
-    let mut fault = None;
-    let mut number = |field: &'static str| {
-        let text = object.get(field)?.get();
-        let value: Option<Value> = serde_json::from_str(text).ok();
-        if value == Some(Value::Null) {
-            return None;
-        }
-        let number = value.as_ref().and_then(Value::as_f64);
-        if number.is_none() && fault.is_none() {
-            let excerpt = excerpt::of_backend(text.as_bytes());
-            fault = Some(ReportFault::NoNumber { field, excerpt });
-        }
-        number
-    };
-    let report = LoadReport {
-        queue: number("queueLen"),
-        cpu_busy_ms: number("cpuBusyMs"),
-        memory_bytes: number("heapUsed").or_else(|| number("memRss")),
-    };
-    if report == LoadReport::default() {
-        fault.get_or_insert(ReportFault::NoFigures);
-    }
-    (Some(report), fault)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::conn::Conn;
 use super::dispatch::connect_error;
 use super::id::ConnId;
 use super::probe::{ProbeExchange, Work};
-use super::{Action, ConnectFailure, Notice, Proxy};
+use super::{Action, ConnectFailure, Proxy};
 use crate::http::UpstreamError;
 
 impl Proxy {
@@ -26,9 +26,7 @@ impl Proxy {
         };
         let work = match kind {
             ProbeKind::Ping => Work::Ping(self.upstreams.check(backend)),
-            ProbeKind::Report => {
-                Work::Report { path: self.shared.config.probe_paths.report.clone() }
-            }
+            ProbeKind::Report => Work::Report(self.upstreams.reporting(backend)),
         };
         let mut exchange =
             ProbeExchange::new(probe, backend, work, now, deadline, &target.authority);
@@ -100,10 +98,8 @@ impl Proxy {
             return;
         };
         let (probe, backend) = (exchange.probe, exchange.backend);
-        if let Some(fault) = exchange.take_fault(&result)
-            && self.upstreams.is_first_fault(backend, &fault)
-        {
-            self.notify(Notice::UnreadableReport { backend, fault });
+        if let Some(fault) = exchange.take_fault(&result) {
+            self.blame_report(backend, fault);
         }
         self.close(conn, false);
         self.upstreams.tell(now, Event::ProbeFinished { probe, result });

@@ -116,6 +116,7 @@ impl Proxy {
         self.upstreams.set_places(targets, moves);
         self.upstreams.set_modes(self.overrides.modes());
         self.upstreams.set_checks(&self.shared.config);
+        self.shared.loads.set(self.upstreams.response_loads());
         self.stats.handle_reconfigured();
         self.displace_requests(now, &displaced);
         self.trim_idle(now);

@@ -70,6 +70,8 @@ impl Proxy {
     fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
             Need::Finish { lease, outcome, release } => {
+                // Before the end: a response with load figures counts among those in flight.
+                self.tell_loads(now);
                 self.counters.finished(now, &lease, &outcome);
                 self.upstreams.finish(now, lease, outcome);
                 self.drain_router(now);

@@ -9,6 +9,7 @@ use intelliproxy_core::Instant;
 use super::Action;
 use super::affinity::Affinity;
 use super::askers::Askers;
+use super::orca::ResponseLoads;
 use super::per_client::PerClient;
 use super::retry_budget::RetryBudget;
 use super::trust::Trust;
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) affinity: Option<Affinity>,
     /// See [`new`](Self::new).
     seed: u64,
+    pub(crate) loads: ResponseLoads,
     pub(crate) known_host: KnownHost,
     /// The last client's address and its facts: the next client often has the same address.
     last_client: Option<(IpAddr, Facts)>,
@@ -120,6 +122,7 @@ impl Shared {
             retries,
             counts: ExchangeCounts::default(),
             access,
+            loads: ResponseLoads::default(),
             known_host: KnownHost::default(),
             last_client: None,
             trim_from: now + TRIM_EVERY,

@@ -74,6 +74,7 @@ impl Proxy {
                 if let Some(session) = self.table.session_mut(id) {
                     session.handle_read(now, Side::Upstream, count, &mut self.shared);
                 }
+                self.tell_loads(now);
                 id
             }
             Some(&mut Conn::Upstream(Upstream { backend, session: None, .. })) => {

@@ -8,7 +8,7 @@ use intelliproxy_core::{
 use super::cache::{Cache, Kept};
 use super::draw::{Draw, derive};
 use super::fault::FaultKind;
-use super::group::{BackendGroup, Probes};
+use super::group::{BackendGroup, Probes, Reports};
 use super::scenario::Scenario;
 use super::service::Service;
 use super::station::Station;
@@ -436,12 +436,35 @@ impl Backend {
             }
             None => self.station.waiting() as f64,
         };
+        let says = self.probes.says;
+        let running = (self.probes.reports != Reports::Queue).then(|| self.running() * says);
         let report = LoadReport {
-            queue: Some(queue),
+            queue: Some(if running.is_some() { queue * says } else { queue }),
+            running,
             cpu_busy_ms: Some(self.station.busy_ms(now)),
             memory_bytes: Some(self.probes.memory_mib * 1_048_576.0),
+            ..LoadReport::default()
         };
         Ok(ProbeAnswer { latency: Duration::from_nanos(rtt), report: Some(report) })
+    }
+
+    /// Requests in service.
+    fn running(&self) -> f64 {
+        (self.station.len() - self.station.waiting()) as f64
+    }
+
+    /// Returns the figures that it sends with the response to a request which it has just served;
+    /// `None` if its responses have none.
+    #[inline]
+    pub(super) fn said(&self) -> Option<LoadReport> {
+        if self.probes.reports != Reports::Responses {
+            return None;
+        }
+        let says = self.probes.says;
+        // The request counts until its response has been sent.
+        let running = Some((self.running() + 1.0) * says);
+        let queue = Some(self.station.waiting() as f64 * says);
+        Some(LoadReport { queue, running, ..LoadReport::default() })
     }
 
     fn redraw(&mut self, index: usize) {

@@ -79,11 +79,36 @@ pub struct Probes {
     /// Makes pings as unreliable as those of the simulated servers, and the reported queue a random
     /// walk; null: no ping is lost, and the report has the number of waiting requests.
     pub lossy: Option<Lossy>,
+    /// The requests that it reports.
+    pub reports: Reports,
+    /// The factor by which the reported requests differ from the true ones; 1 for an honest backend.
+    #[serde(deserialize_with = "check::amount")]
+    pub says: f64,
+}
+
+/// The requests that a backend reports.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reports {
+    /// Those that wait, in the response to a report probe.
+    #[default]
+    Queue,
+    /// Also those that run.
+    Counts,
+    /// Both, also with every response.
+    Responses,
 }
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { work_ms: 1.0, waits: false, memory_mib: 50.0, lossy: None }
+        Self {
+            work_ms: 1.0,
+            waits: false,
+            memory_mib: 50.0,
+            lossy: None,
+            reports: Reports::Queue,
+            says: 1.0,
+        }
     }
 }
 

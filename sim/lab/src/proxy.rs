@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use intelliproxy_core::{
-    Action, AffinityKey, Asker, BackendId, ConfigError, Event, Instant, Lease, Outcome, PolicyKind,
-    ProbeId, ProbeKind, ProbeResult, Router, RouterConfig, Rules,
+    Action, AffinityKey, Asker, BackendId, ConfigError, Event, Instant, Lease, LoadReport, Outcome,
+    PolicyKind, ProbeId, ProbeKind, ProbeResult, Router, RouterConfig, Rules,
 };
 
 use super::earliest::NEVER;
@@ -99,6 +99,13 @@ impl Proxy {
         if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
             let (lease, backend) = (lease.id(), lease.backend());
             proxy.note(now, Event::StreamOpened { lease, backend, status, latency });
+        }
+    }
+
+    /// Records the load figures of a response.
+    pub(super) fn reported(&mut self, now: u64, lease: Option<&Lease>, report: LoadReport) {
+        if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
+            proxy.note(now, Event::LoadReported { backend: lease.backend(), report });
         }
     }
 

@@ -9,7 +9,7 @@
 //! backends, responses at proxies, deadlines of routers, timeouts of requests, arrivals.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use intelliproxy_core::{ConfigError, Lease, Rng};
+use intelliproxy_core::{ConfigError, Lease, LoadReport, Rng};
 use serde::Serialize;
 
 use self::flow::End;
@@ -161,6 +161,8 @@ struct Request {
     is_open: bool,
     /// Whether it arrived after the warm-up.
     is_counted: bool,
+    /// The figures in its response.
+    said: Option<LoadReport>,
     /// `None` for oracles and peers, and after the end of the request.
     lease: Option<Lease>,
 }

@@ -8,7 +8,7 @@ mod config;
 mod router;
 mod session;
 
-pub use intelliproxy::fuzzing::{chunked, request_head, response_head, tls};
+pub use intelliproxy::fuzzing::{chunked, report, request_head, response_head, tls};
 
 pub use self::config::config;
 pub use self::router::router;
@@ -18,7 +18,7 @@ pub use self::session::session;
 pub type Target = fn(&[u8]);
 
 /// The targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
@@ -26,4 +26,5 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("router", router),
     ("config", config),
     ("tls", tls),
+    ("report", report),
 ];

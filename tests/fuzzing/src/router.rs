@@ -252,7 +252,13 @@ fn check(source: &mut Source<'_>) -> CheckRules {
     let flags = source.byte();
     let mut time = |bit: u8| (flags >> bit & 1 == 1).then(|| 1 + 40 * u32::from(source.byte()));
     let (interval_ms, timeout_ms) = (time(2), time(3));
-    CheckRules { is_off: flags & 1 == 1, starts_down: flags & 2 != 0, interval_ms, timeout_ms }
+    CheckRules {
+        is_off: flags & 1 == 1,
+        starts_down: flags & 2 != 0,
+        interval_ms,
+        timeout_ms,
+        ..CheckRules::default()
+    }
 }
 
 fn policy(which: u8) -> PolicyKind {
@@ -274,7 +280,14 @@ fn number(source: &mut Source<'_>) -> f64 {
 fn report(source: &mut Source<'_>) -> LoadReport {
     let said = source.byte();
     let mut figure = |bit: u8| (said >> bit & 1 == 1).then(|| number(source));
-    LoadReport { queue: figure(0), cpu_busy_ms: figure(1), memory_bytes: figure(2) }
+    LoadReport {
+        queue: figure(0),
+        cpu_busy_ms: figure(1),
+        memory_bytes: figure(2),
+        running: figure(3),
+        pressure: figure(4),
+        agent: None,
+    }
 }
 
 fn millis(source: &mut Source<'_>) -> Duration {

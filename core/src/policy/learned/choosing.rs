@@ -60,8 +60,10 @@ impl Learned {
     ) -> Option<BackendId> {
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let load = |id, row: &ScanRow| {
-            open(id)
-                .map_or((2, 0), |unit| (u8::from(unit.restraints.watch.is_failing(now)), row.load))
+            open(id).map_or((2, 0), |unit| {
+                let is_failing = unit.restraints.watch.is_failing(now);
+                (u8::from(is_failing), unit.busy(row.load))
+            })
         };
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
@@ -76,7 +78,7 @@ impl Learned {
             let Some(unit) = self.units.get(id.index()) else {
                 return f64::INFINITY;
             };
-            let wait = unit.latency_at(&self.pool, unit.in_flight.saturating_add(1));
+            let wait = unit.latency_at(&self.pool, unit.busy(unit.in_flight).saturating_add(1));
             // No backend is good here, so earlier charges for errors say little. The chance to
             // fail is used instead.
             let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };

@@ -9,8 +9,10 @@
 //! - T: the charge for a failure, less where failed requests are tried again
 //! - excess: the share of its errors above the pool's and beyond the noise
 //!
-//! Speed and curve are learned from the proxy's own completions, so no report of a backend can
-//! falsify them. Speeds are shrunk towards the pool's median by their standard error: equal
+//! Speed and curve are learned from the proxy's own completions. Where backends report the requests
+//! that they work on, n includes those of others, and the proxy's completions are compared with its
+//! part of the work. Without reports n is the proxy's own. A false report changes n and, with the next
+//! completions, the speed in the opposite direction. Speeds are shrunk towards the pool's median by their standard error: equal
 //! backends become exactly equal, and the policy becomes `least_request`.
 //!
 //! | module | content |
@@ -27,6 +29,7 @@
 //! | [`rules`] | the configuration |
 //! | [`explore`] | trials of idle backends, and the budget for them |
 //! | [`marks`] | the bits of a request's token |
+//! | [`outsiders`] | requests of others, by the reports of backends |
 //! | [`start`] | the first speed of a backend with a configured weight |
 //! | [`learner`] | state, guard, pings and ejections, for the router |
 //! | [`state`] | the state kept across restarts |
@@ -55,6 +58,7 @@ mod learner;
 mod live_guard;
 mod losses;
 pub(super) mod marks;
+mod outsiders;
 mod refit;
 mod restraints;
 pub(crate) mod rules;
@@ -102,6 +106,10 @@ pub(crate) struct Learned {
     is_inverted: bool,
     /// Whether it is the model of another policy. A model excludes no backend for its errors.
     is_model: bool,
+    /// Whether reports showed requests of others.
+    has_others: bool,
+    /// The backend whose others are estimated next.
+    others_next: usize,
     /// Decides whether ejections are worth their cost.
     regret: Regret,
     has_regretted: bool,
@@ -125,6 +133,8 @@ impl Learned {
             probation: 0,
             is_inverted: false,
             is_model: false,
+            has_others: false,
+            others_next: 0,
             regret: Regret::default(),
             has_regretted: false,
             postponed: Vec::new(),
@@ -203,6 +213,7 @@ impl Learned {
         // Completions after a stall arrive in a clump, and probation has one request at a time.
         // Neither shows the backend's rate at that number in flight.
         if unit.restraints.is_normal() && !was_stalled {
+            let n = unit.busy(n);
             pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
             unit.shape.completions[bin(n)] += 1.0;
         }
@@ -228,6 +239,11 @@ impl Policy for Learned {
     ) -> Option<Choice> {
         if candidates.is_fail_open() {
             return self.least_bad(candidates, rng).map(Choice::of);
+        }
+        if let Some(others) = candidates.others() {
+            self.look_at_others(now, others);
+        } else if self.has_others {
+            self.forget_others(now);
         }
         let mut token = 0;
         // A retry is neither a trial nor a control request: the backend that failed it is
@@ -428,6 +444,11 @@ impl Policy for Learned {
             self.eject_silent(now, slot);
         }
         self.weigh(slot);
+    }
+
+    fn on_others(&mut self, now: Instant, backend: BackendId, others: f64) {
+        self.has_others = true;
+        self.set_others(now, backend.index(), others);
     }
 
     fn on_pause(&mut self, now: Instant, backend: BackendId) {

@@ -47,7 +47,8 @@ impl Learned {
         let here = self.units.iter().filter(|unit| unit.is_present && unit.in_flight > 0);
         let (all, worked_on) = here.fold((0.0, 0.0), |(all, worked_on), unit| {
             let n = f64::from(unit.in_flight);
-            let part = unit.shape.latency(curve, 1) / unit.shape.latency(curve, unit.in_flight);
+            let busy = unit.busy(unit.in_flight);
+            let part = unit.shape.latency(curve, 1) / unit.shape.latency(curve, busy);
             (all + n, worked_on + n * part)
         });
         if all > 0.0 {

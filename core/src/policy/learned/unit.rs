@@ -53,6 +53,8 @@ pub(super) struct Unit {
     pub(super) is_up: bool,
     /// Requests in flight, without streams whose response head has arrived.
     pub(super) in_flight: u32,
+    /// Requests of others at the backend, estimated from its reports.
+    pub(super) others: u32,
     /// Recent refusals, which the cost counts as requests in flight.
     pub(super) turned_away: u32,
     /// Recent refusals as a sum: a refusal with n in flight adds 1/n, and good responses reduce it.
@@ -160,6 +162,7 @@ impl Unit {
             is_backup: false,
             is_up: true,
             in_flight,
+            others: 0,
             turned_away: 0,
             refused_lately: 0.0,
             refused_alone: 0,
@@ -221,7 +224,7 @@ impl Unit {
         }
         if pool.is_booting() {
             // The prior curve √n/scale gives this exposure up to the unknown scale.
-            pool.boot_exposure += f64::from(self.in_flight).sqrt() * dt;
+            pool.boot_exposure += self.share() * f64::from(self.busy(self.in_flight)).sqrt() * dt;
             return;
         }
         let exposure = self.pace * dt;
@@ -229,10 +232,12 @@ impl Unit {
         self.due += self.due_speed * exposure;
         if self.restraints.is_normal() && !self.restraints.is_stalled {
             let worked = self.shrunk_speed * dt;
-            pool.curve.time[(self.in_flight as usize).min(LEVELS)] +=
-                worked * self.shape.factor(self.in_flight);
-            self.shape.predicted[bin(self.in_flight)] +=
-                worked * f64::from(self.in_flight) / pool.curve.latency(self.in_flight);
+            let n = self.busy(self.in_flight);
+            // Of the completions at n in flight, the proxy sees those of its own requests.
+            pool.curve.time[(n as usize).min(LEVELS)] +=
+                worked * self.shape.factor(n) * self.share();
+            self.shape.predicted[bin(n)] +=
+                worked * f64::from(self.in_flight) / pool.curve.latency(n);
             self.restraints.is_stalled = self.due > STALL_DUE * self.phi.max(1.0)
                 && millis(now.since(self.quiet_since)) > STALL_LATENCIES * self.latency_or(pool);
         }
@@ -269,6 +274,20 @@ impl Unit {
             self.take_in(pool, true);
             self.speed.complete();
         }
+    }
+
+    /// The requests in flight at the backend, if `own` of them are the proxy's.
+    #[inline]
+    pub(super) const fn busy(&self, own: u32) -> u32 {
+        own.saturating_add(self.others)
+    }
+
+    /// The proxy's part of the requests in flight at the backend, 0 to 1.
+    fn share(&self) -> f64 {
+        if self.others == 0 {
+            return 1.0;
+        }
+        f64::from(self.in_flight) / f64::from(self.busy(self.in_flight))
     }
 
     /// Counts one more request in flight.
@@ -384,13 +403,15 @@ impl Unit {
     /// Updates the exposure per ms to the current number in flight.
     #[inline]
     pub(super) fn set_pace(&mut self, pool: &Pool) {
-        self.pace = f64::from(self.in_flight) / self.shape.latency(&pool.curve, self.in_flight);
+        let busy = self.busy(self.in_flight);
+        self.pace = f64::from(self.in_flight) / self.shape.latency(&pool.curve, busy);
     }
 
     /// Updates the cost of one more request.
     pub(super) fn weigh(&mut self, pool: &Pool) {
         self.set_pace(pool);
-        let next = self.in_flight.saturating_add(self.turned_away).saturating_add(1);
+        let busy = self.busy(self.in_flight);
+        let next = busy.saturating_add(self.turned_away).saturating_add(1);
         let latency = self.shape.latency(&pool.curve, next);
         // The waiting time within the latency: this request would extend the queue for later ones.
         let queueing = pool.price * (latency - self.shape.single());

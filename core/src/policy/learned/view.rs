@@ -13,6 +13,8 @@ pub struct LearnedView {
     pub state: LearnedStanding,
     /// Requests in flight, without streams whose response head has arrived.
     pub in_flight: u32,
+    /// Requests of others at the backend, estimated from its reports; 0 without.
+    pub others: u32,
     /// Relative speed, shrunk towards the pool's median by its uncertainty; about 1 at the median.
     pub speed: f64,
     /// The number of completions that the speed averages, approximately.
@@ -75,10 +77,11 @@ impl Learned {
         LearnedView {
             state,
             in_flight: unit.in_flight,
+            others: unit.others,
             speed: unit.shrunk_speed,
             memory: speed::length(unit.estimate.memory.into()) as u32,
             width: unit.shape.width(),
-            latency_ms: unit.latency_at(&self.pool, unit.in_flight.saturating_add(1)),
+            latency_ms: unit.latency_at(&self.pool, unit.busy(unit.in_flight).saturating_add(1)),
             error_share: unit.errors.share(),
             error_excess: unit.error_excess(&self.pool),
             cap: unit.restraints.cap,

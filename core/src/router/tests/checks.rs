@@ -10,8 +10,16 @@ fn rules(policy: PolicyKind, checks: &[(&str, CheckRules)]) -> Rules {
     Rules { policy, limits, ..Rules::default() }
 }
 
-const OFF: CheckRules =
-    CheckRules { is_off: true, starts_down: false, interval_ms: None, timeout_ms: None };
+const OFF: CheckRules = CheckRules {
+    is_off: true,
+    starts_down: false,
+    interval_ms: None,
+    timeout_ms: None,
+    is_report_off: false,
+    report_interval_ms: None,
+    report_timeout_ms: None,
+    has_agent: false,
+};
 const AWAITED: CheckRules = CheckRules { is_off: false, starts_down: true, ..OFF };
 
 fn health(world: &World, backend: BackendId) -> Health {

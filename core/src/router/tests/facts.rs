@@ -83,8 +83,12 @@ fn reports_that_cannot_be_change_nothing() {
     world.report(A, Some(LoadReport { queue: Some(8.0), ..LoadReport::default() }));
     let before = world.snapshot().backends.remove(0);
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
-        let report =
-            LoadReport { queue: Some(bad), cpu_busy_ms: Some(bad), memory_bytes: Some(bad) };
+        let report = LoadReport {
+            queue: Some(bad),
+            cpu_busy_ms: Some(bad),
+            memory_bytes: Some(bad),
+            ..LoadReport::default()
+        };
         world.tell(Event::LoadReported { backend: A, report });
     }
     let after = world.snapshot().backends.remove(0);
@@ -130,8 +134,12 @@ fn reports_grow_old() {
         let mut rules = Rules::default();
         rules.probes.ping_timeout = Duration::from_secs(60);
         let mut world = World::with_rules(&["a"], rules);
-        let load =
-            LoadReport { queue: Some(1000.0), cpu_busy_ms: Some(1000.0), memory_bytes: Some(2e9) };
+        let load = LoadReport {
+            queue: Some(1000.0),
+            cpu_busy_ms: Some(1000.0),
+            memory_bytes: Some(2e9),
+            ..LoadReport::default()
+        };
         world.report(A, Some(load));
         let points = |world: &World| {
             let score = world.snapshot().backends[0].score;

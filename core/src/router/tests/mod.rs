@@ -1,5 +1,6 @@
 //! The router as a whole, in small scenarios with numbers worked out by hand.
 mod affinity;
+mod agents;
 mod backups;
 mod checks;
 mod configurations;

@@ -115,7 +115,7 @@ fn files_have_three_forms() {
         (
             r#"[{"name": "a", "url": "http://a", "x": 1}]"#,
             wrong(
-                "1:35: [0].x: unknown key; known: name, url, limit, weight, backup, expand, resolveMs, health",
+                "1:35: [0].x: unknown key; known: name, url, limit, weight, backup, expand, resolveMs, health, reports",
             ),
         ),
         (

@@ -161,7 +161,7 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\n\"a.b\":\n1}",
             "2:1: a.b: unknown key; known: listen, backends, routing, limits, timeouts, \
-             forwarding, pool, overflow, stats, admin, probePaths, health, discovery, log, accessLog, requestId, \
+             forwarding, pool, overflow, stats, admin, probePaths, health, reports, discovery, log, accessLog, requestId, \
              recording, stateFile",
         ),
         (

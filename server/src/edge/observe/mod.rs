@@ -73,7 +73,9 @@ pub(crate) fn log_notice<'a>(
         Notice::Expired { peer, what } => info!("{}: {what}", Client(*peer)),
         Notice::UnreadableReport { backend, fault } => {
             let backend = name(*backend);
-            log!(level_of_fault(fault), "backend {backend}: {}", describe_fault(fault, config));
+            let reporting = config.reporting_named(backend);
+            let fault_line = describe_fault(fault, &reporting);
+            log!(level_of_fault(fault), "backend {backend}: {fault_line}");
         }
         Notice::ClientRefused { peer, full } => {
             let why = full.map_or_else(|| "stopping".to_owned(), describe_full);

@@ -43,7 +43,7 @@ fn seconds(millis: Option<f64>) -> Option<f64> {
 }
 
 /// The families with samples for every backend.
-pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
+pub(super) const OF_BACKENDS: [(Family, Write); 41] = [
     (
         counter(
             "intelliproxy_backend_requests_total",
@@ -254,6 +254,34 @@ pub(super) const OF_BACKENDS: [(Family, Write); 37] = [
             "The memory that the backend last reported.",
         ),
         |to, of| put_known(to, of.snapshot.memory_bytes),
+    ),
+    (
+        gauge(
+            "intelliproxy_backend_reported_running_requests",
+            "The requests that the backend last reported as running, of all its clients.",
+        ),
+        |to, of| put_known(to, of.snapshot.running),
+    ),
+    (
+        gauge(
+            "intelliproxy_backend_reported_pressure_ratio",
+            "The use of its scarcest resource that the backend last reported, 0 to 1.",
+        ),
+        |to, of| put_known(to, of.snapshot.pressure),
+    ),
+    (
+        gauge(
+            "intelliproxy_backend_others_requests",
+            "Requests of other proxies and clients at the backend, estimated from its reports.",
+        ),
+        |to, of| put_known(to, of.snapshot.others),
+    ),
+    (
+        counter(
+            "intelliproxy_backend_bad_reports_total",
+            "Load reports that could not be read, or had a figure that could not be used.",
+        ),
+        |to, of| to.put(of.counts.bad_reports),
     ),
     (
         gauge("intelliproxy_backend_report_age_seconds", "Age of the last readable report."),

@@ -1,12 +1,12 @@
 //! Responses to probes and their results, row by row.
-use intelliproxy_core::ProbeKind;
+use intelliproxy_core::{LoadReport, ProbeKind};
 
 use super::*;
 
 fn probe(kind: ProbeKind) -> ProbeExchange {
     let work = match kind {
         ProbeKind::Ping => Work::Ping(Arc::default()),
-        ProbeKind::Report => Work::Report { path: "/metrics".to_owned() },
+        ProbeKind::Report => Work::Report(Arc::default()),
     };
     probe_of(work)
 }
@@ -135,12 +135,19 @@ fn taken_bytes_are_dropped() {
 /// Figures that are numbers are used; the first fault of a report is returned.
 #[test]
 fn reports_are_read() {
-    let all = LoadReport { queue: Some(3.0), cpu_busy_ms: Some(12.5), memory_bytes: Some(7.0) };
+    let all = LoadReport {
+        queue: Some(3.0),
+        cpu_busy_ms: Some(12.5),
+        memory_bytes: Some(7.0),
+        ..LoadReport::default()
+    };
     let memory = LoadReport { memory_bytes: Some(9.0), ..LoadReport::default() };
     let none = LoadReport::default();
     let no_object = |excerpt: &str| ReportFault::NoObject { excerpt: excerpt.to_owned() };
-    let no_number =
-        |field, excerpt: &str| Some(ReportFault::NoNumber { field, excerpt: excerpt.to_owned() });
+    let no_number = |field: &str, excerpt: &str| {
+        let (field, excerpt) = (field.to_owned(), excerpt.to_owned());
+        Some(ReportFault::NoNumber { field, excerpt })
+    };
     let rows: [(&str, Option<LoadReport>, Option<ReportFault>); 12] = [
         (r#"{"queueLen":3,"cpuBusyMs":12.5,"memRss":9,"heapUsed":7}"#, Some(all), None),
         (r#"{"queueLen":"many","memRss":9}"#, Some(memory), no_number("queueLen", r#"\"many\""#)),
@@ -164,7 +171,8 @@ fn reports_are_read() {
         ("nonsense", None, Some(no_object("nonsense"))),
     ];
     for (body, report, fault) in rows {
-        assert_eq!(read_report(body.as_bytes()), (report, fault), "{body}");
+        let reading = read_report(body.as_bytes(), &Reporting::default());
+        assert_eq!(reading, Reading { report, fault }, "{body}");
     }
 }
 
@@ -247,7 +255,7 @@ fn requests_are_as_configured() {
                     Authorization: Bearer x\r\naccept: text/plain\r\nContent-Length: 0\r\n\
                     Connection: close\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&request), expected);
-    let usual = Work::Report { path: "/metrics".to_owned() }.request("a.test");
+    let usual = Work::Report(Arc::default()).request("a.test");
     let expected = "GET /metrics HTTP/1.1\r\nHost: a.test\r\nUser-Agent: intelliproxy\r\n\
                     Accept: */*\r\nConnection: close\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&usual), expected);

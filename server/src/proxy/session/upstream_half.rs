@@ -418,7 +418,11 @@ impl UpstreamHalf {
         let cookie = exchange.sticky.as_deref().map_or("", Sticky::line);
         let adds_fields = (shared.access.adds_fields() || hsts.is_some() || !cookie.is_empty())
             && !matches!(kind, HeadKind::Interim { .. });
-        let is_verbatim = forward::is_verbatim(head, &plan) && !adds_fields;
+        let mut removed: &[&str] = &[];
+        if shared.loads.is_on() && matches!(kind, HeadKind::Final { .. }) {
+            removed = shared.loads.take(exchange.backend(), head);
+        }
+        let is_verbatim = forward::is_verbatim(head, &plan) && !adds_fields && removed.is_empty();
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
         let date_at = if lacks_date { forward::status_line_len(head) } else { 0 };
         if !is_verbatim {
@@ -431,10 +435,10 @@ impl UpstreamHalf {
                 lines.push_str(hsts.unwrap_or_default());
                 let hsts = hsts.map(|_| HSTS);
                 let names = shared.access.added_names().into_iter().flatten();
-                let names: Vec<&str> = names.chain(hsts).collect();
+                let names: Vec<&str> = names.chain(hsts).chain(removed.iter().copied()).collect();
                 forward::encode_response(head, &plan, &lines, &names, &mut shared.scratch);
             } else {
-                forward::encode_response(head, &plan, date, &[], &mut shared.scratch);
+                forward::encode_response(head, &plan, date, removed, &mut shared.scratch);
             }
         }
         Ok(Parsed::Complete(PassedHead { len, is_verbatim, date_at, kind }))

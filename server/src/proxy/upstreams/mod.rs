@@ -24,7 +24,7 @@ use self::places::Places;
 pub(crate) use self::places::{Attempt, Move};
 use super::id::ConnId;
 use super::notice::{ConfigChange, ReportFault};
-use crate::config::{BackendTarget, Check, Config};
+use crate::config::{BackendTarget, Check, Config, Orca, Reporting};
 
 /// A pool of backends.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Upstreams {
     /// The status and the checks, each once, with which no backend had the path of its checks when
     /// that was reported last.
     unserved: Option<(u16, Vec<Arc<Check>>)>,
+    /// The load reports of the configured backends.
+    reportings: BTreeMap<BackendId, Arc<Reporting>>,
 }
 
 impl Upstreams {
@@ -60,7 +62,7 @@ impl Upstreams {
         let places = Places::new(targets);
         let (idle, displaced) = (Idle::default(), BTreeSet::new());
         let (leases, decisions, maintained) = (0, None, BTreeSet::new());
-        let (checks, unserved) = (BTreeMap::new(), None);
+        let (checks, unserved, reportings) = (BTreeMap::new(), None, BTreeMap::new());
         let mut upstreams = Self {
             router,
             places,
@@ -71,6 +73,7 @@ impl Upstreams {
             maintained,
             checks,
             unserved,
+            reportings,
         };
         upstreams.set_checks(config);
         upstreams.keep_decisions(config.admin.listen.is_some());
@@ -307,7 +310,7 @@ impl Upstreams {
         self.places.set(&ids, targets, moves);
     }
 
-    /// Sets the health checks of the configured backends.
+    /// Sets the health checks and load reports of the configured backends.
     pub(crate) fn set_checks(&mut self, config: &Config) {
         let mut checks = config.checks();
         let check = |id: &BackendId| {
@@ -315,6 +318,24 @@ impl Upstreams {
             Some((*id, Arc::new(check)))
         };
         self.checks = self.configured().iter().filter_map(check).collect();
+        let named = config.backends.iter().map(|one| (one.name.as_str(), one));
+        let named: BTreeMap<_, _> = named.collect();
+        let reporting = |id: &BackendId| {
+            let reporting = config.reporting_of(named.get(self.router.name(*id)?)?);
+            Some((*id, Arc::new(reporting)))
+        };
+        self.reportings = self.configured().iter().filter_map(reporting).collect();
+    }
+
+    /// Returns the load reports of a configured backend.
+    pub(crate) fn reporting(&self, backend: BackendId) -> Arc<Reporting> {
+        self.reportings.get(&backend).cloned().unwrap_or_default()
+    }
+
+    /// Returns the backends whose responses have load figures that are read.
+    pub(crate) fn response_loads(&self) -> BTreeMap<BackendId, Arc<Reporting>> {
+        let reading = self.reportings.iter().filter(|(_, one)| one.orca != Orca::Off);
+        reading.map(|(id, one)| (*id, Arc::clone(one))).collect()
     }
 
     /// Whether it is news that no backend has the path of its checks. The router reports it again
@@ -479,7 +500,7 @@ pub(crate) fn router_config(
     let own = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.limit?)));
     let weights = config.backends.iter().filter_map(|one| Some((one.name.clone(), one.weight?)));
     let backups = config.backends.iter().filter(|one| one.backup).map(|one| one.name.clone());
-    let checks = config.backends.iter().map(|one| (one.name.clone(), config.check_of(one).rules));
+    let checks = config.backends.iter().map(|one| (one.name.clone(), config.probe_rules_of(one)));
     let limits = BackendLimits {
         per_backend: config.limits.per_backend,
         own: own.collect(),

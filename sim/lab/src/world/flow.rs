@@ -61,6 +61,7 @@ impl World {
             has_first: false,
             is_open: true,
             is_counted: at >= self.warm_at,
+            said: None,
             lease,
         });
         if self.times_apart {
@@ -198,7 +199,12 @@ impl World {
         };
         let request = &self.requests[index as usize];
         let luck = request.draw.attempt(request.attempt);
-        match from.respond(luck, usize::from(request.class)) {
+        let said = from.said();
+        let responded = from.respond(luck, usize::from(request.class));
+        if said.is_some() {
+            self.requests[index as usize].said = said;
+        }
+        match responded {
             Some((response, 0)) => self.leave(number, backend, response),
             Some((response, late)) => {
                 let leaves = Later::Leaves { request: number, backend, response };
@@ -261,6 +267,12 @@ impl World {
         let request = &mut self.requests[index];
         let (proxy, backend) = (usize::from(request.proxy), usize::from(request.backend));
         let lease = request.lease.take();
+        if let Some(report) = request.said.take()
+            && !matches!(end, End::TimedOut | End::GivenUp)
+            && let Some(at) = self.proxies.get_mut(proxy)
+        {
+            at.reported(self.now, lease.as_ref(), report);
+        }
         self.note_local(self.oldest + index as u64, backend, false);
         self.give_back(proxy, backend, lease, outcome);
     }

@@ -13,7 +13,8 @@ impl Unit {
             pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
             return;
         }
-        let exposure = elapsed_ms / self.shape.latency(&pool.curve, n);
+        let busy = self.busy(n);
+        let exposure = elapsed_ms / self.shape.latency(&pool.curve, busy);
         self.due = (self.due - self.due_speed * exposure).max(0.0);
         if self.restraints.is_stalled {
             self.pending = (self.pending - exposure).max(0.0);
@@ -22,11 +23,12 @@ impl Unit {
         self.speed.withdraw(exposure);
         self.settle(pool);
         if self.restraints.is_normal() {
-            let worked = self.shrunk_speed * elapsed_ms / f64::from(n);
-            let time = &mut pool.curve.time[(n as usize).min(LEVELS)];
-            *time = (*time - worked * self.shape.factor(n)).max(0.0);
-            let predicted = &mut self.shape.predicted[bin(n)];
-            *predicted = (*predicted - worked * f64::from(n) / pool.curve.latency(n)).max(0.0);
+            let worked = self.shrunk_speed * elapsed_ms / f64::from(busy);
+            let time = &mut pool.curve.time[(busy as usize).min(LEVELS)];
+            *time = (*time - worked * self.shape.factor(busy)).max(0.0);
+            let predicted = &mut self.shape.predicted[bin(busy)];
+            let part = worked * f64::from(busy) / pool.curve.latency(busy);
+            *predicted = (*predicted - part).max(0.0);
         }
     }
 
@@ -46,12 +48,14 @@ impl Unit {
             pool.boot_exposure = (pool.boot_exposure - part).max(0.0);
             return;
         }
-        let pace = more / self.shape.latency(&pool.curve, n);
+        let busy = self.busy(n);
+        let pace = more / self.shape.latency(&pool.curve, busy);
         // A pace of no requests is not defined by the curve.
         let others = if self.in_flight == 0 {
             0.0
         } else {
-            f64::from(self.in_flight) / self.shape.latency(&pool.curve, self.in_flight)
+            let busy = self.busy(self.in_flight);
+            f64::from(self.in_flight) / self.shape.latency(&pool.curve, busy)
         };
         let exposure = (pace - others).max(0.0) * elapsed_ms;
         self.due = (self.due - self.due_speed * exposure).max(0.0);
@@ -61,7 +65,7 @@ impl Unit {
         }
         // The curve counts no time of an ejected backend.
         if self.restraints.is_normal() {
-            let predicted = &mut self.shape.predicted[bin(n)];
+            let predicted = &mut self.shape.predicted[bin(busy)];
             *predicted = (*predicted - self.shrunk_speed * exposure).max(0.0);
         }
         self.speed.withdraw_up_to(exposure, pool.center_speed);

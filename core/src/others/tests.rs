@@ -1,0 +1,143 @@
+//! The estimate by hand, and the bound on what a false report gains.
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{PolicyKind, RouterConfig, Rules};
+use crate::event::{Event, Lease, LoadReport, Outcome};
+use crate::router::Router;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const fn id(slot: u32) -> BackendId {
+    BackendId::from_index(slot)
+}
+
+/// By hand: 10 requests of which 4 are own leave 6 of others. A second own request is in the
+/// proxy's own count, and half of the ratio 6/4 is expected of the others. After one mean time of a
+/// request the weight is 1/(1 + 1 + 1/2).
+#[test]
+fn others_by_hand() {
+    let start = Instant::from_millis(1000);
+    let mut others = Others::default();
+    assert!(!others.is_known(start));
+    assert_eq!(others.at(start, id(0), 4), 0.0);
+    others.reported(start, id(0), 10.0, 4, SECOND);
+    assert!(others.is_known(start));
+    assert_eq!(others.at(start, id(0), 4), 6.0);
+    assert_eq!(others.at(start, id(0), 5), 6.75);
+    others.ended(id(0), Duration::from_millis(100));
+    // The average moves by at most a fifth: 6 + 0.2·(16 − 6) = 8.
+    let later = start + Duration::from_millis(900);
+    others.reported(later, id(0), 20.0, 4, SECOND);
+    assert_eq!(others.at(later, id(0), 4), 16.0);
+    let aged = others.at(later + Duration::from_millis(100), id(0), 4);
+    assert!((aged - (8.0 + 8.0 / 2.5)).abs() < 1e-9, "{aged}");
+}
+
+/// A report has no weight after three intervals. Then the backend counts like the others by the ratio,
+/// and without any report nothing is known.
+#[test]
+fn old_reports_lose_their_weight() {
+    let start = Instant::from_millis(1000);
+    let mut others = Others::default();
+    others.reported(start, id(0), 30.0, 10, SECOND);
+    others.reported(start + SECOND, id(1), 30.0, 10, SECOND);
+    let end = start + 3 * SECOND;
+    assert!(others.at(end, id(0), 3) == 6.0, "twice its own: {}", others.at(end, id(0), 3));
+    assert!(others.at(end, id(1), 10) > 19.0);
+    assert_eq!(others.at(end, id(7), 3), 6.0);
+    assert!(!others.is_known(end + SECOND));
+    assert_eq!(others.at(end + SECOND, id(1), 3), 0.0);
+}
+
+/// A report of a backend that has left its slot does not count for the next one there.
+#[test]
+fn slots_change_hands() {
+    let now = Instant::from_millis(1000);
+    let mut others = Others::default();
+    others.reported(now, id(0), 50.0, 10, SECOND);
+    let next = BackendId::new(0, 1);
+    assert_eq!(others.at(now, next, 0), 0.0);
+    others.reported(now, next, 3.0, 1, SECOND);
+    assert_eq!(others.at(now, next, 1), 2.0);
+}
+
+/// What a backend says: the truth, or a figure of its own.
+#[derive(Clone, Copy, Debug)]
+enum Says {
+    Truth,
+    Number(f64),
+}
+
+/// Fills `own` requests into honest backends with `foreign` ones of others each, and one liar in slot
+/// 0. Requests end at random. Returns the most requests in flight at the liar, and the bound.
+fn most_at_liar(policy: PolicyKind, foreign: u32, says: Says, own: usize, seed: u64) -> (u32, f64) {
+    let backends = (0..4).map(|slot| format!("b{slot}")).collect();
+    let rules = Rules { policy, ..Rules::default() };
+    let mut now = Instant::from_millis(1000);
+    let mut router = Router::new(RouterConfig { backends, rules }, seed, now).expect("valid rules");
+    let mut rng = crate::rng::Rng::new(seed);
+    let mut out: Vec<Lease> = Vec::new();
+    let in_flight = |out: &[Lease], slot: u32| {
+        out.iter().filter(|lease| lease.backend() == id(slot)).count() as u32
+    };
+    let (mut most, mut bound) = (0, 0.0);
+    for step in 0..4 * own {
+        now += Duration::from_millis(1);
+        if out.len() >= own {
+            let which = rng.below(out.len() as u64) as usize;
+            let lease = out.swap_remove(which);
+            let outcome = Outcome::Answered { status: 200, latency: Duration::from_millis(5) };
+            router.handle_event(now, Event::RequestFinished { lease, outcome });
+        }
+        if step % 5 == 0 {
+            for slot in 0..4 {
+                let truth = f64::from(foreign + in_flight(&out, slot));
+                let running = match says {
+                    Says::Number(number) if slot == 0 => number,
+                    _ => truth,
+                };
+                let report = LoadReport { running: Some(running), ..LoadReport::default() };
+                router.handle_event(now, Event::LoadReported { backend: id(slot), report });
+            }
+        }
+        out.push(router.route(now, &[]).expect("a backend"));
+        let at_liar = in_flight(&out, 0);
+        if at_liar > most {
+            most = at_liar;
+            // The ratio that the router knows, and the load of the honest backend with the most.
+            let ratio = router.others_ratio();
+            let total = (1..4)
+                .map(|slot| f64::from(in_flight(&out, slot)) + router.others_at(now, id(slot)));
+            let total = total.fold(0.0, f64::max);
+            bound = (total + 4.0) / (1.0 + 0.5 * ratio) + 1.0;
+        }
+    }
+    (most, bound)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A backend that reports anything at all gets no more requests in flight from `least_request`
+    /// than the stated bound.
+    #[test]
+    fn a_lie_gains_no_more_than_the_bound(
+        foreign in 0_u32..60,
+        said in prop_oneof![Just(0.0), 0.0..100.0, Just(1e6), any::<f64>()],
+        own in 4_usize..120,
+        seed in any::<u64>(),
+    ) {
+        let policy = PolicyKind::LeastRequest;
+        let (most, bound) = most_at_liar(policy, foreign, Says::Number(said), own, seed);
+        prop_assert!(f64::from(most) <= bound.max(1.0) + 1e-9, "{most} of {own}, bound {bound}");
+    }
+
+    /// Honest reports of equal work change nothing in the shares: no backend gets more than a third
+    /// above its part and a few requests.
+    #[test]
+    fn honest_reports_keep_the_shares(foreign in 0_u32..60, own in 4_usize..120, seed in any::<u64>()) {
+        let (most, _) = most_at_liar(PolicyKind::LeastRequest, foreign, Says::Truth, own, seed);
+        prop_assert!(f64::from(most) <= 1.34 * own as f64 / 4.0 + 3.0, "{most} of {own}");
+    }
+}

@@ -1,0 +1,83 @@
+//! The load figures in a response's fields, as in Open Request Cost Aggregation (ORCA):
+//!
+//! ```text
+//! endpoint-load-metrics: TEXT cpu_utilization=0.3, named_metrics.num_requests_waiting=2
+//! endpoint-load-metrics: JSON {"named_metrics": {"num_requests_running": 5}}
+//! endpoint-load-metrics-json: {"application_utilization": 0.7}
+//! ```
+//! The word for the form may be missing: an object is JSON, another text has pairs. The binary forms
+//! are not read.
+use intelliproxy_core::LoadReport;
+
+use super::{Found, Reading, ReportFault, collect, excerpt, json};
+use crate::config::FigureNames;
+
+/// The names of the response fields, without case.
+pub(crate) const FIELDS: [&str; 3] =
+    ["endpoint-load-metrics", "endpoint-load-metrics-json", "endpoint-load-metrics-bin"];
+
+/// Whether a field of this name has load figures.
+#[inline]
+pub(crate) fn is_field(name: &str) -> bool {
+    // The length and the first letter exclude nearly all fields.
+    (21..=26).contains(&name.len())
+        && name.as_bytes()[0] | 0x20 == b'e'
+        && FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
+}
+
+/// Reads the value of a field. The report is `None` without a figure that is used.
+pub(crate) fn read(name: &str, value: &[u8], names: &FigureNames) -> Reading {
+    let value = value.trim_ascii();
+    let is_json = name.len() == FIELDS[1].len() && name.eq_ignore_ascii_case(FIELDS[1]);
+    let (form, text) = form_of(value);
+    let reading = match form {
+        Form::Json => json::read(text, names),
+        Form::Text if !is_json => read_pairs(text, names),
+        Form::Text | Form::Binary => {
+            return Reading::failed(ReportFault::Unreadable {
+                excerpt: excerpt::of_backend(value),
+            });
+        }
+    };
+    Reading { report: reading.report.filter(|report| *report != LoadReport::default()), ..reading }
+}
+
+enum Form {
+    Text,
+    Json,
+    Binary,
+}
+
+/// Separates the word for the form from the text.
+fn form_of(value: &[u8]) -> (Form, &[u8]) {
+    let words = [("TEXT", Form::Text), ("JSON", Form::Json), ("BIN", Form::Binary)];
+    for (word, form) in words {
+        if let Some((first, rest)) = value.split_at_checked(word.len())
+            && first.eq_ignore_ascii_case(word.as_bytes())
+            && rest.first().is_none_or(|byte| b" \t".contains(byte))
+        {
+            return (form, rest.trim_ascii());
+        }
+    }
+    let form = if value.starts_with(b"{") { Form::Json } else { Form::Text };
+    (form, value)
+}
+
+/// Reads pairs with commas between. A colon may separate name and number, as in older versions.
+fn read_pairs(text: &[u8], names: &FigureNames) -> Reading {
+    let pairs = || {
+        text.split(|byte| *byte == b',').filter(|pair| !pair.trim_ascii().is_empty()).map(|pair| {
+            let at = pair.iter().position(|byte| b"=:".contains(byte)).unwrap_or(pair.len());
+            let (name, rest) = pair.split_at(at);
+            (name.trim_ascii(), rest.get(1..).map(<[u8]>::trim_ascii))
+        })
+    };
+    if pairs().any(|(name, value)| name.is_empty() || value.is_none()) {
+        return Reading::failed(ReportFault::Unreadable { excerpt: excerpt::of_backend(text) });
+    }
+    collect(names, |wanted| {
+        let value = pairs().find(|(name, _)| *name == wanted.as_bytes())?.1?;
+        let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        Some(number.map_or_else(|| Found::Other(excerpt::of_backend(value)), Found::Number))
+    })
+}
