@@ -59,12 +59,14 @@ impl Timers {
     }
 }
 
-/// Returns the earliest of `times`; `None` without any. [`Instant::FAR_FUTURE`] counts as none.
+/// Returns the earliest of `times`; `None` without any. [`Instant::FAR_FUTURE`] counts as none. The
+/// loop goes over references: an iterator that owns the array is not unrolled. For the deadlines of
+/// the proxy it took about 125 instructions of each turn, instead of at most 43.
 #[inline(always)]
 pub(crate) fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
     let mut first = Instant::FAR_FUTURE;
-    for at in times.into_iter().flatten() {
-        first = first.min(at);
+    for at in &times {
+        first = first.min(at.unwrap_or(Instant::FAR_FUTURE));
     }
     (first < Instant::FAR_FUTURE).then_some(first)
 }
