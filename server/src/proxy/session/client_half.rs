@@ -4,7 +4,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::account::Account;
-use super::exchange::{Asking, Exchange};
+use super::exchange::{Exchange, Rare};
 use super::hop::Hop;
 use super::look::Look;
 use super::own_page::OwnPage;
@@ -397,35 +397,27 @@ impl ClientHalf {
         let asks_to_persist = is_persistent(head.version, &head.fields);
         *exchange = Some(Exchange {
             lease: None,
-            tried: Vec::new(),
             is_head_request: head.method == "HEAD",
             is_idempotent: is_idempotent(head.method),
             version: head.version,
             is_persistent: asks_to_persist && !shared.is_leaving,
             binds: authentication::logs_connection_in(&head.fields),
-            upgrade: is_upgrade.then(|| asked_protocols(head)),
             // A server ignores 100-continue in HTTP/1.0 (RFC 9110 section 10.1.1).
             awaits_continue: expects && head.version == Version::Http11,
             takes_trailers: forward::takes_trailers(&head.fields),
-            host: (!keeps_host).then_some(host),
-            unreached: 0,
-            is_unreached: false,
+            // A forwarded head is in one buffer, so its offsets take no more than 4 bytes.
+            host: (!keeps_host).then_some(host.start as u32..host.end as u32),
             dispatched_at: now,
             answer: None,
             has_seen_answer: false,
             has_begun_answer: false,
-            ticket: None,
-            last_error: None,
-            unreported: None,
             has_redialled: false,
             was_client_late: false,
             client_wait: Duration::ZERO,
-            interim_bytes: 0,
-            refusal: None,
-            asking: Asking::No,
             target: shared.askers.target(destination.path),
             account: Account::default(),
             sticky: None,
+            rare: is_upgrade.then(|| asked_protocols(head)),
         });
         if self.hop.is_trusted || self.hop.forwards_for.is_some() {
             self.hop.take_origin(&head.fields, shared);
@@ -478,9 +470,10 @@ fn expects_the_unknown(head: &RequestHead<'_, '_>) -> bool {
     head.version == Version::Http11 && head.fields.values(Name::Expect).any(is_unknown)
 }
 
-/// Returns the values of Upgrade as one list.
+/// Returns the state of an exchange that keeps the values of Upgrade, as one list.
 #[cold]
-fn asked_protocols(head: &RequestHead<'_, '_>) -> Box<[u8]> {
+fn asked_protocols(head: &RequestHead<'_, '_>) -> Box<Rare> {
     let values: Vec<&[u8]> = head.fields.values(Name::Upgrade).collect();
-    values.join(&b", "[..]).into_boxed_slice()
+    let upgrade = Some(values.join(&b", "[..]).into_boxed_slice());
+    Box::new(Rare { upgrade, ..Rare::default() })
 }

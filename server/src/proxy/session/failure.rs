@@ -88,10 +88,10 @@ impl Session {
         };
         // A backend that refuses the connection got nothing and now counts as down. While another
         // one is up, it is no attempt: several may go at the same moment.
-        let is_unreached = std::mem::take(&mut exchange.is_unreached) && attempts_max > 1;
+        let is_unreached = std::mem::take(&mut exchange.rare().is_unreached) && attempts_max > 1;
         let attempts = match error {
             UpstreamError::Refused if is_unreached => exchange.attempts(),
-            UpstreamError::Refused => exchange.tried.len() + 1,
+            UpstreamError::Refused => exchange.tried().len() + 1,
             _ => exchange.attempts() + 1,
         };
         let upstream = &mut self.upstream;
@@ -119,11 +119,11 @@ impl Session {
         if remedy == Remedy::Retry && !shared.retries.spend(now) {
             (remedy, taken) = (Remedy::Answer, RemedyTaken::Unretried);
         }
-        let earlier = exchange.unreported.take().map(|(backend, _)| backend);
+        let earlier = exchange.rare().unreported.take().map(|(backend, _)| backend);
         match backend.or(earlier) {
             // Reported later, when it is known whether another backend takes the request.
             Some(backend) if remedy == Remedy::Retry => {
-                exchange.unreported = Some((backend, error));
+                exchange.rare().unreported = Some((backend, error));
             }
             told => shared.actions.push_back(Action::Notify(Notice::UpstreamError {
                 peer: self.client.hop.client(),
@@ -157,10 +157,11 @@ impl Session {
         if remedy == Remedy::Excuse {
             return self.refuse_late_client(now, with_reset, shared);
         }
-        exchange.last_error = Some(error);
+        exchange.rare().last_error = Some(error);
         if let Some(lease) = exchange.lease.take() {
-            exchange.tried.push(lease.backend());
-            exchange.unreached += u32::from(is_unreached);
+            let rare = exchange.rare();
+            rare.tried.push(lease.backend());
+            rare.unreached += u32::from(is_unreached);
             self.needs.finish(lease, outcome(error));
         }
         match remedy {

@@ -369,29 +369,30 @@ impl Session {
             return;
         };
         exchange.lease = Some(lease);
-        exchange.ticket = None;
         exchange.dispatched_at = now;
         exchange.client_wait = Duration::ZERO;
         exchange.account = Account::default();
-        if exchange.unreported.is_some()
-            && let Some((backend, error)) = exchange.unreported.take()
-        {
-            shared.actions.push_back(retried(self.client.hop.client(), backend, error));
+        if let Some(rare) = &mut exchange.rare {
+            rare.ticket = None;
+            if let Some((backend, error)) = rare.unreported.take() {
+                shared.actions.push_back(retried(self.client.hop.client(), backend, error));
+            }
         }
         let Some(host) = &mut exchange.host else { return };
         let output = &mut self.upstream.output;
-        if !output.has(host.clone(), authority.as_bytes()) {
+        let range = host.start as usize..host.end as usize;
+        if !output.has(range.clone(), authority.as_bytes()) {
             shared.host_line.set(authority);
-            output.replace(host.clone(), authority.as_bytes(), &mut shared.buffers);
-            host.end = host.start + authority.len();
+            output.replace(range, authority.as_bytes(), &mut shared.buffers);
+            host.end = host.start + authority.len() as u32;
         }
     }
 
     /// Notes that the backend of the current attempt refuses connections, and whether another one,
     /// or a backup, is up.
-    pub(crate) const fn handle_gone(&mut self, has_next: bool) {
+    pub(crate) fn handle_gone(&mut self, has_next: bool) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.is_unreached = has_next;
+            exchange.rare().is_unreached = has_next;
         }
     }
 
@@ -410,7 +411,7 @@ impl Session {
     /// Lets the request wait under this ticket until a backend has room.
     pub(crate) fn take_ticket(&mut self, now: Instant, ticket: u64) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.ticket = Some(ticket);
+            exchange.rare().ticket = Some(ticket);
         }
         if let Some(visit) = &mut self.client.visit {
             visit.wait(now);
@@ -419,13 +420,15 @@ impl Session {
 
     /// Whether the session's request waits under this ticket.
     pub(crate) fn holds_ticket(&self, ticket: u64) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| exchange.ticket == Some(ticket))
+        let rare = self.exchange.as_ref().and_then(|exchange| exchange.rare.as_ref());
+        rare.is_some_and(|rare| rare.ticket == Some(ticket))
     }
 
     /// Fails the waiting request because there is no backend. The client gets the error of the last
     /// attempt.
     pub(crate) fn handle_unroutable(&mut self, now: Instant, shared: &mut Shared) {
-        let last_error = self.exchange.as_ref().and_then(|exchange| exchange.last_error);
+        let rare = self.exchange.as_ref().and_then(|exchange| exchange.rare.as_ref());
+        let last_error = rare.and_then(|rare| rare.last_error);
         self.handle_unlinked(now, last_error.unwrap_or(UpstreamError::NoBackend), shared);
     }
 
@@ -579,6 +582,6 @@ impl Session {
 
     /// Returns the backends that failed or refused the waiting request.
     pub(crate) fn tried(&self) -> &[BackendId] {
-        self.exchange.as_ref().map_or(&[], |exchange| &exchange.tried)
+        self.exchange.as_ref().map_or(&[], Exchange::tried)
     }
 }

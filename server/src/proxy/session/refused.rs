@@ -26,7 +26,7 @@ impl Session {
         let HeadKind::Final { status, framing, kept, .. } = kind else { return false };
         let upstream = &self.upstream;
         let Some(exchange) = &mut self.exchange else { return false };
-        let can_ask = exchange.asking == Asking::No
+        let can_ask = exchange.rare().asking == Asking::No
             && shared.config.forwarding.retry_refused
             && exchange.is_idempotent
             && upstream.output.can_rewind()
@@ -45,7 +45,7 @@ impl Session {
         };
         let is_sent = upstream.output.is_empty() && self.client.has_whole_request();
         let kept = kept.filter(|_| is_whole && is_sent && !upstream.is_eof);
-        exchange.asking = Asking::Asked { status, kept };
+        exchange.rare().asking = Asking::Asked { status, kept };
         self.needs.refused();
         true
     }
@@ -54,7 +54,7 @@ impl Session {
     pub(crate) fn refused_by(&self) -> Vec<BackendId> {
         let exchange = self.exchange.iter();
         exchange
-            .flat_map(|exchange| exchange.tried.iter().copied().chain(exchange.backend()))
+            .flat_map(|exchange| exchange.tried().iter().copied().chain(exchange.backend()))
             .collect()
     }
 
@@ -62,14 +62,14 @@ impl Session {
     /// Otherwise forwards the refusal unchanged.
     pub(crate) fn handle_refused_by(&mut self, now: Instant, has_other: bool, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else { return };
-        let Asking::Asked { status, kept } = exchange.asking else { return };
+        let Asking::Asked { status, kept } = exchange.rare().asking else { return };
         if !has_other || !shared.retries.spend(now) {
-            exchange.asking = Asking::Kept;
+            exchange.rare().asking = Asking::Kept;
             return self.settle(now, shared);
         }
         self.visit_attempt(now);
         let Some(exchange) = &mut self.exchange else { return };
-        let outcome = match exchange.refusal {
+        let outcome = match exchange.rare().refusal {
             Some(Refusal { hold }) => Outcome::Refused { status, hold },
             None => {
                 let latency = now.since(exchange.dispatched_at);
@@ -77,12 +77,13 @@ impl Session {
                 Outcome::Answered { status, latency }
             }
         };
-        exchange.asking = Asking::No;
-        exchange.refusal = None;
+        let rare = exchange.rare();
+        rare.asking = Asking::No;
+        rare.refusal = None;
         exchange.has_seen_answer = false;
         let Some(lease) = exchange.lease.take() else { return };
         let backend = lease.backend();
-        exchange.tried.push(backend);
+        exchange.rare().tried.push(backend);
         let peer = self.client.hop.client();
         shared.actions.push_back(Action::Notify(Notice::Refused { peer, backend, status }));
         if let Some(visit) = &mut self.client.visit {

@@ -22,7 +22,7 @@ impl Session {
         let Some(exchange) = &mut self.exchange else {
             return false;
         };
-        if matches!(exchange.asking, Asking::Asked { .. }) {
+        if exchange.rare.as_ref().is_some_and(|rare| matches!(rare.asking, Asking::Asked { .. })) {
             return false;
         }
         if upstream.input.as_ref().is_some_and(|input| !input.is_empty()) {
@@ -38,14 +38,13 @@ impl Session {
             }
             let has_whole_request = self.client.has_whole_request();
             let (visit, hsts) = (self.client.visit.as_deref(), self.client.hop.hsts());
-            match upstream.parse(exchange, visit, hsts, has_whole_request, shared) {
+            // The result is matched in place, since it is too large to be moved.
+            match &upstream.parse(exchange, visit, hsts, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => {
-                    if let HeadKind::Final { status, refusal, .. } = headed.kind
-                        && (refusal.is_some() || status >= 500)
-                    {
-                        exchange.refusal = refusal;
+                    if let HeadKind::Final { status: status @ (429 | 500..), .. } = headed.kind {
+                        let is_refusal = matches!(status, 429 | 503);
                         let is_trial = exchange.lease.as_ref().is_some_and(Lease::is_trial);
-                        if (refusal.is_some() || is_trial)
+                        if (is_refusal || is_trial)
                             && self.asks_elsewhere(headed.len, headed.kind, shared)
                         {
                             return false;
@@ -55,7 +54,7 @@ impl Session {
                 }
                 Ok(Parsed::Partial) => {}
                 Err(error) => {
-                    self.fail_upstream(now, error, shared);
+                    self.fail_upstream(now, *error, shared);
                     return true;
                 }
             }
@@ -70,7 +69,7 @@ impl Session {
     /// Forwards a head to the client, and begins the body or tunnel after it. Returns false if the
     /// head has to wait for room.
     #[inline(always)]
-    fn pass_head(&mut self, now: Instant, headed: PassedHead, shared: &mut Shared) -> bool {
+    fn pass_head(&mut self, now: Instant, headed: &PassedHead, shared: &mut Shared) -> bool {
         let moved = self.move_answer(headed, shared);
         if moved.is_none() {
             let is_dropped = matches!(headed.kind, HeadKind::Interim { is_passed_on: false, .. });
@@ -118,7 +117,7 @@ impl Session {
             }
         }
         if self.client.visit.is_some() {
-            self.visit_head(now, &headed, shared);
+            self.visit_head(now, headed, shared);
         }
         true
     }
@@ -127,7 +126,7 @@ impl Session {
     /// part of its body. Returns the number of bytes of that part. If this is not possible, changes
     /// nothing and returns `None`.
     #[inline(always)]
-    fn move_answer(&mut self, headed: PassedHead, shared: &mut Shared) -> Option<u64> {
+    fn move_answer(&mut self, headed: &PassedHead, shared: &mut Shared) -> Option<u64> {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let input = upstream.input.as_mut()?;
         let rest = (input.len() - headed.len) as u64;
@@ -155,7 +154,7 @@ impl Session {
 
     /// Copies a response's head to the client's output, or drops it; returns false if there is no
     /// room.
-    fn copy_head(&mut self, head: PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
+    fn copy_head(&mut self, head: &PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
         if !is_dropped {
             let rest = input.len() - head.len;
@@ -186,9 +185,10 @@ impl Session {
         if is_continue && std::mem::take(&mut exchange.awaits_continue) {
             self.client.last_read = now;
         }
-        // Both are far below the limit of the type: a head has 60 000 bytes at most.
-        exchange.interim_bytes = exchange.interim_bytes.saturating_add(len as u32);
-        if exchange.interim_bytes as usize > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
+        // Far below the limit of the type: a head has 60 000 bytes at most.
+        let interim_bytes = &mut exchange.rare().interim_bytes;
+        *interim_bytes = interim_bytes.saturating_add(len as u32);
+        if *interim_bytes as usize > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {
             self.fail_upstream(now, UpstreamError::InterimTooLarge, shared);
         }
     }

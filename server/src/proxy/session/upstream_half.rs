@@ -122,8 +122,6 @@ pub(crate) enum HeadKind {
         /// Whether the connection now belongs to the client.
         binds: bool,
         is_client_persistent: bool,
-        /// The refusal, if the response is one.
-        refusal: Option<Refusal>,
     },
 }
 
@@ -341,10 +339,10 @@ impl UpstreamHalf {
     }
 
     /// Parses the next head that the backend sent. Unless it can be forwarded unchanged, its
-    /// forwarded form is encoded into `shared.scratch`.
+    /// forwarded form is encoded into `shared.scratch`. A refusal is noted in `exchange`.
     pub(crate) fn parse(
         &mut self,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         visit: Option<&Visit>,
         hsts: Option<&str>,
         has_whole_request: bool,
@@ -371,7 +369,8 @@ impl UpstreamHalf {
         let mut plan = ResponsePlan { is_chunked: false, length, connection: None };
         let kind = match head.status {
             101 => {
-                let asked = exchange.upgrade.as_deref().unwrap_or_default();
+                let asked = exchange.rare.as_ref().and_then(|rare| rare.upgrade.as_deref());
+                let asked = asked.unwrap_or_default();
                 if !upgrade::is_granted(head, asked) {
                     return Err(UpstreamError::UnexpectedUpgrade);
                 }
@@ -404,15 +403,11 @@ impl UpstreamHalf {
                 } else {
                     BodyWriter::Plain
                 };
-                HeadKind::Final {
-                    status,
-                    framing,
-                    writer,
-                    kept,
-                    binds,
-                    is_client_persistent,
-                    refusal: Refusal::of(status, &head.fields, &shared.date),
+                let refusal = Refusal::of(status, &head.fields, &shared.date);
+                if refusal.is_some() || status >= 500 && exchange.rare.is_some() {
+                    exchange.rare().refusal = refusal;
                 }
+                HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent }
             }
         };
         let cookie = exchange.sticky.as_deref().map_or("", Sticky::line);
