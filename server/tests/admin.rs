@@ -146,7 +146,7 @@ fn pages_have_their_statuses() {
     let config: serde_json::Value = serde_json::from_str(body(&config)).expect("JSON");
     assert_eq!(config["backends"][0]["name"], "A");
     assert_eq!(config["timeouts"]["connectMs"], 2000);
-    // The traffic port does not serve the pages of the admin listener.
+    // The traffic port does not serve /metrics.
     let response = program.ask("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert!(response.ends_with("\r\n\r\nok"), "the backend's: {response}");
 }
@@ -280,7 +280,7 @@ fn a_lame_duck_goes_on_serving() {
         program.signal("-TERM");
         program.line_with(&format!("stopping in {ms} ms (timeouts.lameDuckMs)"));
         if is_short {
-            // Idle clients are closed at its end.
+            // At the end of `lameDuckMs` idle clients are closed.
             program.line_with("stopping: 2 clients are connected");
             assert_eq!(program.exit_code(), Some(0));
             continue;
@@ -306,7 +306,7 @@ fn a_lame_duck_goes_on_serving() {
 
 /// SIGUSR1 and SIGPIPE do not end the process. SIGUSR1 is logged.
 #[test]
-fn signals_without_an_effect_are_ignored() {
+fn sigusr1_and_sigpipe_do_not_end_the_program() {
     let (mut program, port) = start(&[&start_backend("A", None)]);
     program.signal("-PIPE");
     program.signal("-USR1");

@@ -1,4 +1,4 @@
-//! Responses of a backend with status 4xx, and their comparison with those of the others.
+//! A backend's 4xx responses, compared with those of the other backends.
 use std::time::Duration;
 
 use super::Backend;
@@ -67,8 +67,9 @@ impl Backend {
         errors < DECLINES_FEW * requests
     }
 
-    /// The share of 4xx among its latest requests, with one 4xx and one other response added, and
-    /// the number of these requests.
+    /// Returns the share of 4xx among about the last [`DECLINES_MEMORY`] requests, with one 4xx and
+    /// one other response added, and the number of these requests.
+    /// [`decline_share`](Self::decline_share) weights by age instead.
     pub(crate) fn decline_share_of_late(&self) -> (f64, f64) {
         let Errors { requests, errors } =
             self.requests.declines.of_late.at(self.requests.ended, DECLINES_MEMORY);
@@ -96,9 +97,9 @@ impl Backend {
     }
 }
 
-/// The number of latest requests that show a sudden rise of 4xx.
+/// The window in which a sudden rise of 4xx is detected, requests.
 const DECLINES_MEMORY: f64 = 32.0;
 /// The number of requests that define a backend's usual share of 4xx.
 const DECLINES_BEFORE: f64 = 512.0;
-/// Up to this share, its 4xx count as rare.
+/// Below this share, a backend's 4xx count as rare.
 const DECLINES_FEW: f64 = 0.1;

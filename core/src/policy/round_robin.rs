@@ -16,7 +16,7 @@ pub(crate) struct RoundRobin {
     next: usize,
 }
 
-/// The figures of a backend for `round_robin`; backends take turns.
+/// The state of one backend under `round_robin`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundRobinView {
     /// Whether the last request went to it.

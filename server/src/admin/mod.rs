@@ -43,7 +43,7 @@ const STREAMS_MAX: usize = 12;
 /// An action that the admin pages request from their driver.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Action {
-    /// Send the end of the stream; reading continues.
+    /// Shut down the sending side; reading continues.
     Shutdown(usize),
     /// Close it. Its number may then be used again.
     Close(usize),
@@ -83,7 +83,7 @@ impl Admin {
         self.pages.process = figures;
     }
 
-    /// Closes idle connections. The others end with their current response.
+    /// Closes idle connections and event streams. The others end with their current response.
     pub(crate) fn handle_leaving(&mut self) {
         for id in 0..CONNECTIONS_MAX {
             let Some(session) = self.session_mut(id) else { continue };
@@ -197,7 +197,7 @@ impl Admin {
 
     /// Gives each event stream its next part, or ends it.
     fn feed_streams(&mut self, now: Instant, proxy: &Proxy) {
-        // A sample is due then, or in progress.
+        // The time of the next step of a sample.
         let mut next = proxy.live().poll_timeout().unwrap_or(now + SLOW_EVERY);
         for id in 0..CONNECTIONS_MAX {
             let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) else {
@@ -338,7 +338,7 @@ fn explain(now: Instant, request: Option<&str>, proxy: &Proxy) -> (u16, &'static
 /// Shortest time after which the streams are checked again while a sample is in progress.
 const STEP: Duration = Duration::from_millis(1);
 const NOT_KEPT: &str = "404 Not Found: not among the last decisions\n";
-/// The field of /stats that names the page of decisions, which only this listener has.
+/// The response field of /stats that links to /explain, which only the admin listener serves.
 const DECISIONS: &str = "X-IntelliProxy-Decisions: /explain\r\n";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";

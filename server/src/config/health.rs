@@ -334,7 +334,7 @@ impl OwnHealthChecks {
 }
 
 impl HealthChecks {
-    /// Returns the range of the whole number or time at a key, in words.
+    /// Returns the allowed range of a key with a number or a time, as text for errors.
     pub(super) fn allowed_at(key: &str) -> Option<String> {
         match key {
             "port" => Some(PORT_ALLOWED.to_owned()),

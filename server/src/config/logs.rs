@@ -42,7 +42,7 @@ impl LogFormat {
     }
 }
 
-/// One line for each exchange.
+/// The access log: one line for each exchange.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AccessLogRules {
@@ -86,10 +86,10 @@ impl AccessLogFormat {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RequestIdRules {
-    /// The name of the field (`X-Request-Id`), a token of 1 to 64 characters that the proxy does
-    /// not handle otherwise.
+    /// The name of the field (`X-Request-Id`): 1 to 64 token characters, and not a field that the
+    /// proxy itself interprets.
     pub field: String,
-    /// The clients whose ids are taken. Other requests get a new one.
+    /// The clients whose ids are kept. Requests of other clients get a new id.
     pub take: TakeId,
     /// Send the id to the backend, instead of what the client sent in the field (false).
     pub to_backend: bool,

@@ -32,7 +32,7 @@ pub(crate) struct Candidate {
     pub(crate) files: Files,
 }
 
-/// The files of a configuration that change.
+/// The files that a new configuration opens or replaces.
 #[derive(Debug)]
 pub(crate) struct Files {
     /// The new recording. `None`: no change; `Some(None)`: the recording ends.
@@ -50,7 +50,7 @@ pub(crate) struct Files {
 pub(crate) struct Current {
     pub(crate) config: Config,
     pub(crate) listeners: Vec<Place>,
-    /// The keys of tickets.
+    /// The keys that encrypt TLS session tickets.
     pub(crate) tickets: Tickets,
     pub(crate) admin: Vec<Place>,
     /// The current recording, which must not overwrite files of the next one.

@@ -209,7 +209,8 @@ pub(crate) fn encode_request(
     host
 }
 
-/// Appends the kept fields of a request, and the proxy's own in place of those with their names.
+/// Appends the fields of a request that are kept, then the proxy's own fields. Client fields of the
+/// same names are left out.
 #[cold]
 fn encode_replaced(
     fields: &Fields<'_, '_>,

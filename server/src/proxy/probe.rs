@@ -41,14 +41,14 @@ pub(crate) struct ProbeExchange {
     work: Work,
     started: Instant,
     pub(crate) deadline: Instant,
-    /// The backend's address that it uses.
+    /// The address in use, of the backend's list.
     pub(crate) attempt: Attempt,
     is_open: bool,
     request: Vec<u8>,
     sent: usize,
     /// Received bytes that were not consumed yet, and room for more.
     input: Vec<u8>,
-    /// Received bytes of `input`; room follows them.
+    /// The number of received bytes at the beginning of `input`.
     len: usize,
     /// Progress in the head at the beginning of `input`.
     progress: HeadProgress,
@@ -104,14 +104,14 @@ impl ProbeExchange {
         }
     }
 
-    /// Notes that the connection was made: the request may be written. Returns the result if that
-    /// was all that the probe does.
+    /// Records that the connection is open; the request is written next. Returns the result of a
+    /// check that only connects.
     pub(crate) fn handle_connected(&mut self, now: Instant) -> Option<ProbeResult> {
         self.is_open = true;
         self.work.is_connection().then(|| self.good(now))
     }
 
-    /// Returns the address to connect to, instead of one of the backend's.
+    /// Returns the backend's address, with the port of the check if it has its own.
     pub(crate) fn address(&self, mut address: SocketAddr) -> SocketAddr {
         let port = match &self.work {
             Work::Ping(check) => check.port,
@@ -148,8 +148,8 @@ impl ProbeExchange {
         self.sent += count;
     }
 
-    /// Handles `count` new bytes. Returns the result once it is known. No byte is kept after it was
-    /// parsed, except those of an incomplete head.
+    /// Handles `count` new bytes. Returns the result once it is known. Parsed bytes leave
+    /// `input`; an incomplete head stays there.
     pub(crate) fn handle_read(&mut self, now: Instant, count: usize) -> Option<ProbeResult> {
         self.len += count;
         if self.is_agent() {
@@ -360,7 +360,7 @@ enum HeadOutcome {
     Partial,
     /// An interim response; another head follows.
     Interim,
-    /// The head of a report whose body follows.
+    /// A final head whose body must be read: a report's, or that of a ping that looks for a text.
     Body,
     /// The probe is finished.
     Over(ProbeResult),

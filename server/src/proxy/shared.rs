@@ -145,7 +145,7 @@ impl Shared {
         self.date.extend(["Date: ", http_date, "\r\n"]);
     }
 
-    /// Whether some field has the identity in a client's certificate.
+    /// Whether a field passes the identity of client certificates to backends.
     #[inline]
     pub(crate) const fn has_identity_fields(&self) -> bool {
         self.has_identity_fields

@@ -164,12 +164,13 @@ impl Listeners {
         }
     }
 
-    /// Whether one has TLS.
+    /// Whether any listener serves TLS.
     pub(super) fn has_tls(&self) -> bool {
         self.iter().any(|listener| listener.tls.is_some())
     }
 
-    /// The time before which no waiting client is accepted for want of room for its handshake.
+    /// The time from which waiting clients are accepted again, even if all `limits.handshakes` are
+    /// still in progress.
     pub(super) fn waits_until(&self) -> Instant {
         let ready = self.iter().filter(|listener| listener.is_ready);
         ready.map(|listener| listener.waits_until).min().unwrap_or(Instant::ZERO)

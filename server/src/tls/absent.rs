@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::proxy::ClientIdentity;
 
-/// A TLS connection, of which this build has none.
+/// A TLS connection. Uninhabited: a build without TLS has none.
 #[derive(Debug)]
 pub(crate) enum Layer {}
 

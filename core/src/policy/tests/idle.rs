@@ -1,5 +1,5 @@
-//! Tunnels, silent streams and requests that wait for their clients, all at one of two equal
-//! backends. Under no policy do they move the other requests.
+//! Idle requests (tunnels, silent streams, stalled uploads) at one of two equal backends do not
+//! change the share of the other requests, under any policy.
 use std::time::Duration;
 
 use crate::config::PolicyKind;

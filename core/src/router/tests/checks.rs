@@ -113,8 +113,8 @@ fn an_awaited_backend_gets_nothing() {
     }
 }
 
-/// A backend that starts down is ready again after maintenance: it is down until its first good
-/// ping, and then starts slowly.
+/// A backend with `initial: down` that returns from maintenance is down until its first good ping.
+/// Then its slow start begins.
 #[test]
 fn a_maintained_backend_that_starts_down_starts_slowly() {
     for policy in [PolicyKind::LeastRequest, PolicyKind::Learned] {
@@ -135,8 +135,8 @@ fn a_maintained_backend_that_starts_down_starts_slowly() {
     }
 }
 
-/// A backend that is down comes up when a reload turns its pings off, and starts slowly at that
-/// time. When they are on again, its first good ping is no second recovery.
+/// When a reload turns off the pings of a down backend, it comes up and starts slowly. After pings
+/// are turned on again, the first good one does not start it slowly again.
 #[test]
 fn a_backend_comes_up_once_when_pings_are_turned_off() {
     for policy in [PolicyKind::LeastRequest, PolicyKind::Learned] {
@@ -156,8 +156,8 @@ fn a_backend_comes_up_once_when_pings_are_turned_off() {
     }
 }
 
-/// A backend that went down before its maintenance is ready again: it starts slowly at that time,
-/// and not again with its first good ping.
+/// A backend that was down before maintenance starts slowly when maintenance ends. Its first good
+/// ping does not start it slowly again.
 #[test]
 fn a_maintained_backend_comes_up_once() {
     let names = ["a", "b"];

@@ -1,4 +1,4 @@
-//! What a reader or a shell must know of the command line: commands, words and flags.
+//! The commands, words and flags of the command line, for the man page and the completions.
 use crate::cli::top::{STATS_HELP, TOP_HELP};
 use intelliproxy_core::PolicyKind;
 
@@ -31,16 +31,16 @@ pub(super) struct Command {
 pub(super) struct Entry {
     /// All names, flags with their dashes.
     pub(super) names: Vec<String>,
-    /// What follows, in capitals.
+    /// The placeholder of its value, in capitals, such as `FILE`.
     pub(super) value: Option<String>,
     /// The effect.
     pub(super) text: String,
-    /// What the value may be.
+    /// The allowed values.
     pub(super) values: Values,
     pub(super) is_repeatable: bool,
 }
 
-/// What a value may be, as far as a shell can know.
+/// The allowed values, as far as a shell can complete them.
 #[derive(Debug, PartialEq)]
 pub(super) enum Values {
     /// Anything; also where there is no value.
@@ -85,7 +85,8 @@ impl Command {
         for line in help.lines() {
             let Some(rest) = line.strip_prefix("  ") else { continue };
             if rest.starts_with(' ') {
-                // The explanation of the last entry continues; a usage has no entry before it.
+                // A deeper line continues the last entry's explanation. Lines of the usage come
+                // before any entry.
                 if let Some(last) = entries.last_mut() {
                     last.text.push_str(&format!(" {}", rest.trim()));
                 }
@@ -139,7 +140,7 @@ impl Entry {
     }
 }
 
-/// Returns what the value of a flag may be.
+/// Returns the allowed values of a flag.
 fn values_of(flag: &Flag) -> Values {
     match (flag.path, flag.value) {
         ("routing.policy", _) => policies(),
@@ -165,7 +166,7 @@ mod tests {
     use crate::cli::flags::Change;
     use crate::config::Config;
 
-    /// The entries of a help are its words and flags, with what follows them.
+    /// The words and flags of a help text are read with their values.
     #[test]
     fn helps_are_read() {
         let outline = Outline::new();

@@ -34,7 +34,7 @@ pub(crate) fn keys(bytes: &[u8]) -> Vec<Key> {
                     rest = tail.get(1..).unwrap_or_default();
                     keys.extend(meaning(body, tail.first().copied()));
                 }
-                // Also before a key that arrived with it, because no key with Alt has a meaning.
+                // Also if another key follows it in the same read: Alt with a key is not used.
                 _ => keys.push(Key::Escape),
             },
             _ => {}
@@ -61,7 +61,7 @@ fn meaning(body: &[u8], end: Option<u8>) -> Option<Key> {
 mod tests {
     use super::*;
 
-    /// Letters, sequences and what has no meaning; row by row.
+    /// Letters and escape sequences are read; unknown input is skipped.
     #[test]
     fn keys_are_read() {
         let rows: [(&[u8], &[Key]); 9] = [

@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
+};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -22,7 +24,7 @@ use crate::cli::top::table::Layout;
 use crate::cli::top::terminal::{Terminal, size, write};
 use crate::cli::top::{can_move, has_colours};
 
-/// Something to react to.
+/// An event for the thread that draws.
 enum Event {
     Reading(Result<Box<Reading>, String>),
     Keys(Vec<Key>),
@@ -31,7 +33,7 @@ enum Event {
     Signal(i32),
 }
 
-/// Shows the proxy until a key, a signal or the last reading.
+/// Shows the proxy until `q`, a signal, or the last reading.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     if io::stdout().is_terminal() && can_move() {
         on_screen(options)
@@ -43,7 +45,8 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
 
 fn on_screen(options: &Options) -> io::Result<()> {
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP])?;
+    let ends = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM];
+    let signals = Signals::new(ends.into_iter().chain([SIGWINCH, SIGTSTP]))?;
     let terminal = Terminal::take()?;
     let wants_decisions = Arc::new(AtomicBool::new(false));
     let (wake, waker) = mpsc::sync_channel(1);
@@ -80,7 +83,7 @@ fn on_screen(options: &Options) -> io::Result<()> {
                 keys.into_iter().for_each(|key| screen.handle_key(key));
                 wants_decisions.store(screen.has_selection(), Ordering::Relaxed);
                 if screen.has_selection() && !had {
-                    // A full channel has woken it already.
+                    // If the channel is full, the reading thread is already being woken.
                     let _ = wake.try_send(());
                 }
             }
@@ -219,5 +222,5 @@ fn time_of_day() -> String {
     format!("{:02}:{:02}:{:02}Z", now / 3600, now / 60 % 60, now % 60)
 }
 
-/// Events that wait for the drawing thread. Beyond that their threads wait.
+/// The maximum number of queued events. A thread that sends more waits.
 const EVENTS_MAX: usize = 16;

@@ -1,5 +1,5 @@
-//! The terminal's mode: keys as they are typed, on a screen of its own. It is restored however the
-//! program ends, short of SIGKILL.
+//! The terminal's mode: keys as they are typed, on a screen of its own. It is restored when the
+//! program ends, after a panic, and after the signals that `live.rs` handles.
 use std::io::{self, Write};
 use std::panic;
 
@@ -10,7 +10,7 @@ use rustix::termios::{
 /// A terminal in use. Dropping it restores the terminal.
 #[derive(Debug)]
 pub(crate) struct Terminal {
-    /// The mode before; `None` if stdin is not a terminal, so that there are no keys.
+    /// The previous mode. `None` if stdin is not a terminal; then no keys are read.
     saved: Option<Termios>,
 }
 
@@ -36,7 +36,7 @@ impl Terminal {
     pub(crate) fn enter(&self) -> io::Result<()> {
         if let Some(saved) = &self.saved {
             let mut mode = saved.clone();
-            // Signals of keys stay: Ctrl-C ends and Ctrl-Z stops the program as usual.
+            // ISIG stays on: Ctrl-C and Ctrl-Z send their signals as usual.
             mode.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
             mode.special_codes[SpecialCodeIndex::VMIN] = 1;
             mode.special_codes[SpecialCodeIndex::VTIME] = 0;

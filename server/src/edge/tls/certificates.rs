@@ -28,15 +28,15 @@ pub(super) struct Certificate {
     names: Vec<String>,
 }
 
-/// The faulty file of a certificate, and its fault after the file's name.
+/// The invalid file of a certificate, with the text that follows the file's name in the error.
 pub(super) enum Wrong {
     Chain(String),
     Key(String),
 }
 
 impl Certificate {
-    /// Reads a certificate from the contents of its files, with a response of OCSP. It must be valid at `now`, seconds since
-    /// 1970.
+    /// Reads a certificate from the contents of its files, with an optional OCSP response. The
+    /// certificate must be valid at `now`, seconds since 1970.
     pub(super) fn read(
         chain: &[u8],
         key: &[u8],
@@ -63,7 +63,7 @@ impl Certificate {
     }
 }
 
-/// Reads the certificates of a PEM file, of which there must be one at least.
+/// Reads the certificates of a PEM file. There must be at least one.
 pub(super) fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match chain {
@@ -92,8 +92,8 @@ fn date(seconds: i64) -> String {
 }
 
 impl Certificates {
-    /// Arranges certificates, of which the first is the default. For a name that several have the
-    /// earlier one is used. `None` without any.
+    /// Indexes certificates by name. The first is the default. If several have the same name, the
+    /// earliest is used. Returns `None` for an empty list.
     pub(super) fn new(all: Vec<Certificate>) -> Option<Self> {
         let default = Arc::clone(&all.first()?.key);
         let (mut exact, mut wildcard) = (BTreeMap::new(), BTreeMap::new());

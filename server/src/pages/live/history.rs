@@ -78,8 +78,8 @@ impl History {
         (self.current, self.seconds) = (Sample::default(), 0);
     }
 
-    /// Distributes the samples, which are `old` seconds apart, over intervals of `new` seconds. A
-    /// sample counts as its seconds, all alike.
+    /// Distributes the samples, which are `old` seconds apart, over intervals of `new` seconds.
+    /// Each sample counts as `old` equal seconds.
     pub(crate) fn set_interval(&mut self, old: usize, new: usize) {
         if old == new {
             return;
@@ -178,7 +178,8 @@ mod tests {
         }
     }
 
-    /// Another interval keeps ten minutes with their sums: 290 s of 7 requests a second, 10 s of 28.
+    /// Another interval keeps the sums of the history: 290 s of 7 requests a second, then 10 s of
+    /// 28.
     #[test]
     fn another_interval_keeps_the_past() {
         for (old, new) in [(2, 5), (5, 10), (2, 10), (10, 5), (10, 2), (5, 2), (2, 2)] {

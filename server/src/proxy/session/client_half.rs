@@ -140,7 +140,7 @@ pub(crate) enum Aim {
     Own(OwnPage),
     /// The proxy: Max-Forwards makes it the last recipient.
     LastHop,
-    /// The proxy: the request belongs to this place, under HTTPS.
+    /// The proxy: redirects the request to this https:// location.
     Redirect(Box<str>),
 }
 
@@ -443,7 +443,7 @@ impl ClientHalf {
     }
 }
 
-/// Returns the place of a request under HTTPS.
+/// Returns the https:// location to which a request is redirected.
 #[cold]
 fn location(destination: &Destination<'_>, port: u16) -> Result<Box<str>, ClientError> {
     let Destination { path, host } = destination;

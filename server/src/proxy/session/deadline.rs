@@ -30,9 +30,9 @@ enum Expiry {
     Linger,
 }
 
-/// If the client was awaited for this time, a backend that breaks off may have given up waiting for
-/// the client. Servers do so after 1 s or more. A backend that breaks off earlier has failed by
-/// itself.
+/// If the proxy has waited this long for the client, a backend that closes the connection may have
+/// given up on the client. Servers do this after 1 s or more. A backend that closes earlier has
+/// failed by itself.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
 
 impl Session {
@@ -113,8 +113,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles a due clock of a side that accepts no bytes: requests a measurement, or ends the
-    /// wait.
+    /// Handles the timeout of a write, or of a response head: measures the unacknowledged bytes
+    /// first, and ends the exchange when the time is over.
     fn time_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         if !self.look(now, side, shared) {
             self.end_taking(now, side, shared);
