@@ -300,7 +300,7 @@ pub struct LoadReport {
     pub agent: Option<AgentState>,
 }
 
-/// The words of an agent about its backend. What is `None` stays as it was.
+/// An agent's report about its backend. A field that is `None` stays as it was.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct AgentState {
     /// The weight, percent of the configured one.

@@ -1,8 +1,8 @@
 //! Estimates the requests that others, such as a second proxy, have in flight at each backend.
 //!
-//! A report has the requests that run and wait at a backend. Without the proxy's own requests in
-//! flight at that moment, the rest are those of others. Requests that the proxy sends later are in
-//! its own count, so they add to the estimate at once.
+//! A report counts the requests that run and wait at a backend. Minus the proxy's own requests in
+//! flight at that moment, this is the number of requests of others. Requests that the proxy sends
+//! later are in its own count, so they add to the estimate at once.
 //!
 //! - others = max(0, running + queue − own), at the report
 //! - usual: their average over reports
@@ -57,8 +57,8 @@ struct Row {
 }
 
 impl Others {
-    /// Whether any report with a count of requests has come and still has weight. Without one a
-    /// caller saves the look at each backend.
+    /// Whether a report with a count of requests has arrived and still has weight. Otherwise
+    /// callers can skip the scan over the backends.
     #[inline]
     pub(crate) fn is_known(&self, now: Instant) -> bool {
         now < self.ends_at

@@ -57,7 +57,8 @@ impl Access {
         }
     }
 
-    /// Whether it is that of a backup, or worse than any that can serve.
+    /// Whether this is the access of a backup, or worse than the access of any backend that can
+    /// serve.
     pub(crate) fn is_behind_others(self) -> bool {
         matches!(self, Self::Backup | Self::BackupSlow | Self::BackupHeld) || self >= Self::Ejected
     }

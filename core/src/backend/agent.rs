@@ -1,9 +1,10 @@
-//! The words of a backend's agent, which can lower its weight and take it out of service.
+//! The state that a backend's agent reports. It can lower the backend's weight and take it out of
+//! service.
 use super::Backend;
 use crate::config::{BackendLimits, Mode};
 use crate::event::AgentState;
 
-/// What an agent has said so far. Silence changes nothing.
+/// The last values that an agent has reported. A value that a report lacks stays.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Agent {
     /// Percent of the configured weight.
@@ -19,7 +20,7 @@ impl Default for Agent {
 }
 
 impl Backend {
-    /// Applies the words of its agent. Returns whether anything changed.
+    /// Applies a report of the backend's agent. Returns whether anything changed.
     pub(crate) fn heed_agent(&mut self, said: AgentState) -> bool {
         let old = self.agent;
         self.agent = Agent {
@@ -30,13 +31,13 @@ impl Backend {
         self.agent != old
     }
 
-    /// Forgets the words of an agent that is no longer asked.
+    /// Forgets the reports of an agent that is no longer asked.
     pub(super) fn forget_agent(&mut self) {
         self.agent = Agent::default();
     }
 
-    /// Returns weight and mode as the agent changes the configured ones. A weight above 0 falls to 0
-    /// only if the agent says 0.
+    /// Returns the configured weight and mode as changed by the agent. A weight above 0 becomes 0
+    /// only if the agent reports 0.
     pub(crate) fn with_agent(&self, weight: u32, mode: Mode) -> (u32, Mode) {
         let Agent { percent, is_out, is_down } = self.agent;
         let part = weight.saturating_mul(percent.into()).div_ceil(100);

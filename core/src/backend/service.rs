@@ -1,5 +1,5 @@
-//! Whether a backend is in service, which an operator decides, its relative capacity, and whether it
-//! is pinged.
+//! The settings of a backend: whether it is in service (an operator decides), its relative
+//! capacity, and its pings.
 use super::{Access, Backend};
 use crate::config::{CheckRules, Mode, Rules};
 use crate::health::HealthTracker;
@@ -42,8 +42,8 @@ impl Backend {
         self.health = HealthTracker::new(self.checks.starts_down && !self.checks.is_off);
     }
 
-    /// Records that a request's connection was refused. Returns whether it is down now: not without
-    /// pings, which alone would bring it up again.
+    /// Records that a request's connection was refused. Returns whether the backend is down now. A
+    /// backend without pings never goes down, because only pings bring it up again.
     pub(crate) fn connection_refused(&mut self) -> bool {
         !self.checks.is_off && self.health.refused()
     }

@@ -208,8 +208,9 @@ impl Router {
         }
     }
 
-    /// Applies the requests that a backend reports as running and waiting. A report without the
-    /// running ones says nothing about others: the waiting ones alone may all be the proxy's own.
+    /// Applies a backend's reported numbers of running and waiting requests. A report without the
+    /// number of running requests does not show requests of others: all waiting requests may be the
+    /// proxy's own.
     fn count_others(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
         let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
         let (Some(running), Some(facts)) = (said(report.running), self.table.get(id)) else {

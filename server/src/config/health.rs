@@ -1,5 +1,5 @@
-//! Health checks: what a ping asks for, and which response is a good one. Each key of a backend's own
-//! `health` replaces the one of the top-level `health`.
+//! Health checks: the request of a ping, and the responses that count as good. Each key of a
+//! backend's own `health` replaces the same key of the top-level `health`.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Default for HealthChecks {
     }
 }
 
-/// The health checks of one backend; what is `None` is as for all backends.
+/// The health checks of one backend. A field that is `None` has the value for all backends.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct OwnHealthChecks {
@@ -421,7 +421,7 @@ fn statuses(text: &str) -> Option<(u16, u16)> {
 }
 
 impl fmt::Display for Check {
-    /// Writes what a ping does, for log lines.
+    /// Writes the check, for log lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method.name(), self.path)
     }

@@ -1,5 +1,5 @@
 //! Load reports: how the backends report their load, and the names of their figures. Each key of a
-//! backend's own `reports` replaces the one of the top-level `reports`.
+//! backend's own `reports` replaces the same key of the top-level `reports`.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{PATH_ALLOWED, is_path};
 use super::{BackendConfig, Config, optional_millis};
 
-/// The load reports of all backends, or of one. Of one, `null` means the value for all.
+/// The load reports of all backends, or of one. For one backend, `null` means the value for all.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ReportRules {
@@ -115,7 +115,7 @@ impl ReportPreset {
         match (self, figure) {
             (Self::Vllm, "queue") => "vllm:num_requests_waiting",
             (Self::Vllm, "running") => "vllm:num_requests_running",
-            // The second name is that of versions before 0.10.
+            // Versions before 0.10 use the second name.
             (Self::Vllm, "pressure") => "vllm:kv_cache_usage_perc|vllm:gpu_cache_usage_perc",
             (Self::Sglang, "queue") => "sglang:num_queue_reqs",
             (Self::Sglang, "running") => "sglang:num_running_reqs",
@@ -159,9 +159,9 @@ impl FigureNames {
         }
     }
 
-    /// Returns the names of the figures in responses: those of vLLM, and plain ones. A pressure is the
-    /// application's own, then that of its cache, then that of the CPU. JSON may have the names in
-    /// camel case.
+    /// Returns the names of the figures in responses: vLLM's names, and plain names. The pressure
+    /// is the application's own, otherwise its cache's, otherwise the CPU's. JSON may have the
+    /// names in camel case.
     fn of_responses() -> Self {
         let names = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         Self {

@@ -1,4 +1,4 @@
-//! TLS of a listener: the files of its certificates, and what it asks of clients.
+//! TLS of a listener: its certificate files, and the certificates that clients must have.
 use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::Config;
 use super::check::{FIELD_ALLOWED, check_length, is_token};
 use crate::http::field::Name;
 
-/// TLS towards the clients of one listener.
+/// TLS of one listener.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ListenTls {
@@ -24,17 +24,17 @@ pub struct ListenTls {
     pub hsts: Option<String>,
 }
 
-/// Certificates of clients.
+/// The verification of client certificates.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClientAuth {
-    /// The PEM file with the certificates of the authorities that may have issued a client's.
+    /// The PEM file with the CA certificates that client certificates are verified against.
     pub ca: String,
-    /// Whether a client may do without one (false).
+    /// Whether a client may connect without a certificate (false).
     #[serde(default)]
     pub optional: bool,
-    /// The field in which backends get the subject of the client's certificate (none). From no
-    /// client is a field of this name forwarded, whatever its listener.
+    /// The field that passes the subject of the client's certificate to backends (none). A field of
+    /// this name from a client is removed on every listener.
     #[serde(default)]
     pub subject_field: Option<String>,
     /// As `subject_field`, for the SHA-256 of the certificate in hexadecimal.
@@ -46,11 +46,11 @@ pub struct ClientAuth {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct CertificateFiles {
-    /// The certificate, followed by those that lead to its issuer's.
+    /// The certificate, followed by the intermediate certificates.
     pub chain: String,
-    /// Its private key.
+    /// The private key.
     pub key: String,
-    /// The response of its authority that it is not revoked, in DER (none).
+    /// An OCSP response in DER, which is stapled for clients that request it (none).
     #[serde(default)]
     pub ocsp: Option<String>,
 }
@@ -68,7 +68,7 @@ pub enum TlsVersion {
 }
 
 impl Config {
-    /// Whether some field has the identity in clients' certificates.
+    /// Whether a field passes the identity of client certificates to backends.
     pub(crate) fn has_identity_fields(&self) -> bool {
         self.identity_fields().next().is_some()
     }

@@ -150,7 +150,7 @@ impl Proxy {
         if reuse == Reuse::Fresh {
             return false;
         }
-        // The first one is idle longest; the last one would be used.
+        // The first connection has been idle longest; the last one would be used.
         let (first, last) = match self.upstreams.idle(backend) {
             [] => return false,
             [only] => (*only, *only),
@@ -162,8 +162,8 @@ impl Proxy {
         reuse == Reuse::Look || is_proven || now.since(oldest) >= KEPT_AFTER
     }
 
-    /// Handles a refusal of which nothing was forwarded: sends the request to another backend that
-    /// is up and is not held by a refusal. Without one, the refusal is the response.
+    /// Handles a refusal before any of it was forwarded: sends the request to another backend that
+    /// is up and is not held by a refusal. If there is none, the refusal becomes the response.
     #[cold]
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {

@@ -30,8 +30,8 @@ impl ResponseLoads {
         !self.backends.is_empty()
     }
 
-    /// Reads the figures in a final response. Returns the names of the fields to remove; empty if none
-    /// is.
+    /// Reads the figures in a final response. Returns the names of the fields to remove, which may
+    /// be empty.
     #[cold]
     pub(crate) fn take(
         &mut self,

@@ -106,7 +106,7 @@ impl Reactor {
         }
     }
 
-    /// Whether a client of a listener may be accepted, whose handshake needs room if it has one.
+    /// Whether a listener may accept a client: its TLS handshake, if any, needs room.
     fn has_handshake_room(&mut self, slot: usize) -> bool {
         let is_secured = |listener: &Listener| listener.place.entry.tls.is_some();
         if !self.listeners.get_mut(slot).is_some_and(|listener| is_secured(listener)) {

@@ -1,8 +1,9 @@
-//! TLS handshakes in progress. One costs as much as ten requests or more, so a turn makes only some
-//! steps of them; the others wait.
+//! TLS handshakes in progress. A handshake costs as much as ten requests or more, so each turn runs
+//! only some of their steps; the others wait.
 //!
-//! A client counts from its acceptance, as any other: for `limits.clients`, for its own limits, and
-//! as one that gives way. Until its handshake is complete no byte passes between it and its session.
+//! A client counts from its acceptance, like any other: for `limits.clients`, for its own limits,
+//! and as a client that gives way. Until its handshake is complete, no byte passes between the
+//! client and its session.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -21,13 +22,14 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The handshakes in progress.
 #[derive(Debug)]
 pub(super) struct Handshakes {
-    /// Those that can continue.
+    /// The connections whose handshakes can continue.
     ready: VecDeque<ConnId>,
-    /// Those of clients with their beginnings, in their order. Some may have ended since.
+    /// The handshakes of clients with their start times, the oldest first. Some may have ended
+    /// since.
     clients: VecDeque<(Instant, ConnId)>,
-    /// The number of those of clients.
+    /// The number of handshakes of clients.
     count: usize,
-    /// The time at which the first of them is closed.
+    /// The time at which the oldest handshake of a client is closed.
     expires_at: Instant,
 }
 
@@ -41,13 +43,13 @@ impl Handshakes {
         }
     }
 
-    /// Whether some can continue, or are to be closed.
+    /// Whether any handshake can continue, or is due to be closed.
     #[inline]
     pub(super) fn are_due(&self, now: Instant) -> bool {
         !self.ready.is_empty() || self.expires_at <= now
     }
 
-    /// Whether some can continue now.
+    /// Whether any handshake can continue now.
     #[inline]
     pub(super) fn are_ready(&self) -> bool {
         !self.ready.is_empty()

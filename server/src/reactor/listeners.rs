@@ -35,7 +35,7 @@ pub(super) struct Listener {
     pub(super) is_ready: bool,
     /// Clients accepted in the last turn after which none was waiting.
     pub(super) burst: usize,
-    /// TLS towards its clients. If it is missing although the entry has TLS, no client is accepted.
+    /// The TLS of its clients. If it is missing although the entry has TLS, no client is accepted.
     pub(super) tls: Option<Arc<Server>>,
     /// The time before which no client is accepted, because too many handshakes are in progress.
     pub(super) waits_until: Instant,

@@ -42,7 +42,7 @@ pub(super) struct Pool {
     pub(super) losses: Losses,
 }
 
-/// One backend.
+/// The model's state of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Unit {
     pub(super) id: BackendId,

@@ -1,4 +1,4 @@
-//! TLS of a build without it. `config/check.rs` refuses configurations that ask for it.
+//! Stands in for TLS in a build without it. `config/check.rs` refuses configurations with `tls`.
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, ListenTls};
 use crate::tls::Layer;
 
-/// TLS of a listener, of which this build has none.
+/// TLS of a listener. Uninhabited: a build without TLS has none.
 #[derive(Debug)]
 pub(crate) enum Server {}
 
@@ -23,7 +23,7 @@ impl Server {
     }
 }
 
-/// TLS of the listeners: none has it.
+/// TLS of the listeners: always empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Servers;
 
@@ -41,11 +41,11 @@ impl Servers {
     }
 }
 
-/// The keys of tickets, of which this build has none.
+/// The ticket keys: always empty.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct TicketKeys {}
 
-/// As [`TicketKeys`].
+/// The ticket keys of a process, like [`TicketKeys`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tickets;
 
@@ -59,7 +59,7 @@ impl Tickets {
     }
 }
 
-/// Watches the files of certificates, of which this build has none.
+/// Watches no files, since a build without TLS has no certificates.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {}
 

@@ -33,8 +33,8 @@ pub(crate) struct Server {
 pub(super) type Digest = Vec<u8>;
 
 impl Server {
-    /// A layer for a new client, whose handshake follows a header of the PROXY protocol or not.
-    /// `None` if its configuration is invalid.
+    /// A layer for a new client. With `is_after_header` a PROXY protocol header comes before the
+    /// handshake. `None` if the configuration is invalid.
     pub(crate) fn layer(&self, is_after_header: bool) -> Option<Layer> {
         let layer = Layer::server(&self.config).ok()?;
         Some(if is_after_header { layer.after_header() } else { layer })
@@ -46,10 +46,10 @@ impl Server {
     }
 }
 
-/// TLS of the listeners that have it. Clones share it.
+/// The TLS settings of all listeners with TLS. Clones share each listener's [`Server`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Servers {
-    /// Each with its path in the configuration.
+    /// Each server with its path in the configuration.
     all: Vec<(String, Arc<Server>)>,
     tickets: Tickets,
 }
@@ -71,13 +71,13 @@ impl Servers {
         Ok(servers)
     }
 
-    /// TLS of the listeners that are configured so.
+    /// Returns the server with these rules. Listeners with equal rules share one.
     pub(crate) fn of(&self, tls: &ListenTls) -> Option<Arc<Server>> {
         let found = self.all.iter().find(|(_, server)| *server.rules == *tls);
         found.map(|(_, server)| Arc::clone(server))
     }
 
-    /// The keys of tickets.
+    /// The ticket keys.
     pub(crate) fn tickets(&self) -> Tickets {
         self.tickets.clone()
     }
@@ -86,7 +86,7 @@ impl Servers {
         self.all.is_empty()
     }
 
-    /// Those whose files have changed, by index, each with its path.
+    /// Returns the index and the path of each server whose files have changed.
     pub(super) fn changed(&self) -> Vec<(usize, String)> {
         let all = self.all.iter().enumerate();
         let is_other = |server: &Server| digest(&server.rules, &read_regular) != server.digest;
@@ -95,7 +95,7 @@ impl Servers {
             .collect()
     }
 
-    /// Reads the files of one again.
+    /// Reads the files of one server again.
     ///
     /// # Errors
     /// The contents that were read, and one line about the fault. In that case nothing has changed.

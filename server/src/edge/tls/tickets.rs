@@ -18,13 +18,13 @@ const NAME_LEN: usize = 16;
 /// Longer tickets are none of ours: they have a client's certificates at most.
 const TICKET_BYTES_MAX: usize = 64 * 1024;
 
-/// The keys of a process. Clones share them.
+/// The ticket keys of a process. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Tickets {
     keys: Arc<Mutex<Keys>>,
 }
 
-/// Keys for the process after this one.
+/// The ticket keys for the process after an upgrade.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TicketKeys {
@@ -133,11 +133,11 @@ impl Tickets {
     }
 }
 
-/// The tickets of the listeners that ask the same of their clients. A ticket from another listener,
-/// which may ask for no certificate, opens nothing here.
+/// Makes and opens the tickets of listeners with the same `ca` and `optional` in `clientAuth`. It
+/// does not open the ticket of another listener, whose client may have sent no certificate.
 pub(super) struct Ticketer {
     pub(super) tickets: Tickets,
-    /// A digest of what is asked of clients.
+    /// A digest of the CA file and of `optional`; empty without `clientAuth`.
     pub(super) purpose: Vec<u8>,
 }
 

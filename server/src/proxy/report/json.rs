@@ -32,7 +32,7 @@ fn value<'a>(object: &Object<'a>, path: &str) -> Option<&'a RawValue> {
     value(&inner, rest)
 }
 
-/// Returns what a value is; `None` for null.
+/// Returns a number, or an excerpt of any other value; `None` for null.
 fn found(value: &RawValue) -> Option<Found> {
     let text = value.get();
     match serde_json::from_str(text) {
