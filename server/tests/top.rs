@@ -115,11 +115,11 @@ fn top_is_redrawn_in_a_terminal() {
     assert_eq!(terminal.end(), (Some(0), true), "{:?}", terminal.written);
 }
 
-/// The terminal is restored on SIGINT, SIGTERM and SIGHUP, too, with exit code 0.
+/// The terminal is also restored on signals that end the program, with exit code 0.
 #[test]
 fn signals_restore_the_terminal() {
     let (_proxy, url) = start_proxy(&[]);
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for signal in ["-INT", "-TERM", "-HUP", "-USR1", "-USR2", "-ALRM"] {
         let mut terminal = Terminal::start(top(&[&url, "--interval", "0.1"]), (80, 24));
         terminal.wait_for("2 of 2 usable");
         terminal.signal(signal);
