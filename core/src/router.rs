@@ -89,7 +89,7 @@ pub struct Router {
     gate: SwitchGate,
     rng: Rng,
     current: Option<BackendId>,
-    /// The backend that the current one replaced because it failed.
+    /// The failed backend that the current one replaced.
     failed: Option<BackendId>,
     /// Whether observers know that no backend has the path of its pings.
     is_told_unserved: bool,
@@ -317,7 +317,7 @@ impl Router {
         self.others.at(now, id, own)
     }
 
-    /// The requests of others per own one, at the median backend.
+    /// The ratio of others' requests to own requests, at the median backend.
     #[cfg(test)]
     pub(crate) const fn others_ratio(&self) -> f64 {
         self.others.ratio()
@@ -408,7 +408,7 @@ impl Router {
             assert!(self.table.is_configured(current), "the current backend is configured");
             let access = |id| self.table.row(id).map(|row| row.access);
             let best = self.table.lowest().and_then(access);
-            // Slow start alone is no reason to leave it.
+            // Slow start alone is no reason to leave a backend.
             let slow = if best < Some(Access::Backup) { Access::Slow } else { Access::BackupSlow };
             assert!(
                 best >= Some(Access::Ejected)

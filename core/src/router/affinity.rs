@@ -1,6 +1,6 @@
 //! Sends requests with a common key to one backend, under every policy.
 //!
-//! The owner of a key is the backend that the key names, or the one with the highest rank
+//! The owner of a key is the backend that the key names, or the backend with the highest rank
 //! ([`affinity`](crate::affinity)). A request goes to the owner while it is a candidate like any
 //! other (up, neither ejected nor held nor full, no backup while others serve) and its expected
 //! delay is at most `slack` times the least one. Otherwise the request goes to the candidate of the
@@ -16,9 +16,8 @@
 //! Only requests show that a slow owner has become faster, so now and then one goes to an owner beyond
 //! the slack ([`VISIT_EVERY`]).
 //!
-//! With a slack, affinity is a preference: requests that try out a backend or give a second opinion
-//! go where they must. Without one, such requests are taken only from keys whose owner is not
-//! usable.
+//! With a slack, affinity is a preference: a trial or a second opinion goes to its own backend.
+//! Without a slack, trials and second opinions use only requests whose owner is not usable.
 use super::{Chosen, Router};
 use crate::affinity::{AffinityKey, combined, hash, rank};
 use crate::backend::Access;
@@ -31,18 +30,20 @@ use crate::time::Instant;
 /// Names of the backends as hashes, and room for the delays of one decision.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    /// By slot.
+    /// The hash of each name, by slot.
     names: Vec<u64>,
     /// The candidates of a decision with their delays; kept to avoid allocations.
     delays: Vec<(BackendId, f64)>,
-    /// Requests that passed by their owners because of a delay, since the last one that did not.
+    /// Requests that did not go to their owners because of a delay, since the last visit to such an
+    /// owner.
     passed: u32,
 }
 
 /// A backend's own hash for each session, so that two sessions do not show whether they share a
 /// backend.
 const SESSION: u64 = 0x73_6573_7369_6f6e;
-/// Of so many requests that would pass by their owner because of its delay, one does not. Chosen.
+/// One request in this number goes to its owner although the owner's delay is beyond the slack.
+/// Chosen.
 const VISIT_EVERY: u32 = 64;
 /// Requests in flight, this one included, that a backend may have in any case, where a policy does
 /// not know delays. One client often sends two requests at a time.

@@ -101,7 +101,7 @@ impl Router {
         }
     }
 
-    /// Applies the words of a backend's agent.
+    /// Applies the report of a backend's agent.
     #[cold]
     pub(super) fn agent_said(&mut self, now: Instant, id: BackendId, said: AgentState) {
         let is_asked = self.table.get(id).is_some_and(|backend| backend.checks().has_agent);

@@ -21,11 +21,11 @@ pub(super) struct Aside {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum AsideState {
-    /// It waits for its client.
+    /// The request waits for its client.
     Paused { since: Instant },
-    /// It is work again.
+    /// The request is work for its backend again.
     Resumed,
-    /// It is a stream until its end.
+    /// The response is a stream until its end.
     Stream,
 }
 

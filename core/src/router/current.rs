@@ -19,8 +19,9 @@ impl Router {
         let Some(current) = self.current.filter(|id| self.is_left(*id)) else {
             return;
         };
-        // Never by one that is down or full: failing open does not change the current backend.
-        // A backup in slow start is left for a backend that is no backup, and not for another backup.
+        // A backend that is down or full never replaces it: failing open does not change the
+        // current backend. A backup in slow start is left for a backend that is no backup, and not
+        // for another backup.
         let least = match access(current) {
             Access::BackupSlow => Access::Backup,
             other => other.min(Access::Down),
@@ -43,14 +44,14 @@ impl Router {
         access > Access::Slow && access != Access::Full
     }
 
-    /// Whether a backend is unusable or held. A backup is left as soon as another backend can serve,
-    /// but then is not out.
+    /// Whether a backend is unusable or held. A backup that is left because another backend can
+    /// serve is not out.
     pub(super) fn is_out(&self, id: BackendId) -> bool {
         self.table.row(id).is_none_or(|row| row.access.is_out())
     }
 
     /// Applies the gate to the best usable backend for a request's first attempt. Returns the
-    /// current backend or, while that is full, one with a lower expected delay.
+    /// current backend or, while that is full, a backend with a lower expected delay.
     #[inline]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> Chosen {
         let current = if self.current == Some(best) { best } else { self.judge(now, best) };

@@ -116,7 +116,7 @@ impl Admin {
         Some(id)
     }
 
-    /// Returns room for bytes of a connection; empty while its response is not written.
+    /// Returns room for bytes of a connection; empty until its response is written.
     pub(crate) fn read_space(&mut self, id: usize) -> &mut [u8] {
         self.session_mut(id).map_or(&mut [], Session::read_space)
     }

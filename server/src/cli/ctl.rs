@@ -2,8 +2,8 @@
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | the proxy has carried it out |
-//! | 1 | the proxy has refused it, or cannot be reached |
+//! | 0 | the proxy has carried the command out |
+//! | 1 | the proxy has refused the command, or cannot be reached |
 //! | 2 | an argument is invalid |
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};

@@ -1,11 +1,11 @@
-//! One backend as configured.
+//! The configuration of one backend.
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{OwnHealthChecks, ReportRules, optional_millis};
 
-/// One backend as configured.
+/// The configuration of one backend.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendConfig {
@@ -21,7 +21,7 @@ pub struct BackendConfig {
     /// Capacity relative to the other backends, percent (100); 0 to 1000, 0 for no requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
-    /// Whether it gets requests only while no other backend can take them (false).
+    /// Whether the backend gets requests only while no other backend can take them (false).
     #[serde(default, skip_serializing_if = "is_false")]
     pub backup: bool,
     /// Whether each address of the host is a backend of its own, `NAME/ADDRESS` (false).
@@ -35,10 +35,10 @@ pub struct BackendConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub resolve: Option<Duration>,
-    /// Health checks that differ from those of all backends (`health`).
+    /// Health checks of this backend, instead of the values in `health`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<OwnHealthChecks>,
-    /// Load reports that differ from those of all backends (`reports`).
+    /// Load reports of this backend, instead of the values in `reports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reports: Option<ReportRules>,
 }

@@ -111,7 +111,7 @@ impl Config {
         ]
     }
 
-    /// Returns the keys of all files that have a path, with the one that is only read last.
+    /// Returns the keys of all files that have a path. The file that is only read comes last.
     fn all_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let further = [
             ("admin.socket", self.admin.socket.as_deref()),
@@ -124,7 +124,7 @@ impl Config {
     /// Checks that no file is the one from which the configuration was read.
     ///
     /// # Errors
-    /// The first one that is, by its key.
+    /// The key of the first file that is.
     pub(crate) fn check_source(&self, source: &str) -> Result<(), ConfigError> {
         for (key, path) in self.all_files() {
             let wrong = match suffix(path, source) {
@@ -162,7 +162,7 @@ impl Config {
         self.check_certificates()
     }
 
-    /// Checks that the files of certificates, which are only read, are not written.
+    /// Checks that the proxy does not write over certificate files, which are only read.
     fn check_certificates(&self) -> Result<(), ConfigError> {
         for (index, tls) in self.listen.iter().map(|listen| listen.tls.as_ref()).enumerate() {
             let certificates = tls.map_or(&[][..], |tls| &tls.certificates);
@@ -203,7 +203,7 @@ impl Config {
         }
     }
 
-    /// Returns the range of the whole number or time at a path, in words.
+    /// Returns the allowed range of the number or the time at a path, as text for errors.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
         // A key of a backend, or of its health checks, at any index.
         let own = path.strip_prefix("backends[").and_then(|rest| rest.split_once("]."));
@@ -503,8 +503,8 @@ pub(super) fn check_length(
     Ok(())
 }
 
-/// Whether a name is safe in a log line, a flag, a URL and a metric's label. That of a backend which
-/// was found has a slash and its address.
+/// Whether a name is safe in a log line, a flag, a URL and a metric's label. The name of a backend
+/// that was found has a slash and the address.
 pub(super) fn is_backend_name(name: &str) -> bool {
     let is_of_address = |byte: u8| is_plain(byte) || matches!(byte, b':' | b'[' | b']');
     let (name, address) = name.split_once('/').unwrap_or((name, "0"));

@@ -45,7 +45,7 @@ pub struct Known {
 /// The backends that are used.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Found {
-    /// The backends, each name once. One that stands for several is replaced by these.
+    /// The backends, each name once. A backend that stands for several is replaced by them.
     pub backends: Vec<BackendConfig>,
     /// The same backends with their addresses.
     pub targets: Vec<BackendTarget>,
@@ -55,7 +55,7 @@ pub struct Found {
 
 impl Config {
     /// Returns the backends that are used: those of the configuration whose hosts are known, then
-    /// those of the watched file. Of two of the same name the first is used.
+    /// those of the watched file. If two have the same name, the first is used.
     ///
     /// # Errors
     /// There are too many of them.
@@ -63,7 +63,7 @@ impl Config {
         let mut found = Found::default();
         let mut names = BTreeSet::new();
         for backend in self.backends.iter().chain(&known.file) {
-            // Both lists were checked, so that every URL is one.
+            // Both lists were checked, so every URL is valid.
             let Ok(url) = BackendUrl::parse(&backend.url) else { continue };
             let addresses = match fixed_addresses(&url.host) {
                 Some(addresses) => addresses,

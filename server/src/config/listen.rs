@@ -45,7 +45,7 @@ pub struct Listen {
     /// Whether other processes of the same user may listen on the address, too (false). It takes
     /// effect when the address is opened.
     pub reuse_port: bool,
-    /// TLS towards the clients (none).
+    /// The TLS settings (none).
     pub tls: Option<ListenTls>,
     /// The port of HTTPS to which every request is redirected (none).
     pub redirect_to_https: Option<u16>,

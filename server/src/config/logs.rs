@@ -108,15 +108,15 @@ impl Default for RequestIdRules {
     }
 }
 
-/// The clients whose ids are taken.
+/// The clients whose ids are kept.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TakeId {
     /// Hops in `forwarding.trusted`.
     #[default]
     Trusted,
-    /// All.
+    /// All clients.
     Any,
-    /// None: every request gets a new id.
+    /// No clients: every request gets a new id.
     None,
 }

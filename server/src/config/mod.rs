@@ -98,13 +98,13 @@ pub struct Config {
     pub discovery: DiscoveryRules,
     /// The program's log.
     pub log: LogRules,
-    /// One line for each exchange.
+    /// The access log.
     pub access_log: AccessLogRules,
     /// Ids of requests.
     pub request_id: RequestIdRules,
     /// Recordings for `intelliproxy replay`.
     pub recording: RecordingRules,
-    /// The file that keeps what a policy learns across restarts (null: none).
+    /// The file that keeps the learned state of a policy across restarts (null: none).
     pub state_file: Option<String>,
 }
 
@@ -163,8 +163,8 @@ pub struct Limits {
     /// Requests of one client per second (0: any number); 0 to 1 000 000. The client may send this
     /// number at once. Further ones get 429.
     pub client_requests_per_second: u32,
-    /// Clients whose TLS handshake is incomplete at the same time (4000); 1 to 1 000 000. When there
-    /// are more, the one that has taken longest is closed, if that is more than a second.
+    /// TLS handshakes of clients in progress at the same time (4000); 1 to 1 000 000. For a further
+    /// client the oldest handshake is closed once it has taken a second.
     pub handshakes: usize,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
     pub attempts: usize,
@@ -313,8 +313,8 @@ pub struct Forwarding {
     /// Serve a client that ends its side at any time before its response (false: only if the end
     /// arrives with the request; a later end aborts the request).
     pub half_close: bool,
-    /// Send a request that a backend refuses (429, 503) to another one, if its method allows that
-    /// and all of it is held (true).
+    /// Send a request that a backend refuses (429, 503) to another backend, if its method allows
+    /// that and the proxy still holds all of it (true).
     pub retry_refused: bool,
     /// The field of a response that names its backend and the rule that chose it (null: none).
     pub route_field: Option<String>,

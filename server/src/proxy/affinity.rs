@@ -1,10 +1,10 @@
-//! Keys that keep requests at one backend (`routing.affinity`): reads the key from a request's head,
-//! and names the backend of a session in a cookie.
+//! Affinity keys (`routing.affinity`), which keep requests at one backend: reads the key from a
+//! request's head, and names the backend of a session in a cookie.
 //!
-//! The value of the cookie is 32 hexadecimal digits: a number of the session, and a mark of its
-//! backend that depends on the number and on the backend's name. Every proxy with the same names
-//! understands it, also after a restart. The first request of a session goes where the policy sends
-//! it. A session moves, with a new cookie, when its backend is not usable.
+//! The value of the cookie is 32 hexadecimal digits: the session's number, and a mark of its
+//! backend. The mark depends on the number and on the backend's name. Every proxy with the same
+//! names understands it, also after a restart. The first request of a session goes where the policy
+//! sends it. A session moves, with a new cookie, when its backend is not usable.
 use std::net::IpAddr;
 
 use intelliproxy_core::{AffinityBy, AffinityKey, AffinityRules, BackendId, Lease};

@@ -2,7 +2,7 @@
 //! /stats. `admin/` serves the same page on its own listener.
 //!
 //! Figures are sampled while a client may see the page: with an admin listener, or with a network in
-//! `stats.allow`. So a page that is opened late has the last ten minutes. A sample takes
+//! `stats.allow`. A page that is opened later therefore has the last ten minutes. A sample takes
 //! [`AT_ONCE`] backends at a time, with traffic in between.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Proxy {
             self.live.watchers = 0;
         }
         if self.live.live.poll_timeout().is_none() || !is_wanted {
-            // A pause without samples: its times and counts are not those of one second.
+            // After a pause without samples, times and counts cover more than one second.
             self.live.counted.clear();
             self.live.all = Recent::default();
         }
@@ -325,7 +325,7 @@ impl Proxy {
         let last = counted.at.replace(now);
         let sketch = &mut self.counters.of(id).recent;
         if last.is_none() {
-            // Times and counts from before the first sample are not those of one second.
+            // Before the first sample, times and counts cover more than one second.
             *sketch = Sketch::default();
         }
         counted.recent.take(sketch);

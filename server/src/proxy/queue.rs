@@ -91,7 +91,7 @@ impl Proxy {
         self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
     }
 
-    /// Continues waiting requests, the first one first, as long as a backend has room.
+    /// Continues waiting requests in their order, as long as a backend has room.
     #[cold]
     pub(super) fn serve_queue(&mut self, now: Instant) {
         if self.queue.is_serving {

@@ -20,8 +20,8 @@ pub(super) struct Room {
     /// for clients, upstreams and probes, but is at least [`TURNED_AWAY_MAX`].
     turned_away_max: usize,
     /// The `connections_max` for which a lower `clients_max` than `limits.clients` was reported;
-    /// `None` if it is not lower. The number of backends also counts, but one that is found or lost
-    /// is not worth a line.
+    /// `None` if it is not lower. The number of backends also counts, but a backend that is found
+    /// or lost is not reported.
     reported: Option<usize>,
 }
 

@@ -90,7 +90,7 @@ fn push_case(text: &mut String, pattern: &str, action: &str) {
     let _ = writeln!(text, "        {pattern}) {action}{end} ;;");
 }
 
-/// Returns the command that proposes those of the words that fit.
+/// Returns the command that proposes the matching words.
 fn choose<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let mut unique: Vec<&str> = Vec::new();
     for word in words {

@@ -103,7 +103,7 @@ fn read_line(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
 const USUAL: &str = "127.0.0.1:3003";
 /// The control socket that `ctl` uses without `--socket`.
 const SOCKET: &str = "/run/intelliproxy/control.sock";
-/// Names the page of decisions. Only the admin listener has it.
+/// The response field that links to /explain. Only the admin listener sends it.
 const DECISIONS_FIELD: &str = "x-intelliproxy-decisions";
 /// The longest wait for the response of the socket.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -117,7 +117,8 @@ mod tests {
 
     use super::*;
 
-    /// A whole line is read however it comes; one that comes byte by byte without an end is given up.
+    /// A line is read whole, in whatever pieces it arrives. A line that arrives byte by byte
+    /// without an end is given up.
     #[test]
     fn slow_sockets_are_given_up() {
         let path = std::env::temp_dir().join(format!("intelliproxy-top-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! The selected backend in full.
+//! All figures of the selected backend.
 use serde_json::Value;
 
 use crate::cli::top::decisions::Decision;

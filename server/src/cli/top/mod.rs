@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use self::options::{Command, Options};
 pub(crate) use self::options::{STATS_HELP, TOP_HELP};
 
-/// Shows a running proxy, redrawn in place, until a key or a signal ends it.
+/// Shows a running proxy, redrawn in place, until `q` or a signal ends it.
 ///
 /// `args` are the arguments after `top`.
 pub(crate) fn top(args: impl Iterator<Item = OsString>) -> ExitCode {

@@ -117,7 +117,7 @@ impl Screen {
         }
     }
 
-    /// Selects the row at `next` of the selected one's place, or `first` if none is.
+    /// Selects the row at `next` of the selected row's place, or `first` if no row is selected.
     fn select(&mut self, next: impl Fn(usize) -> usize, first: usize) {
         let Some(reading) = &self.reading else { return };
         let order = self.sorted(reading);

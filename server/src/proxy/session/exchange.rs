@@ -67,8 +67,8 @@ const _: () = assert!(size_of::<Exchange>() < EXCHANGE_BYTES_MAX, "an exchange h
 pub(crate) struct Rare {
     /// Backends that already failed or refused the request.
     pub(crate) tried: Vec<BackendId>,
-    /// The number of them that refused the connection, so that they got nothing, while another one
-    /// was up.
+    /// The number of these backends that refused the connection, and so received nothing, while
+    /// another backend was up.
     pub(crate) unreached: u32,
     /// Whether the backend of the current attempt is one of these.
     pub(crate) is_unreached: bool,

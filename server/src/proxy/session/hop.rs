@@ -35,22 +35,22 @@ pub(crate) struct Hop {
     group: u8,
     /// Whether the connection is counted for the peer (`limits.clientConnections`).
     is_counted: bool,
-    /// Properties of its listener and of its TLS, which few have.
+    /// Properties of the client's listener and TLS; most clients have none.
     extras: Option<Box<Extras>>,
 }
 
-/// Properties of a client's connection that few have.
+/// Properties of a connection that most clients do not have.
 #[derive(Debug, Default)]
 struct Extras {
     /// The port of HTTPS to which all requests are redirected.
     redirects_to: Option<u16>,
     /// The line of Strict-Transport-Security for all responses.
     hsts: Option<Box<str>>,
-    /// The fields with the identity in the client's certificate, with their values.
+    /// The fields that pass the client's certificate to backends, with their values.
     identity: Vec<(String, String)>,
 }
 
-/// The identity of a client by its certificate.
+/// The identity in a client's certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientIdentity {
     /// The certificate's subject, in the form of RFC 4514 with visible ASCII and spaces only.
@@ -87,7 +87,7 @@ impl Hop {
         self.extras.as_ref().and_then(|extras| extras.hsts.as_deref())
     }
 
-    /// The value of a field with the identity in the client's certificate.
+    /// The value of a field that passes the client's certificate to backends.
     pub(super) fn identity(&self, field: &str) -> Option<&str> {
         let mut fields = self.extras.iter().flat_map(|extras| &extras.identity);
         fields.find(|(name, _)| name == field).map(|(_, value)| value.as_str())
@@ -212,8 +212,8 @@ impl Hop {
 pub(crate) const HSTS: &str = "Strict-Transport-Security";
 
 impl ClientHalf {
-    /// Returns the fields that replace those of the client's request: its id, and the identity in
-    /// the client's certificate. The latter are removed from the requests of all clients.
+    /// Returns the fields that replace fields of the client's request: its id, and the identity in
+    /// the client's certificate. Identity fields are removed from the requests of all clients.
     #[cold]
     pub(super) fn added_fields<'a>(
         &'a self,

@@ -23,8 +23,8 @@ pub(crate) enum OwnPage {
 impl OwnPage {
     /// Returns the page that a request is for; `None` if it is for none.
     ///
-    /// The live page and its events go to clients that name their media types and want nothing more
-    /// than them. `*/*` gets JSON, as everything else does.
+    /// A client gets the live page or its events if it accepts their media types by name and does
+    /// not prefer JSON. Otherwise, also with `*/*`, it gets JSON.
     pub(crate) fn of(head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Self> {
         let rest = path.strip_prefix(b"/stats")?;
         let query = match rest {

@@ -42,8 +42,8 @@ pub(crate) struct Upstreams {
     maintained: BTreeSet<BackendId>,
     /// The health checks of the configured backends.
     checks: BTreeMap<BackendId, Arc<Check>>,
-    /// The status and the checks, each once, with which no backend had the path of its checks when
-    /// that was reported last.
+    /// The status and the different checks at the last report that no backend has the path of its
+    /// checks.
     unserved: Option<(u16, Vec<Arc<Check>>)>,
     /// The load reports of the configured backends.
     reportings: BTreeMap<BackendId, Arc<Reporting>>,
