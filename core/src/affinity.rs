@@ -1,11 +1,11 @@
-//! Keys that keep requests at one backend, and the order in which backends serve a key.
+//! Affinity keys, which keep requests at one backend, and the order in which backends serve a key.
 //!
 //! The order is that of rendezvous hashing (Thaler and Ravishankar 1998): each backend gets a rank
 //! from a hash of the key and of its name, and the highest rank owns the key. A backend that leaves
-//! moves only its own keys, and one that joins takes only the keys that it will own. The ranks
-//! depend on nothing but key, name and weight, so they are the same after a restart and in every
-//! proxy. A ring of points would find an owner in fewer steps, but it must be built and kept for
-//! each set of backends and weights. Computing 300 ranks takes a few microseconds.
+//! moves only its own keys, and a backend that joins takes only the keys that it will own. The
+//! ranks depend on nothing but key, name and weight, so they are the same after a restart and in
+//! every proxy. A ring of points would find an owner in fewer steps, but it must be built and kept
+//! for each set of backends and weights. Computing 300 ranks takes a few microseconds.
 use crate::id::BackendId;
 
 /// The key of a request that is to stay at one backend.

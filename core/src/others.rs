@@ -163,7 +163,7 @@ impl Others {
 
 /// The highest count that is believed. A server with more requests than this is overloaded anyway.
 const REPORTED_MAX: f64 = 1e6;
-/// The number of intervals after which a report has lost its weight: two lost reports in a row are
+/// The number of intervals after which a report has no weight: two lost reports in a row are
 /// tolerated, as for all reported figures.
 const INTERVALS: u32 = 3;
 /// The length of the averages, in mean times of a request. Chosen.

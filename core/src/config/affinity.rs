@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::range::{self, ConfigError};
 
-/// The origin of a request's key, and the price at which another backend serves it.
+/// The origin of a request's key, and the delay beyond which another backend serves it.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AffinityRules {
@@ -31,11 +31,11 @@ pub enum AffinityBy {
 }
 
 impl AffinityRules {
-    /// The name of the cookie where none is configured.
+    /// The default name of the cookie.
     pub const COOKIE: &'static str = "intelliproxy";
-    /// The name of the field where none is configured.
+    /// The default name of the field.
     pub const FIELD: &'static str = "X-Affinity-Key";
-    /// The slack of a field and of an address where none is configured.
+    /// The default slack of a field and of an address.
     pub const SLACK_USUAL: f64 = 2.0;
 
     /// The name of the cookie or of the field; empty for the client's address.

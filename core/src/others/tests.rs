@@ -62,7 +62,7 @@ fn slots_change_hands() {
     assert_eq!(others.at(now, next, 1), 2.0);
 }
 
-/// What a backend says: the truth, or a figure of its own.
+/// The reports of a backend: the truth, or a false figure.
 #[derive(Clone, Copy, Debug)]
 enum Says {
     Truth,

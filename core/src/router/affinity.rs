@@ -13,8 +13,8 @@
 //! Thorup and Zadimoghaddam 2018), and always up to [`FEW`]. Some candidate is always within the
 //! slack.
 //!
-//! Only requests show that a slow owner has become faster, so now and then one goes to an owner beyond
-//! the slack ([`VISIT_EVERY`]).
+//! Only requests show that a slow owner has become faster, so now and then a request goes to an
+//! owner beyond the slack ([`VISIT_EVERY`]).
 //!
 //! With a slack, affinity is a preference: a trial or a second opinion goes to its own backend.
 //! Without a slack, trials and second opinions use only requests whose owner is not usable.
@@ -82,7 +82,7 @@ impl Router {
     }
 
     /// Whether a session must move: its owner is down, ejected, held, out of service or no longer
-    /// configured, or a backup while others serve. A full owner is only passed by.
+    /// configured, or a backup while others serve. A session stays with a full owner.
     pub fn has_left(&self, owner: BackendId) -> bool {
         let access = self.table.row(owner).map_or(Access::Gone, |row| row.access);
         access != Access::Full && !self.is_candidate(owner, &[], self.owner_access(&[]))
@@ -197,8 +197,8 @@ impl Router {
         0.0
     }
 
-    /// Whether a request goes to an owner beyond the slack. Only requests show that it has become
-    /// faster, so one of [`VISIT_EVERY`] goes there, if it finds no other.
+    /// Whether a request goes to an owner beyond the slack. Only requests show that the owner has
+    /// become faster, so one of [`VISIT_EVERY`] goes there while it has no request in flight.
     fn visits(&mut self, tried: &[BackendId], owner: Option<BackendId>) -> bool {
         self.ring.passed = self.ring.passed.saturating_add(1);
         let is_idle = owner.and_then(|id| self.table.row(id)).is_some_and(|row| row.load == 0);

@@ -28,7 +28,7 @@ usage: intelliproxy generate WHAT
 
 exit codes: 0 if it was printed, 2 for an invalid argument";
 
-/// Makes one of the texts.
+/// A function that returns a text.
 type Generator = fn(&Outline) -> String;
 
 /// Every text by its name.
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// One name is read; anything else is refused with what is wrong.
+    /// A single name is read. Any other argument is refused with an error that names it.
     #[test]
     fn arguments_are_read() {
         let parsed = |args: &[&str]| {

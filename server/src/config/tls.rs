@@ -10,13 +10,13 @@ use crate::http::field::Name;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ListenTls {
-    /// The certificates, 1 to 1000. A client gets the one for the host that it asks for, or the
-    /// first.
+    /// The certificates, 1 to 1000. A client gets the certificate for the host name that it
+    /// requests, or the first one.
     pub certificates: Vec<CertificateFiles>,
-    /// The lowest version of TLS that clients may use (1.2).
+    /// The lowest TLS version that clients may use (1.2).
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// Certificates of clients (none are asked for).
+    /// Client certificates (null: not requested).
     #[serde(default)]
     pub client_auth: Option<ClientAuth>,
     /// The value of Strict-Transport-Security in every response (none), such as `max-age=31536000`.
@@ -73,7 +73,7 @@ impl Config {
         self.identity_fields().next().is_some()
     }
 
-    /// Checks that no field has an identity and an id.
+    /// Checks that no field has both an identity and a request id.
     pub(super) fn check_identity_fields(&self) -> Result<(), ConfigError> {
         for (index, listen) in self.listen.iter().enumerate() {
             let Some(auth) = listen.tls.as_ref().and_then(|tls| tls.client_auth.as_ref()) else {
@@ -97,7 +97,7 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the names of the fields with the identity in clients' certificates.
+    /// Returns the names of the fields that pass the identity of client certificates to backends.
     pub(crate) fn identity_fields(&self) -> impl Iterator<Item = &str> {
         let tls = self.listen.iter().filter_map(|listen| listen.tls.as_ref());
         let auth = tls.filter_map(|tls| tls.client_auth.as_ref());

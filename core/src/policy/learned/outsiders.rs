@@ -22,7 +22,7 @@ impl Learned {
     }
 
     /// Estimates the others at a few backends. Between two reports an estimate returns to the usual
-    /// number. Without a look, a backend that was full at its last report would stay expensive
+    /// number. Without this update, a backend that was full at its last report would stay expensive
     /// until the next one.
     pub(super) fn look_at_others(&mut self, now: Instant, others: &Others) {
         for _ in 0..self.units.len().min(LOOKS) {

@@ -163,7 +163,7 @@ fn a_named_owner_comes_first() {
     assert_eq!(world.serve_key(AffinityKey::of_session(1, A)), (C, Backup));
 }
 
-/// While every backend is down, a session stays at its own, as a last resort, and is not moved.
+/// While every backend is down, a session stays at its own backend as a last resort.
 #[test]
 fn a_session_stays_while_all_backends_are_down() {
     for policy in PolicyKind::ALL {

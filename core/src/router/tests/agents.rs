@@ -1,4 +1,4 @@
-//! The words of an agent: weight and service.
+//! Reports of an agent: weight and service.
 use super::*;
 use crate::config::{BackendLimits, CheckRules, Mode};
 use crate::event::AgentState;
@@ -21,7 +21,7 @@ fn say(world: &mut World, agent: AgentState) -> (Mode, u32) {
 }
 
 /// A percentage applies to the configured weight. Out and down are independent; while either holds the
-/// backend gets no request. Without an agent its words are ignored and forgotten.
+/// backend gets no request. Without an agent, its reports are ignored and forgotten.
 #[test]
 fn words_set_weight_and_service() {
     let none = AgentState::default();

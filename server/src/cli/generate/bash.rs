@@ -6,7 +6,7 @@ use super::outline::{Entry, Outline, Values};
 /// Returns the script.
 pub(super) fn script(outline: &Outline) -> String {
     let commands: Vec<&str> = outline.commands.iter().map(|command| command.name).collect();
-    // The command, and `:` and the word before the cursor: what may follow.
+    // A pattern of the command, `:` and the word before the cursor, with the words that may follow.
     let mut values = String::new();
     let mut words = String::new();
     push_values(&mut values, "", outline.flags());
@@ -45,7 +45,7 @@ complete -F _intelliproxy intelliproxy
     )
 }
 
-/// Adds what may follow the flags and words of a command that have a value.
+/// Adds the allowed values of a command's flags and words.
 fn push_values<'a>(text: &mut String, command: &str, entries: impl Iterator<Item = &'a Entry>) {
     let (mut files, mut any): (Vec<String>, Vec<String>) = Default::default();
     for entry in entries.filter(|entry| entry.value.is_some()) {
