@@ -41,7 +41,7 @@ pub(crate) fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
     Ok(addresses)
 }
 
-/// Looks up the hosts of all backends, those of the configuration and those of its watched file.
+/// Looks up the hosts of all backends of the configuration and of its watched file.
 ///
 /// # Errors
 /// The first backend whose host does not resolve.
@@ -92,7 +92,7 @@ mod tests {
         assert!(!error.contains('\n'), "{error}");
     }
 
-    /// A backend of the watched file is looked up like one of the configuration.
+    /// Backends of the watched file are looked up like backends of the configuration.
     #[test]
     fn backends_of_the_file_are_looked_up() {
         let of = |host: &str| vec![BackendConfig::new("F", &format!("http://{host}"))];

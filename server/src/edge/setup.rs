@@ -66,9 +66,9 @@ impl Setup {
         Ok(())
     }
 
-    /// Like [`new`](Self::new) without finding the backends, but uses open listeners whose addresses match: those of the process
-    /// before this one, or those of the service manager. The former are closed if they are not
-    /// needed.
+    /// Like [`new`](Self::new), but does not find the backends, and uses open listeners whose
+    /// addresses match: listeners of the process before this one, or of the service manager. The
+    /// former are closed if they are not needed.
     ///
     /// # Errors
     /// As for [`new`](Self::new), and if a listener of the service manager is not needed.

@@ -1,4 +1,4 @@
-//! The file that keeps what a policy learns across restarts.
+//! The file that keeps a policy's learned state across restarts.
 //!
 //! The file is a cache. It is read before anything is served, and for a new configuration. An
 //! unusable file is moved aside. A separate thread writes the state every [`SAVE_INTERVAL`], before
@@ -139,7 +139,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Restores the file's state in the proxy. An unusable one is renamed to `.bad`.
+    /// Restores the file's state in the proxy. An unusable file is renamed to `.bad`.
     pub(crate) fn restore(&self, kept: Kept, proxy: &mut Proxy) {
         let path = &self.path;
         let wrong = match kept.found {
@@ -153,7 +153,7 @@ impl Keeper {
         self.set_aside(".bad", Some(wrong));
     }
 
-    /// Whether it writes the file of `kept`.
+    /// Whether the writer uses the file of `kept`.
     pub(crate) fn is_at(&self, kept: &Kept) -> bool {
         self.path == kept.path
     }

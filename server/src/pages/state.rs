@@ -122,8 +122,9 @@ impl Condition {
     }
 }
 
-/// Returns the number of requests at which a backend is full, if it has as many: all in flight for
-/// the configured limit, those that it works on for what the policy thinks of it.
+/// Returns the number of requests at which a backend is full, if it has that many. The configured
+/// limit counts all requests in flight, the policy's number only the requests that the backend
+/// works on.
 fn full_at(backend: &BackendSnapshot) -> Option<u32> {
     let of_policy = match &backend.policy {
         PolicyView::Score(view) => view.full_at,
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(name(&backend), "current");
         backend.standing = StandingView::SlowStart { window: 3 };
         assert_eq!(name(&backend), "warming");
-        // Requests that wait for their client are none for the policy, but for the limit.
+        // Requests that wait for their client count towards the limit, but not for the policy.
         (backend.in_flight, backend.limit) = (8, Some(9));
         assert_eq!(name(&backend), "warming");
         backend.in_flight = 9;

@@ -71,17 +71,17 @@ pub(super) struct BackendStats<'a> {
     /// Left out of a candidate of /explain, as a decision keeps no URLs.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<Option<&'a str>>,
-    /// The part of the following that matters most, as one word.
+    /// The state that matters most to a reader, as one word.
     state: &'static str,
     /// `unknown` until the first pings have ended.
     health: &'static str,
-    /// Whether it is up; null while unknown.
+    /// Whether the backend is up; null while unknown.
     alive: Option<bool>,
     /// `ready`, `drain` or `maintain`.
     mode: &'static str,
     /// Relative capacity, percent.
     weight: u32,
-    /// Whether it gets requests only while no other backend can take them.
+    /// Whether the backend gets requests only while no other backend can take them.
     backup: bool,
     current: bool,
     /// The sum of `score_parts` as shown, so that they add up to the last decimal.

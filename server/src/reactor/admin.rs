@@ -67,7 +67,7 @@ impl AdminPort {
         !self.listeners.is_empty() || self.streams.iter().any(Option::is_some)
     }
 
-    /// Makes the `opened` and the `kept` listeners those of the configuration. If others close,
+    /// Replaces the listeners by the `opened` and the `kept` ones. If others close,
     /// idle connections are closed and the others end with their next response.
     pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, now: Instant) {
         self.listeners.keep(opened, kept, now);
@@ -88,7 +88,7 @@ impl AdminPort {
         self.listeners.take_readiness(slot);
     }
 
-    /// Notes that a client's stream may be read and written. One that was closed since is ignored.
+    /// Notes that a client's stream may be read and written. A stream closed since then is ignored.
     pub(super) fn take_stream(&mut self, id: usize) {
         self.is_due = true;
         if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) {

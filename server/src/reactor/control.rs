@@ -71,8 +71,8 @@ impl ControlPort {
         })
     }
 
-    /// Notes an event of the listener or a connection. A late one is harmless: the next read finds
-    /// nothing.
+    /// Notes an event of the listener or a connection. A late event is harmless: the next read
+    /// finds nothing.
     pub(super) fn take_readiness(&mut self, source: Source) {
         self.is_due = true;
         match source {

@@ -18,7 +18,7 @@ use crate::edge::tls::{Server, Servers};
 /// The listeners by slot.
 pub(super) struct Listeners {
     slots: Vec<Option<Listener>>,
-    /// Whether clients may wait at one of them. It is stored, because every turn asks for it.
+    /// Whether clients may wait at any listener. It is stored, because every turn asks for it.
     is_any_ready: bool,
     /// The earliest [`Listener::leaves_by`].
     leaves_by: Option<Instant>,
@@ -67,7 +67,7 @@ impl Listeners {
         self.iter().next().is_none()
     }
 
-    /// Whether clients may wait at one of them.
+    /// Whether clients may wait at any listener.
     #[inline]
     pub(super) const fn is_any_ready(&self) -> bool {
         self.is_any_ready
@@ -116,7 +116,7 @@ impl Listeners {
     /// Opens new listeners in addition to the current ones. Returns their slots.
     ///
     /// # Errors
-    /// The poll cannot watch one of them. In that case all of the new ones are closed.
+    /// The poll cannot watch a listener. In that case all new listeners are closed.
     pub(super) fn open(
         &mut self,
         bound: Vec<BoundListener>,
@@ -141,7 +141,7 @@ impl Listeners {
         self.note_ready();
     }
 
-    /// Makes the `opened` and the `kept` listeners those of the configuration. The others close by
+    /// Replaces the listeners by the `opened` and the `kept` ones. The others close by
     /// `leaves_by`.
     pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, leaves_by: Instant) {
         for (slot, listener) in self.slots.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! One stream socket and its readiness.
+//! A stream socket and its readiness.
 //!
 //! The poll is edge-triggered: it reports readiness once, when it begins. The socket remembers it
 //! until a read or a write finds no more.

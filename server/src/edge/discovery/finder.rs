@@ -41,7 +41,7 @@ pub(super) struct Finder {
     followed: Option<Followed>,
     /// Callers of [`Discovery::look`](super::Discovery::look) that wait for results.
     waiting: Vec<Waiting>,
-    /// The hosts of the configuration that was looked up last, until one is followed.
+    /// The hosts of the configuration that was looked up last, until a configuration is followed.
     candidate: BTreeSet<String>,
     /// Whether the backends may have changed since they were published.
     is_changed: bool,
@@ -70,7 +70,7 @@ struct Waiting {
     reply: Sender<Known>,
 }
 
-/// One host.
+/// The state of one host.
 #[derive(Default)]
 struct Host {
     /// The last result.
@@ -261,7 +261,7 @@ impl Finder {
                 due.push((host.looked_at, name, host));
             }
         }
-        // Those that have waited longest come first, so that none is passed over when all look-ups
+        // Hosts that have waited longest come first, so that none is passed over when all look-ups
         // are under way.
         due.sort_by_key(|(looked_at, ..)| *looked_at);
         for (_, name, host) in due.into_iter().take(LOOK_UPS_MAX.saturating_sub(under_way)) {
@@ -430,8 +430,8 @@ impl Host {
     }
 }
 
-/// Whether both are the same backends. The order of the addresses of one does not matter: resolvers
-/// rotate them.
+/// Whether both are the same backends. The order of a backend's addresses does not matter:
+/// resolvers rotate them.
 fn is_same(a: &Found, b: &Found) -> bool {
     let is_alike = |(a, b): (&BackendTarget, &BackendTarget)| {
         a.name == b.name

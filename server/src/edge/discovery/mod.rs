@@ -1,6 +1,6 @@
 //! Finds backends while the proxy runs: looks names up again, and reads the watched file again.
 //!
-//! One thread keeps what is known. Everything that may block has a thread of its own that ends with
+//! One thread keeps the results. Everything that may block has a thread of its own that ends with
 //! its result: each look-up (`getaddrinfo` of the system), and each reading of the file. So a
 //! resolver or a mount that hangs delays only its own name or file: the last result stays in use.
 //! No thread is awaited at the end of the program.
@@ -29,7 +29,7 @@ pub(crate) type LookUp = dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sy
 #[derive(Clone)]
 pub(crate) struct Discovery {
     look_up: Arc<LookUp>,
-    /// The way to its thread; `None` before there is anything to find.
+    /// The channel to its thread; `None` before there is anything to find.
     thread: Arc<Mutex<Option<Sender<Message>>>>,
     results: Arc<Mutex<Results>>,
 }

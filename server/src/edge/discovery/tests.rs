@@ -10,7 +10,7 @@ use crate::folder::Folder;
 /// Much longer than anything here takes: only a failing test waits this long.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The results of look-ups by host. A host without one hangs until it has one.
+/// The results of look-ups by host. A look-up of a host without a result waits until there is one.
 #[derive(Clone, Default)]
 struct Names {
     results: Arc<Mutex<BTreeMap<String, LookedUp>>>,

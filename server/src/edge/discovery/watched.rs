@@ -12,7 +12,7 @@ use crate::plain::os_error_text;
 /// A file and its last good content.
 pub(super) struct Watched {
     path: String,
-    /// The backends of the last good content, or those that stay until there is one.
+    /// The backends of the last valid content. Before the first: the backends that stay until then.
     backends: Vec<BackendConfig>,
     /// Whether the file had a good content.
     is_good: bool,
@@ -20,7 +20,7 @@ pub(super) struct Watched {
     last: Option<Result<Vec<u8>, String>>,
     /// Whether the log tells of a fault that is still there.
     is_bad: bool,
-    /// The time of the next reading; `None` while one is under way.
+    /// The time of the next reading; `None` while a reading is in progress.
     due: Option<Instant>,
     /// Whether a result is awaited that was asked for.
     is_asked: bool,
@@ -39,7 +39,7 @@ impl Watched {
         }
     }
 
-    /// Asks for a reading at once, or for the one that is under way.
+    /// Requests a reading at once, or the result of the reading in progress.
     pub(super) fn ask(&mut self) {
         self.is_asked = true;
         self.due = self.due.map(|_| Instant::now());

@@ -31,7 +31,7 @@ pub(crate) struct Sample {
 
 const _: () = assert!(size_of::<Sample>() == 28, "the table above has the bytes of a sample");
 
-/// One figure of a sample.
+/// A figure of a sample.
 type Figure = fn(&Sample) -> f32;
 
 /// Returns the seconds of an interval for a number of backends.

@@ -2,7 +2,7 @@
 //! the last events, and the texts of the event streams (server-sent events, HTML standard section
 //! 9.2).
 //!
-//! `proxy/live.rs` feeds it. It costs nothing per request but one count of a time. Each reader of a
+//! `proxy/live.rs` feeds it. Its only cost per request is counting one time. Each reader of a
 //! stream has a [`Cursor`] and asks for the next text when it has sent the last one, so nothing is
 //! buffered for a slow reader.
 //!
@@ -70,7 +70,7 @@ pub(crate) struct Pool {
     pub(crate) explains: bool,
 }
 
-/// One backend.
+/// The page's data of one backend.
 #[derive(Debug)]
 struct Tracked {
     id: BackendId,
@@ -187,8 +187,8 @@ impl Live {
             && self.backends.iter().map(|tracked| &tracked.id).eq(configured)
     }
 
-    /// Takes a new list of backends by id, name and URL. Those that stay keep their history, in the
-    /// interval of the new list.
+    /// Takes a new list of backends by id, name and URL. Backends that stay keep their history, in
+    /// the interval of the new list.
     pub(crate) fn set_backends(&mut self, list: Vec<(BackendId, String, String)>) {
         let (old_interval, new_interval) = (interval(self.backends.len()), interval(list.len()));
         let old = std::mem::take(&mut self.backends);

@@ -1,7 +1,7 @@
 //! Times by buckets: 8 for each doubling from 65 us to 137 s. The ends of a bucket differ by up to an
 //! eighth of the lower one. A quantile is the point with the same relative distance to both, so it
-//! is within 1/17 (5.9 %) of the time of its rank. The histograms of the metrics have bounds that people choose, which is too coarse for a
-//! page.
+//! is within 1/17 (5.9 %) of the time of its rank. The bounds of the metrics' histograms are chosen
+//! for people, which is too coarse for a page.
 
 /// Doublings with buckets of their own.
 const OCTAVES: usize = 21;
