@@ -94,7 +94,7 @@ const READYZ: &str = "GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r
 const QUICK: &str = r#""routing": {"probes": {"pingIntervalMs": 50, "pingRetryMs": 50}}"#;
 
 /// Two file servers without `/health` serve half of the requests each, under the default check. One
-/// line tells the remedy, and none tells that one of them is down.
+/// line names the remedy, and no line reports a server as down.
 #[test]
 fn file_servers_serve_under_the_default() {
     let folder = Folder::new("health-default");

@@ -211,8 +211,8 @@ fn a_stop_ends_the_streams() {
     assert!(events.is_empty() || events.ends_with(b"\n\n\r\n"), "{rest:?}");
 }
 
-/// The number of streams is bounded on each port. The others get 503, and the place of one that left
-/// is free again. Ordinary requests are served meanwhile.
+/// The number of streams is bounded on each port. Further streams get 503, and the place of a
+/// stream that ended is free again. Ordinary requests are served meanwhile.
 #[test]
 fn streams_are_bounded() {
     let (program, admin) = start(&[]);

@@ -50,7 +50,7 @@ fn starting(folder: &Folder) -> (Child, File) {
     (child, pipe)
 }
 
-/// No signal but those that request the end ends the program before it serves. SIGHUP then causes a
+/// Before the program serves, only the signals that request its end do end it. SIGHUP then causes a
 /// reload.
 #[test]
 fn early_signals_do_not_end_the_program() {

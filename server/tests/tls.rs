@@ -400,8 +400,8 @@ fn handshakes_are_bounded() {
     assert!(client.ask(GET).starts_with("HTTP/1.1 200 "), "it is still connected");
 }
 
-/// A header of the PROXY protocol comes before the handshake, in any pieces. Its client is the one
-/// that backends see. What is no header is no client either.
+/// A header of the PROXY protocol comes before the handshake, in any pieces. Backends see the
+/// client that it names. A trusted hop without a header is refused.
 #[test]
 fn a_proxy_header_comes_before_the_handshake() {
     let folder = Folder::new("tls-header");
@@ -436,7 +436,7 @@ fn a_proxy_header_comes_before_the_handshake() {
     program.line_with("client 127.0.0.1:");
 }
 
-/// Changed files are used once they fit together, without a signal. What cannot be used changes
+/// Changed files are used once they fit together, without a signal. Invalid files change
 /// nothing, neither then nor at SIGHUP. Connections stay.
 #[test]
 fn changed_files_are_used() {

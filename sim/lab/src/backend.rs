@@ -14,7 +14,7 @@ use super::service::Service;
 use super::station::Station;
 use intelliproxy_sim::{Fate, Model, RequestKind};
 
-/// One backend.
+/// A backend in the lab.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) name: String,

@@ -79,7 +79,7 @@ pub(super) struct OverTime {
     pub(super) parts: usize,
     /// All requests.
     pub(super) all: Line,
-    /// Those of each group.
+    /// The requests of each group.
     pub(super) groups: Vec<Line>,
     /// The time that one of n requests exceeds, ms, for each n of [`EXCEEDED`].
     pub(super) exceeded: Vec<f64>,
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     /// Two bins by hand: ten requests of 1 to 10 ms at one group, then one failure at the other and
-    /// one that found no backend.
+    /// a request that found no backend.
     #[test]
     fn bins_by_hand() {
         let mut details = Details::default();

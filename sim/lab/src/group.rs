@@ -79,7 +79,7 @@ pub struct Probes {
     /// Makes pings as unreliable as those of the simulated servers, and the reported queue a random
     /// walk; null: no ping is lost, and the report has the number of waiting requests.
     pub lossy: Option<Lossy>,
-    /// The requests that it reports.
+    /// The requests that the backend reports.
     pub reports: Reports,
     /// The factor by which the reported requests differ from the true ones; 1 for an honest backend.
     #[serde(deserialize_with = "check::amount")]
@@ -90,10 +90,10 @@ pub struct Probes {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reports {
-    /// Those that wait, in the response to a report probe.
+    /// The waiting requests, in the response to a report probe.
     #[default]
     Queue,
-    /// Also those that run.
+    /// Also the running requests.
     Counts,
     /// Both, also with every response.
     Responses,

@@ -138,7 +138,7 @@ fn faults(scenario: &Scenario) -> Vec<Mark> {
             mark(group.joins_s + span, format!("{name} leaves"), Tone::Bad);
         }
         for fault in &group.faults {
-            // One that begins with the run has no moment of its own.
+            // A fault that begins with the run has no start time.
             mark(fault.from_s, format!("{name}: {}", kind(&fault.what)), Tone::Bad);
             if let Some(span) = fault.for_s {
                 mark(fault.from_s + span, format!("{name}: well"), Tone::Good);

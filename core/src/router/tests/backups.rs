@@ -206,8 +206,8 @@ fn a_backup_serves_while_the_other_backend_pauses() {
     }
 }
 
-/// One of two backups was tried, the other one requested a pause. A retry goes to that one, not to
-/// the ejected backend for which they stand in.
+/// One of two backups was tried, the other backup requested a pause. A retry goes to the other
+/// backup, not to the ejected backend for which they stand in.
 #[test]
 fn a_retry_reaches_a_held_backup_before_an_ejected_backend() {
     for policy in PolicyKind::ALL {
