@@ -12,7 +12,7 @@ use intelliproxy_core::{BackendId, Instant, Notice as RouterNotice};
 
 use super::id::ConnId;
 use super::session::{OwnPage, OwnText, StreamState};
-use super::{Action, Proxy};
+use super::{Action, Proxy, earliest};
 use crate::config::Config;
 use crate::pages::explain::{decision_text, list_text};
 use crate::pages::live::{
@@ -90,7 +90,7 @@ impl LiveFeed {
 
     /// Returns the time at which [`Proxy::step_live`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.live.poll_timeout(), self.feeds_at].into_iter().flatten().min()
+        earliest([self.live.poll_timeout(), self.feeds_at])
     }
 }
 
