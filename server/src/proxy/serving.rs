@@ -83,6 +83,18 @@ impl Proxy {
                 }
             }
             Need::Dispatch => self.dispatch(now, id),
+            rare => self.fulfil_rare(now, id, rare),
+        }
+    }
+
+    /// Fulfils a need that few exchanges have. As a part of [`fulfil`](Self::fulfil) it would cost
+    /// every exchange 27 instructions, for values that only it needs.
+    #[cold]
+    fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
+        match need {
+            Need::Finish { .. } | Need::Dispatch => {
+                debug_assert!(false, "most exchanges have this need");
+            }
             Need::Release { conn, kept } => self.release(now, conn, kept),
             Need::Redial { backend } if !self.reroutes(id) => {
                 self.dial(now, id, backend, self.upstreams.first_attempt(backend));

@@ -29,6 +29,7 @@ pub(crate) struct Decisions {
 
 impl Decisions {
     /// Lets the router choose a backend, and keeps the decision.
+    #[cold]
     pub(super) fn route(
         &mut self,
         router: &mut RecordedRouter,

@@ -130,6 +130,7 @@ impl Upstreams {
     }
 
     /// Chooses a backend for a request.
+    #[inline]
     pub(crate) fn route(
         &mut self,
         now: Instant,
@@ -229,6 +230,7 @@ impl Upstreams {
 
     /// Keeps an idle connection to `backend`, made by `attempt`. Returns false if the backend has
     /// moved or is in maintenance, or if there are `most` already.
+    #[inline]
     pub(crate) fn keep_idle(
         &mut self,
         backend: BackendId,
