@@ -222,17 +222,19 @@ impl Backend {
         self.rescore_in_flight(weights);
     }
 
-    /// Records the end of a lease that was given at `routed_at`.
+    /// Records the end of a lease that was given at `routed_at`. Returns whether it was an error,
+    /// as [`Outcome::is_error`] does.
     pub(crate) fn lease_home(
         &mut self,
         now: Instant,
         routed_at: Instant,
         outcome: &Outcome,
         rules: &Rules,
-    ) {
+    ) -> Option<bool> {
         debug_assert!(self.in_flight > 0, "a lease ends once, at the router that gave it");
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(is_error) = outcome.is_error() {
+        let is_error = outcome.is_error();
+        if let Some(is_error) = is_error {
             self.requests.ended += 1;
             self.requests.errors += u64::from(is_error);
             if is_error {
@@ -252,6 +254,7 @@ impl Backend {
             self.refused(now, *hold);
         }
         self.rescore_errors(now, rules);
+        is_error
     }
 
     /// Whether it got so few requests before its last failure that the first back-off of an

@@ -133,27 +133,29 @@ impl Router {
             self.end_aside(now, lease.id)
         };
         let rules = &self.rules;
-        let is_refused = matches!(outcome, Outcome::Failed(RequestFailure::Refused));
         let done = self.table.update_often(backend, |backend| {
             let was_full = backend.is_full();
-            backend.lease_home(now, lease.routed_at, &outcome, rules);
+            let is_error = backend.lease_home(now, lease.routed_at, &outcome, rules);
             if is_excused {
                 backend.excused();
             }
-            let is_watched = outcome.is_error() == Some(true) || backend.watch.is_troubled();
-            let is_newly_down = is_refused && backend.connection_refused();
-            LeaseEnd { is_newly_down, is_watched, was_full }
+            let is_good = is_error == Some(false);
+            let is_watched = is_error == Some(true) || backend.watch.is_troubled();
+            let is_newly_down = !is_good
+                && outcome == Outcome::Failed(RequestFailure::Refused)
+                && backend.connection_refused();
+            LeaseEnd { is_good, is_newly_down, is_watched, was_full }
         });
         self.leases_home += 1;
-        if self.others.is_known(now) && outcome.is_error() == Some(false) {
-            self.others.ended(backend, now.since(lease.routed_at));
-        }
-        let Some(LeaseEnd { is_newly_down, is_watched, was_full }) = done else {
+        let Some(LeaseEnd { is_good, is_newly_down, is_watched, was_full }) = done else {
             debug_assert!(self.leases_orphaned > 0, "a lease ends at the router that gave it");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
         };
-        let is_refusal = matches!(outcome, Outcome::Refused { .. });
+        if is_good && self.others.is_known(now) {
+            self.others.ended(backend, now.since(lease.routed_at));
+        }
+        let is_refusal = !is_good && matches!(outcome, Outcome::Refused { .. });
         if is_refusal {
             self.count_refusal();
             self.note_refusal(now, backend, &outcome);
@@ -213,6 +215,8 @@ impl Router {
 
 /// The effects of a lease's end.
 struct LeaseEnd {
+    /// Whether the response was complete and no error.
+    is_good: bool,
     /// Whether a refused connection has just brought the backend down.
     is_newly_down: bool,
     /// Whether the watch must evaluate the end.

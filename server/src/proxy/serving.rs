@@ -87,8 +87,8 @@ impl Proxy {
         }
     }
 
-    /// Fulfils a need that few exchanges have. As a part of [`fulfil`](Self::fulfil) it would cost
-    /// every exchange 27 instructions, for values that only it needs.
+    /// Fulfils a need that few exchanges have. It is no part of [`fulfil`](Self::fulfil), where its
+    /// values would be prepared for every exchange.
     #[cold]
     fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
