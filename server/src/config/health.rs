@@ -270,11 +270,13 @@ impl Config {
         };
         all.validate("health")?;
         self.check_method("health", &BackendConfig::new("", ""))?;
+        check_initial("health", kind, Some(initial))?;
         for (index, backend) in self.backends.iter().enumerate() {
             if let Some(own) = &backend.health {
                 let path = format!("backends[{index}].health");
                 own.validate(&path)?;
                 self.check_method(&path, backend)?;
+                check_initial(&path, own.kind.unwrap_or(kind), own.initial)?;
             }
         }
         Ok(())
@@ -347,6 +349,20 @@ impl HealthChecks {
 fn span_allowed() -> String {
     let (least, most) = (SPAN_MIN.as_millis(), SPAN_MAX.as_millis());
     format!("milliseconds from {least} to {most}")
+}
+
+/// Refuses a backend that waits for a good ping and gets none. An inherited `initial` is ignored
+/// instead: then the other backends have pings.
+fn check_initial(
+    at: &str,
+    kind: CheckKind,
+    initial: Option<InitialHealth>,
+) -> Result<(), ConfigError> {
+    if kind == CheckKind::None && initial == Some(InitialHealth::Down) {
+        let allowed = "\"unknown\", because health.kind is \"none\" and no ping can bring it up";
+        return Err(ConfigError::new(&format!("{at}.initial"), allowed));
+    }
+    Ok(())
 }
 
 /// Checks further fields of a ping's request.

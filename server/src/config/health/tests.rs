@@ -13,13 +13,14 @@ fn keys_are_inherited_one_by_one() {
     let text = r#"{
         "probePaths": {"ping": "/old"},
         "routing": {"probes": {"pingTimeoutMs": 300}},
-        "health": {"status": ["204", "300-302"], "host": "all.test", "fields": {"X-A": "1"}},
+        "health": {"status": ["204", "300-302"], "host": "all.test", "fields": {"X-A": "1"},
+            "initial": "down"},
         "backends": [
             {"name": "a", "url": "http://a"},
             {"name": "b", "url": "http://b", "health": {"path": "/up", "host": "b.test:81",
                 "timeoutMs": "2s", "intervalMs": 700, "fields": {}, "port": 9, "initial": "down"}},
             {"name": "c", "url": "http://c", "health": {"kind": "tcp"}},
-            {"name": "d", "url": "http://d", "health": {"kind": "none", "initial": "down"}}
+            {"name": "d", "url": "http://d", "health": {"kind": "none"}}
         ]}"#;
     let config = config(text);
     let [a, b, c, d] = [0, 1, 2, 3].map(|index| config.check_of(&config.backends[index]));
@@ -29,7 +30,7 @@ fn keys_are_inherited_one_by_one() {
         assert_eq!(a.is_good(status), is_good, "{status}");
     }
     assert_eq!(a.timeout, (Duration::from_millis(300), "routing.probes.pingTimeoutMs"));
-    assert_eq!(a.rules, CheckRules::default());
+    assert_eq!(a.rules, CheckRules { starts_down: true, ..CheckRules::default() });
     assert_eq!((b.path.as_str(), b.host.as_deref(), b.port), ("/up", Some("b.test:81"), Some(9)));
     assert_eq!((a.fields.len(), b.fields.len()), (1, 0));
     assert_eq!(b.timeout, (Duration::from_secs(2), "health.timeoutMs"));
@@ -74,6 +75,11 @@ fn faults_are_told_by_their_paths() {
             "method",
             "another one than HEAD, whose responses have no body, or body null".to_owned(),
         ),
+        (
+            r#""kind": "none", "initial": "down""#,
+            "initial",
+            "\"unknown\", because health.kind is \"none\" and no ping can bring it up".to_owned(),
+        ),
         (r#""fields": {"Host": "x"}"#, "fields.Host", field.to_owned()),
         (r#""fields": {"content-length": "1"}"#, "fields.content-length", field.to_owned()),
         (r#""fields": {"Content_Length": "1"}"#, "fields.Content_Length", field.to_owned()),
@@ -100,6 +106,30 @@ fn faults_are_told_by_their_paths() {
     for (count, is_good) in [(16, true), (17, false)] {
         let text = format!(r#"{{"health": {{"fields": {{{}}}}}}}"#, fields[..count].join(","));
         assert_eq!(Config::from_json(&text).is_ok(), is_good, "{count}");
+    }
+}
+
+/// A backend that waits for its first good ping and gets no pings is refused, wherever the two keys
+/// are. A backend without pings among others that wait is not.
+#[test]
+fn no_backend_waits_for_pings_that_it_does_not_get() {
+    let text = |all: &str, own: &str| {
+        format!(
+            "{{\"health\": {{{all}}},\n\"backends\": [{{\"name\": \"a\", \"url\": \"http://a\",\n\
+             \"health\": {{{own}}}}}]}}"
+        )
+    };
+    let (none, down) = (r#""kind": "none""#, r#""initial": "down""#);
+    for (all, own, refused) in [
+        (none, down, Some((3, "backends[0].health.initial"))),
+        (down, none, None),
+        (none, r#""kind": "tcp", "initial": "down""#, None),
+        ("\"kind\": \"none\", \"initial\": \"down\"", "", Some((1, "health.initial"))),
+    ] {
+        let text = text(all, own);
+        let error = Config::from_json(&text).err();
+        let found = error.as_ref().map(|error| (error.line, error.path.as_str()));
+        assert_eq!(found, refused, "{text}");
     }
 }
 
