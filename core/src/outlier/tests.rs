@@ -100,6 +100,28 @@ fn alone_it_takes_five() {
     assert!(few.is_some_and(|few| !watch.is_excused_by(few)));
 }
 
+/// Three failures in a row are enough if a backup is known to fail less: after at least two
+/// requests, without an allowance for their small number.
+#[test]
+fn a_better_backup_needs_few_requests() {
+    let now = Instant::from_millis(5);
+    let mut watch = Watch::new(u32::MAX, u32::MAX);
+    let others = |requests, errors| Errors { requests, errors };
+    for (in_row, gives_way) in [(1, false), (2, false), (3, true)] {
+        watch.failed(now, now, false);
+        assert_eq!(watch.gives_way(), gives_way, "{in_row}");
+    }
+    let rows = [
+        (others(1.9, 0.0), false),
+        (others(2.0, 0.0), true),
+        (others(9.0, 2.0), true),
+        (others(9.0, 3.0), false),
+    ];
+    for (spare, expected) in rows {
+        assert_eq!(watch.is_worse_than_spare(spare), expected, "{spare:?}");
+    }
+}
+
 /// A single failure is enough for a backend that gets few requests, if the others had requests and
 /// have not failed.
 #[test]

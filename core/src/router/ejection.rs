@@ -91,7 +91,8 @@ impl Router {
             // Requests sent before the probation do not show the backend's current state.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
-                let others = self.others(now, id);
+                // While a backup does better, failures are not usual, however much the others fail.
+                let others = self.better_spare(now, id).or_else(|| self.others(now, id));
                 self.table.update(id, |backend| {
                     backend.watch.probation_ended(now, is_good, others);
                 });
@@ -183,6 +184,10 @@ impl Router {
             let others = watch.measure(others, || self.has_unknown_spare(now, id));
             if watch.is_bad(others, is_seldom) {
                 self.eject(now, id, others);
+            } else if watch.gives_way()
+                && let Some(spare) = self.better_spare(now, id)
+            {
+                self.eject(now, id, Some(spare));
             }
         }
         // At intervals, since it compares each ejected backend with all others.
@@ -320,6 +325,7 @@ impl Router {
             let is_out = self.table.get(id).is_some_and(|backend| !backend.watch.is_in());
             if is_out
                 && !self.has_unknown_spare(now, id)
+                && self.better_spare(now, id).is_none()
                 && let Some(others) = self.others(now, id)
                 && self.table.get(id).is_some_and(|b| b.watch.is_excused_by(others))
             {
@@ -352,6 +358,14 @@ impl Router {
     fn has_unknown_spare(&self, now: Instant, id: BackendId) -> bool {
         let known = |id| self.table.get(id).map(|backend| backend.recent(now, &self.rules));
         self.has_backups && self.spares(id).any(|id| !known(id).is_some_and(Others::know))
+    }
+
+    /// The results of a backup that could take the requests of this backend and fails clearly less.
+    fn better_spare(&self, now: Instant, id: BackendId) -> Option<Others> {
+        let watch = &self.table.get(id).filter(|_| self.has_backups)?.watch;
+        let spares = self.spares(id).filter_map(|id| self.table.get(id));
+        let mut spares = spares.map(|backend| backend.recent(now, &self.rules));
+        spares.find(|spare| watch.is_worse_than_spare(*spare)).map(Others::one)
     }
 
     /// The median share of failures of the other backends, and their requests.

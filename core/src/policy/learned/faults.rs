@@ -43,8 +43,15 @@ impl Learned {
         let may_be_bad = restraints.failed(now, now - elapsed, others, is_seldom);
         if may_be_bad && restraints.is_normal() {
             let watch = &self.units[slot].restraints.watch;
-            let others = watch.measure(others, || self.has_unknown_spare(slot));
-            if watch.is_bad(others, is_seldom) {
+            let mut others = watch.measure(others, || self.has_unknown_spare(slot));
+            let mut is_bad = watch.is_bad(others, is_seldom);
+            if !is_bad
+                && watch.gives_way()
+                && let Some(spare) = self.better_spare(slot)
+            {
+                (is_bad, others) = (true, Some(spare));
+            }
+            if is_bad {
                 let share = watch.recent.share();
                 let (in_row, others) = (watch.errors_in_row, others.map(|others| others.share));
                 self.eject(now, slot, share, EjectReason::Failures { in_row, share, others });
@@ -118,6 +125,13 @@ impl Learned {
         self.spares(slot).any(|unit| !Others::know(unit.errors))
     }
 
+    /// The results of a backup that could take the requests of this backend and fails clearly less.
+    pub(super) fn better_spare(&self, slot: usize) -> Option<Others> {
+        let watch = &self.units[slot].restraints.watch;
+        let mut spares = self.spares(slot).map(|unit| unit.errors);
+        spares.find(|spare| watch.is_worse_than_spare(*spare)).map(Others::one)
+    }
+
     /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many are
     /// out, if a recent ejection was regretted, if it is the last usable backend, or in a model.
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
@@ -180,7 +194,7 @@ impl Learned {
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
-            if self.has_unknown_spare(slot) {
+            if self.has_unknown_spare(slot) || self.better_spare(slot).is_some() {
                 continue;
             }
             let restraints = &mut self.units[slot].restraints;

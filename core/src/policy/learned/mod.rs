@@ -408,7 +408,8 @@ impl Policy for Learned {
         }
         self.units[slot].heed_refusals(ended.facts.turned_away(), is_error == Some(false));
         if ended.token & PROBATION != 0 {
-            let others = self.others(slot);
+            // While a backup does better, failures are not usual, however much the others fail.
+            let others = self.better_spare(slot).or_else(|| self.others(slot));
             let unit = &mut self.units[slot];
             if !unit.restraints.is_normal() {
                 unit.reasons.returned = ReturnReason::Probation;

@@ -343,3 +343,50 @@ fn a_reload_makes_and_unmakes_a_backup() {
         assert!(world.snapshot().backends[1].is_backup);
     }
 }
+
+/// Backends whose backup has served a few requests well are ejected after three failures in a row
+/// each, under every policy, and after one failure of a trial. It does not matter how many of them
+/// fail: they do not excuse each other while the backup does better.
+#[test]
+fn a_backup_that_is_known_to_be_good_takes_over_early() {
+    for policy in PolicyKind::ALL {
+        for names in [&["a", "b"][..], &["a", "b", "c", "d"]] {
+            let mut world = world(policy, names, 0);
+            let backup = BackendId::from_index(names.len() as u32 - 1);
+            let others: Vec<_> = (0..backup.index() as u32).map(BackendId::from_index).collect();
+            for other in &others {
+                world.await_ping(*other);
+                world.fail(*other, ProbeFailure::Refused);
+            }
+            for _ in 0..3 {
+                assert_eq!(world.serve(), backup, "{policy:?}");
+            }
+            for other in others.iter().chain(&others) {
+                world.await_ping(*other);
+                world.answer(*other, 10);
+                keep_up(&mut world);
+            }
+            for _ in 0..100 {
+                assert_ne!(world.serve(), backup, "{policy:?}");
+                world.advance(5);
+                keep_up(&mut world);
+            }
+            let (mut failed, mut failed_first) = (0, None);
+            for _ in 0..2000 {
+                let lease = world.route();
+                let is_failed = lease.backend() != backup;
+                failed += usize::from(is_failed);
+                if !is_failed && failed_first.is_none() {
+                    failed_first = Some(failed);
+                }
+                world.finish(lease, if is_failed { 500 } else { 200 });
+                world.advance(5);
+                keep_up(&mut world);
+            }
+            // Three in a row of each, then one failure in each of two trials within ten seconds.
+            let (least, most) = (3 * others.len(), 5 * others.len());
+            assert!(failed_first <= Some(least), "{policy:?}: {failed_first:?} before the backup");
+            assert!(failed <= most, "{policy:?}: {failed} failed of {}", others.len());
+        }
+    }
+}
