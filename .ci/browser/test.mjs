@@ -2,6 +2,7 @@
 // has a generous limit that guards against hanging; times are printed, not tested.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import http from "node:http";
 import { createRequire } from "node:module";
 import test, { after, before } from "node:test";
 import { Backend, Load, Proxy, openBrowser, openPage, pause, until } from "./stage.mjs";
@@ -119,6 +120,24 @@ test("a restart of the proxy is shown, and the page recovers by itself", async (
   );
 });
 
+test("a page whose place another reader got says so, does not fight for it, and returns by its button", async () => {
+  await onStage({ names: ["A"] }, async ({ page, proxy }) => {
+    const others = [];
+    const open = () => new Promise((done, fail) => others.push(http.get(`${proxy.admin}events`, done).on("error", fail)));
+    for (let count = 0; count < 12; count += 1) assert.equal((await open()).statusCode, 200);
+    await page.waitForSelector('#connection[data-state="replaced"]');
+    assert.match(await page.locator("#connection").textContent(), /another one took the place/);
+    let asked = 0;
+    page.on("request", () => (asked += 1));
+    await pause(3000);
+    assert.equal(asked, 0);
+    await page.locator("#take-back").click();
+    await page.waitForSelector('#connection[data-state="live"]');
+    assert.equal(await page.locator("#take-back").isVisible(), false);
+    others.forEach((request) => request.destroy());
+  });
+});
+
 test("a reload adds a backend while the page is open", async () => {
   await onStage({ names: ["A", "B"] }, async ({ page, proxy, backends }) => {
     backends.push(await new Backend("C").start());
@@ -194,7 +213,7 @@ test("ticks between the parts of a large pool disturb nothing", async () => {
       event("backends", { first: 0, backends: [first] }) +
       ticks +
       event("backends", { first: 1, backends: [second] }) +
-      event("tick", { at: hello.at + 40000, pool: hello.pool, rows: [[1, 5, 2.5]], events: [] });
+      event("tick", { at: hello.at + 40000, pool: hello.pool, rows: [[1, 5, 2.5]], events: [[hello.at + 34000, 0, "switch", "known"]] });
     // The stream ends and the page connects again, now with a table of the last stream.
     let streams = 0;
     await page.route("**/events", (route) => {

@@ -4,6 +4,7 @@
 (() => {
   const { element } = look;
   const connection = document.getElementById("connection");
+  const takeBack = document.getElementById("take-back");
   const policyTitle = document.getElementById("policy-title");
   const policyBody = document.getElementById("policy");
   const words = {
@@ -16,6 +17,11 @@
     linear_rl: "Each request goes where a linear model, learned from rewards, expects most.",
     round_robin: "Requests go to the backends in turn.",
     random: "Requests go to a random backend.",
+  };
+
+  const sentences = {
+    lost: "connection lost, trying again",
+    replaced: "too many pages are open: another one took the place of this one",
   };
 
   /** Backends whose models are drawn. */
@@ -58,7 +64,8 @@
   function drawConnection(state) {
     connection.dataset.state = state;
     document.body.dataset.connection = state;
-    connection.textContent = state === "lost" ? "connection lost, trying again" : state;
+    takeBack.hidden = state !== "replaced";
+    connection.textContent = sentences[state] ?? state;
   }
 
   /** Returns a new element of a drawing. */
@@ -165,6 +172,11 @@
   }
 
   store.on("connection", drawConnection);
+  takeBack.addEventListener("click", () => {
+    store.takeBack();
+    // The button disappears.
+    document.getElementById("backends").focus();
+  });
   store.on("hello", () => {
     document.getElementById("program").textContent = store.program.replace("IntelliProxy ", "");
     document.getElementById("empty").hidden = false;

@@ -11,7 +11,7 @@ const store = (() => {
   const own = {
     on,
     tell,
-    /** "connecting", "live" or "lost". */
+    /** "connecting", "live", "lost", or "replaced": another page has got the place of this one. */
     connection: "connecting",
     program: "",
     fields: {},
@@ -59,7 +59,12 @@ const store = (() => {
   const waitMax = 4000;
   /** Seconds up to which an interval of the history has a point for each tick. */
   const fineInterval = 2;
+  /** Time before a page whose place another one has got tries again by itself, ms: two pages must not
+   * take one place from each other. */
+  const replacedWait = 60_000;
   let source = null;
+  /** The time from which a replaced page tries again, once it is visible. */
+  let returnsAt = 0;
   let heardAt = 0;
   let wait = waitMin;
   let ticks = 0;
@@ -87,7 +92,22 @@ const store = (() => {
     listen("backends", takeBackends);
     listen("tick", takeTick);
     listen("model", takeModel);
+    source.addEventListener("replaced", giveWay);
     source.addEventListener("error", reconnect);
+  }
+
+  function giveWay() {
+    source.close();
+    source = null;
+    returnsAt = performance.now() + replacedWait;
+    setConnection("replaced");
+  }
+
+  /** Connects again after another page has got the place of this one. */
+  function takeBack() {
+    if (own.connection !== "replaced") return;
+    setConnection("connecting");
+    connect();
   }
 
   function reconnect() {
@@ -100,6 +120,7 @@ const store = (() => {
 
   setInterval(() => {
     if (source && performance.now() - heardAt > silenceMax) reconnect();
+    if (!document.hidden && performance.now() >= returnsAt) takeBack();
   }, 1000);
 
   function takeHello(hello) {
@@ -157,9 +178,11 @@ const store = (() => {
     ticks += 1;
     // A large pool keeps fewer points: its charts are drawn from the same distances as its history.
     if (own.interval <= fineInterval || ticks % own.interval === 0) addPoint(own.seconds(tick.at));
-    own.events.push(...tick.events);
+    const last = own.events.at(-1)?.[0] ?? 0;
+    const news = tick.events.filter(([number]) => number > last);
+    own.events.push(...news);
     own.events.splice(0, own.events.length - own.eventsMax);
-    tell("events", tick.events);
+    tell("events", news);
     if (missing > 0) return;
     sumUp();
     tell("tick");
@@ -189,5 +212,6 @@ const store = (() => {
   }
 
   own.connect = connect;
+  own.takeBack = takeBack;
   return own;
 })();

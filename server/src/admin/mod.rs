@@ -28,16 +28,17 @@ pub(crate) use self::pages::{Page, Pages};
 pub(crate) use self::session::WRITE_MAX;
 use self::session::{Asked, Session};
 use crate::pages::explain::{decision_text, list_text};
-use crate::pages::live::{Cursor, END, NO_STREAM, Next, PART_EVERY, SLOW_EVERY, TOO_MANY};
+use crate::pages::live::{Cursor, END, NO_STREAM, Next, PART_EVERY, SLOW_EVERY, replaced};
 use crate::pages::metrics::MEDIA_TYPE;
 use crate::pages::{ProcessFigures, page};
 use crate::proxy::Proxy;
 
-/// Connections at the same time. When all are used, the one that has been idle longest is closed
-/// for a new one.
+/// Connections at the same time. When all are used, the one that has been idle or ending longest is
+/// closed for a new one.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
 
-/// Event streams at the same time. The other connections are left for scrapes and health checks.
+/// Event streams at the same time. The other connections are left for scrapes and health checks. For
+/// another stream, the one that has run longest gives way.
 const STREAMS_MAX: usize = 12;
 
 /// An action that the admin pages request from their driver.
@@ -203,6 +204,7 @@ impl Admin {
             let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) else {
                 continue;
             };
+            let gives_way = session.gives_way();
             let Some(cursor) = session.free_cursor() else {
                 if session.is_streaming() {
                     next = next.min(now + SLOW_EVERY);
@@ -211,6 +213,10 @@ impl Admin {
             };
             if proxy.is_leaving() || proxy.live().poll_timeout().is_none() {
                 session.pass_part(now, END.into(), true);
+                continue;
+            }
+            if gives_way {
+                session.pass_part(now, replaced(), true);
                 continue;
             }
             match proxy.live().next(now, cursor) {
@@ -226,10 +232,8 @@ impl Admin {
     }
 
     fn begin_stream(&mut self, now: Instant, id: usize, proxy: &Proxy) {
-        let is_full = self.streams() >= STREAMS_MAX;
-        if is_full || proxy.is_leaving() || proxy.live().poll_timeout().is_none() {
-            let text = if is_full { TOO_MANY } else { NO_STREAM };
-            return self.respond(now, id, (503, TEXT), "", text.into());
+        if proxy.is_leaving() || proxy.live().poll_timeout().is_none() {
+            return self.respond(now, id, (503, TEXT), "", NO_STREAM.into());
         }
         let mut cursor = Cursor::default();
         let date = &self.date;
@@ -238,6 +242,25 @@ impl Admin {
         {
             session.begin_stream(now, date, &first, cursor);
             self.streams_at = Some(now + PART_EVERY);
+            self.keep_streams_bounded(now, id);
+        }
+    }
+
+    /// Makes the stream that has run longest give way to the one with this number if there are too
+    /// many. A reader may be a program that has stopped reading, or a page in a hidden tab.
+    fn keep_streams_bounded(&mut self, now: Instant, new: usize) {
+        let sessions = self.sessions.iter().enumerate();
+        let places =
+            || sessions.clone().filter_map(|(id, one)| Some((one.as_ref()?.runs_since()?, id)));
+        if places().count() <= STREAMS_MAX {
+            return;
+        }
+        let longest = places().filter(|(_, id)| *id != new).min();
+        if let Some((_, longest)) = longest
+            && let Some(session) = self.session_mut(longest)
+        {
+            session.give_way();
+            self.streams_at = Some(now);
         }
     }
 

@@ -70,11 +70,32 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 enum State {
-    Asking { since: Instant, has_begun: bool },
-    Waiting { page: Page },
-    Sending { head: Vec<u8>, body: Arc<Vec<u8>>, written: usize, since: Instant },
-    Streaming { part: Arc<[u8]>, written: usize, since: Instant, cursor: Cursor, is_last: bool },
-    Closing { since: Instant },
+    Asking {
+        since: Instant,
+        has_begun: bool,
+    },
+    Waiting {
+        page: Page,
+    },
+    Sending {
+        head: Vec<u8>,
+        body: Arc<Vec<u8>>,
+        written: usize,
+        since: Instant,
+    },
+    Streaming {
+        part: Arc<[u8]>,
+        written: usize,
+        since: Instant,
+        cursor: Cursor,
+        is_last: bool,
+        began: Instant,
+        /// Ends for another stream, after the part that the client has not taken yet.
+        gives_way: bool,
+    },
+    Closing {
+        since: Instant,
+    },
 }
 
 impl Session {
@@ -228,7 +249,34 @@ impl Session {
         }
         first.extend_from_slice(part);
         let part = first.into();
-        self.state = State::Streaming { part, written: 0, since: now, cursor, is_last: false };
+        self.state = State::Streaming {
+            part,
+            written: 0,
+            since: now,
+            cursor,
+            is_last: false,
+            began: now,
+            gives_way: false,
+        };
+    }
+
+    /// Returns the time at which an event stream began; `None` if it is about to end.
+    pub(super) const fn runs_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Streaming { began, is_last: false, gives_way: false, .. } => Some(began),
+            _ => None,
+        }
+    }
+
+    /// Makes an event stream end for another one.
+    pub(super) const fn give_way(&mut self) {
+        if let State::Streaming { gives_way, .. } = &mut self.state {
+            *gives_way = true;
+        }
+    }
+
+    pub(super) const fn gives_way(&self) -> bool {
+        matches!(self.state, State::Streaming { gives_way: true, .. })
     }
 
     /// Returns the cursor of an event stream whose last part is all written.
@@ -270,10 +318,12 @@ impl Session {
     }
 
     /// Returns the time at which the wait for a request, or for the end, began; `None` while a
-    /// request is served.
+    /// request is served. A stream that gives way waits for its end.
     pub(super) const fn idle_since(&self) -> Option<Instant> {
         match self.state {
-            State::Asking { since, .. } | State::Closing { since } => Some(since),
+            State::Asking { since, .. }
+            | State::Closing { since }
+            | State::Streaming { since, gives_way: true, .. } => Some(since),
             State::Waiting { .. } | State::Sending { .. } | State::Streaming { .. } => None,
         }
     }

@@ -149,3 +149,49 @@ fn the_longest_idle_gives_way() {
     assert!(!admin.make_room());
     assert_eq!(admin.poll_action(), None);
 }
+
+const EVENTS: &[u8] = b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// When all places for streams are taken, the one that has run longest gives way to a new one: with a
+/// last event, or cut off when its connection is needed and it takes nothing.
+#[test]
+fn the_longest_stream_gives_way() {
+    let proxy = proxy(2);
+    for takes in [true, false] {
+        let (mut admin, mut now) = (Admin::new(), START);
+        for id in 0..STREAMS_MAX {
+            now += Duration::from_millis(1);
+            assert_eq!(admin.handle_accept(now), Some(id));
+            send(&mut admin, now, id, EVENTS, &proxy);
+            if takes {
+                assert!(take(&mut admin, now, id, &proxy).contains("event: hello"));
+            }
+        }
+        for place in 0..2 {
+            let new = admin.handle_accept(now).expect("room");
+            send(&mut admin, now, new, EVENTS, &proxy);
+            assert!(take(&mut admin, now, new, &proxy).starts_with("HTTP/1.1 200 "), "{place}");
+            assert_eq!(admin.poll_timeout(), Some(now));
+            admin.handle_timeout(now, &proxy);
+            if takes {
+                let last = take(&mut admin, now, place, &proxy);
+                let event = "\r\nretry: 60000\nevent: replaced\ndata: {}\n\n\r\n0\r\n\r\n";
+                assert!(last.ends_with(event), "{last}");
+                assert_eq!(admin.poll_action(), Some(Action::Shutdown(place)));
+            }
+            let others = (place + 1..STREAMS_MAX).chain([new]);
+            assert!(others.clone().all(|id| {
+                admin.sessions[id].as_ref().is_some_and(|one| one.runs_since().is_some())
+            }));
+            now += Duration::from_millis(1);
+        }
+        while admin.handle_accept(now).is_some() {}
+        // The new connections are idle for less time.
+        for place in 0..2 {
+            assert!(admin.make_room());
+            assert_eq!(admin.poll_action(), Some(Action::Close(place)));
+            now += Duration::from_millis(1);
+            assert_eq!(admin.handle_accept(now), Some(place));
+        }
+    }
+}

@@ -16,15 +16,18 @@ use super::{Action, Proxy, earliest};
 use crate::config::Config;
 use crate::pages::explain::{decision_text, list_text};
 use crate::pages::live::{
-    Cursor, Kind, Live, NO_STREAM, Next, PART_EVERY, Pool, Recent, Row, SLOW_EVERY, Sketch,
-    TOO_MANY, Traffic,
+    Cursor, END, Kind, Live, NO_STREAM, Next, PART_EVERY, Pool, Recent, Row, SLOW_EVERY, Sketch,
+    Traffic, replaced,
 };
 use crate::pages::{describe, page};
 
 /// Backends that one step of a sample takes. Traffic is served between two steps.
 const AT_ONCE: usize = 64;
-/// Event streams at the same time on the traffic port.
+/// Event streams at the same time on the traffic port. For another one, the one that has run longest
+/// gives way.
 const STREAMS_MAX: usize = 16;
+/// Time for which a reader that gives way may take the part that it has not taken yet.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// Measurements within `timeouts.clientWriteMs` of what a reader has acknowledged.
 const MEASUREMENTS: u32 = 4;
 /// Time between two samples beyond which counts are divided by it. Below that, a late step would
@@ -40,6 +43,7 @@ pub(super) struct LiveFeed {
     /// The times of the last seconds of all backends, and those of the sample in progress.
     all: Recent,
     adding: Recent,
+    /// The one that began first comes first.
     streams: Vec<Reader>,
     /// The time at which the streams are checked next.
     feeds_at: Option<Instant>,
@@ -62,6 +66,8 @@ struct Reader {
     taken_at: Instant,
     /// The time from which it is measured again.
     measures_at: Instant,
+    /// Gives way to another reader, and is cut off at this time.
+    leaves_by: Option<Instant>,
 }
 
 /// Totals at the last sample, and the times of the last seconds.
@@ -160,7 +166,6 @@ impl Proxy {
             OwnPage::Events if self.live.poll_timeout().is_none() || self.shared.is_leaving => {
                 plain(503, NO_STREAM)
             }
-            OwnPage::Events if self.live.streams.len() >= STREAMS_MAX => plain(503, TOO_MANY),
             OwnPage::Events => return self.begin_stream(now, id),
             OwnPage::Live { takes_gzip: true } => {
                 (200, page::MEDIA_TYPE, page::fields() + &fields, page::PAGE.into())
@@ -231,6 +236,10 @@ impl Proxy {
         let Some(session) = self.table.session_mut(id) else { return };
         let passed = first.len() as u64;
         if session.begin_stream(now, first, &mut self.shared) {
+            self.live.feeds_at = Some(now + PART_EVERY);
+            if matches!(session.stream_state(), StreamState::Writing | StreamState::Ready) {
+                self.make_room_for_stream(now);
+            }
             self.live.streams.push(Reader {
                 conn: id,
                 cursor,
@@ -238,8 +247,21 @@ impl Proxy {
                 taken: 0,
                 taken_at: now,
                 measures_at: now + self.measure_every(),
+                leaves_by: None,
             });
-            self.live.feeds_at = Some(now + PART_EVERY);
+        }
+    }
+
+    /// Makes the stream that has run longest give way if all places are taken. A reader may be a
+    /// program that has stopped reading, or a page in a hidden tab.
+    fn make_room_for_stream(&mut self, now: Instant) {
+        let stays = |reader: &&mut Reader| reader.leaves_by.is_none();
+        if self.live.streams.iter_mut().filter(stays).count() < STREAMS_MAX {
+            return;
+        }
+        if let Some(longest) = self.live.streams.iter_mut().find(stays) {
+            longest.leaves_by = Some(now + LEAVE_MAX);
+            self.live.feeds_at = Some(now);
         }
     }
 
@@ -262,9 +284,11 @@ impl Proxy {
                 StreamState::Left => true,
                 StreamState::Writing => {
                     look(now + SLOW_EVERY);
-                    is_over || self.live.live.is_lost(&reader.cursor)
+                    is_over
+                        || self.live.live.is_lost(&reader.cursor)
+                        || reader.leaves_by.is_some_and(|at| at <= now)
                 }
-                StreamState::Ready if is_over => true,
+                StreamState::Ready if is_over || reader.leaves_by.is_some() => true,
                 StreamState::Ready if reader.measures_at <= now => {
                     // Nothing is passed before the measurement, so that all parts are sent.
                     reader.measures_at = now + measure_every;
@@ -284,7 +308,9 @@ impl Proxy {
                 },
             };
             if is_left {
-                session.end_stream(now, &mut self.shared);
+                let gives_way = reader.leaves_by.is_some() && !is_over;
+                let last = if gives_way { replaced() } else { END.into() };
+                session.end_stream(now, last, &mut self.shared);
             }
             self.serve(now, reader.conn);
             !is_left

@@ -1,6 +1,7 @@
 //! The last events of the pool, for the time line of the live page.
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use intelliproxy_core::Instant;
 
@@ -79,10 +80,10 @@ impl Events {
         self.count
     }
 
-    /// Appends the events after the one with the given number as a JSON array, the oldest one first.
-    pub(crate) fn write_after(&self, number: u64, text: &mut String) {
+    /// Appends the events with these numbers as a JSON array, the oldest one first.
+    pub(crate) fn write(&self, numbers: RangeInclusive<u64>, text: &mut String) {
         text.push('[');
-        for event in self.last.iter().filter(|event| event.number > number) {
+        for event in self.last.iter().filter(|event| numbers.contains(&event.number)) {
             let comma = if text.ends_with('[') { "" } else { "," };
             let Event { number, at, kind, text: words } = event;
             let (at, kind) = (at.as_nanos() / 1_000_000, kind.name());
@@ -106,15 +107,18 @@ mod tests {
             events.add(Instant::from_millis(1000 * second), Kind::Switch, text);
         }
         let mut text = String::new();
-        events.write_after(0, &mut text);
+        events.write(1..=310, &mut text);
         let all: Vec<(u64, u64, String, String)> = serde_json::from_str(&text).expect("JSON");
         assert_eq!(all.len(), EVENTS_MAX);
         assert_eq!((all[0].0, all[0].1, all[0].2.as_str()), (11, 10_000, "switch"));
         assert!(all[0].3.starts_with("\"</script>\u{e9}\n10é"), "{}", all[0].3);
         assert!(all[0].3.len() <= TEXT_MAX + "…".len());
         let mut text = String::new();
-        events.write_after(309, &mut text);
+        events.write(310..=310, &mut text);
         assert!(text.starts_with("[[310,309000,") && text.ends_with("]]"), "{text}");
+        let mut text = String::new();
+        events.write(311..=311, &mut text);
+        assert_eq!(text, "[]");
         assert_eq!(events.count(), 310);
     }
 }

@@ -12,6 +12,7 @@
 //! | `backends` | name, URL, row and history of some backends |
 //! | `tick` | what has changed within the last second |
 //! | `model` | the learner's predictions, every five seconds |
+//! | `replaced` | nothing; ends a stream whose place another reader has got |
 mod events;
 mod history;
 mod row;
@@ -46,8 +47,6 @@ const MODEL_EVERY: u64 = 5;
 pub(crate) const PART_EVERY: Duration = Duration::from_millis(5);
 /// Time after which a reader that has not taken the last part is checked again.
 pub(crate) const SLOW_EVERY: Duration = Duration::from_millis(100);
-/// The response to a reader beyond the most that a port has.
-pub(crate) const TOO_MANY: &str = "503 Service Unavailable: too many event streams\n";
 /// The response to a reader while nothing is sampled.
 pub(crate) const NO_STREAM: &str =
     "503 Service Unavailable: there are no backends, or the proxy is stopping\n";
@@ -100,6 +99,7 @@ pub(crate) struct Live {
     samples: u64,
     pool: String,
     events: Events,
+    /// The number of the last event that the ticks so far had.
     shown_events: u64,
     was_in_charge: Option<bool>,
     /// The last ticks with their numbers; none without readers.
@@ -363,7 +363,8 @@ impl Live {
             self.backends.len(),
             self.pool,
         );
-        self.events.write_after(0, &mut data);
+        // The next tick has the later ones.
+        self.events.write(1..=self.shown_events, &mut data);
         data.push('}');
         event("hello", &data)
     }
@@ -391,7 +392,7 @@ impl Live {
             tracked.next.write_changes(&tracked.shown, place, &mut data);
         }
         data.push_str("],\"events\":");
-        self.events.write_after(self.shown_events, &mut data);
+        self.events.write(self.shown_events + 1..=self.events.count(), &mut data);
         data.push('}');
         event("tick", &data)
     }
@@ -399,6 +400,13 @@ impl Live {
 
 /// The text that ends a stream.
 pub(crate) const END: &[u8] = b"0\r\n\r\n";
+
+/// Returns the text that ends a stream whose place another reader gets. A reader that connects again
+/// by itself does so after a minute, so that two readers do not take one place from each other.
+pub(crate) fn replaced() -> Arc<[u8]> {
+    const LAST: &str = "retry: 60000\nevent: replaced\ndata: {}\n\n";
+    [format!("{:x}\r\n{LAST}\r\n", LAST.len()).as_bytes(), END].concat().into()
+}
 
 /// Returns an event as a chunk of the chunked coding (RFC 9112 section 7.1). `data` has no line end.
 fn event(name: &str, data: &str) -> Arc<[u8]> {

@@ -26,9 +26,14 @@ fn proxy(stats: &[&str], backends: usize) -> Proxy {
 }
 
 fn ask(proxy: &mut Proxy, now: Instant) -> ConnId {
+    send(proxy, now, b"GET")
+}
+
+fn send(proxy: &mut Proxy, now: Instant, method: &[u8]) -> ConnId {
     let client = proxy.handle_accept(now, SocketAddr::from(([127, 0, 0, 1], 9)));
-    let request = b"GET /stats HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n";
-    proxy.read_space(client)[..request.len()].copy_from_slice(request);
+    let rest = b" /stats HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n";
+    let request = [method, rest].concat();
+    proxy.read_space(client)[..request.len()].copy_from_slice(&request);
     proxy.handle_read(now, client, request.len());
     client
 }
@@ -148,6 +153,42 @@ fn readers_that_stop_are_dropped() {
     }
 }
 
+/// When all places are taken, the stream that has run longest gives way to a new one: cleanly, or cut
+/// off if the client does not take the rest. A request for the head takes no place.
+#[test]
+fn the_longest_stream_gives_way() {
+    for (takes, end) in
+        [(Takes::All, "\nevent: replaced\ndata: {}\n\n\r\n0\r\n\r\n"), (Takes::None, "")]
+    {
+        let (mut proxy, mut now) = (proxy(&["127.0.0.0/8"], 2), START);
+        let readers: Vec<ConnId> = (0..STREAMS_MAX)
+            .map(|_| {
+                let reader = ask(&mut proxy, now);
+                pass(&mut proxy, &mut now, Duration::from_millis(20), takes);
+                reader
+            })
+            .collect();
+        send(&mut proxy, now, b"HEAD");
+        let (closed, bytes) = pass(&mut proxy, &mut now, Duration::from_millis(50), takes);
+        let bytes = String::from_utf8(bytes).expect("text");
+        assert!(!bytes.contains("replaced") && !closed.contains(&readers[0]), "{bytes}");
+        for leaving in &readers[..2] {
+            let new = ask(&mut proxy, now);
+            let (mut closed, bytes) = pass(&mut proxy, &mut now, Duration::from_secs(2), takes);
+            let bytes = String::from_utf8(bytes).expect("text");
+            assert_eq!(bytes.matches("replaced").count(), usize::from(takes == Takes::All));
+            assert!(bytes.contains(end), "{bytes}");
+            if takes == Takes::All {
+                proxy.handle_eof(now, *leaving);
+                closed.extend(pass(&mut proxy, &mut now, Duration::from_millis(50), takes).0);
+            }
+            let left: Vec<_> = readers.iter().filter(|reader| closed.contains(reader)).collect();
+            assert_eq!(left, [leaving]);
+            assert!(!closed.contains(&new));
+        }
+    }
+}
+
 /// A reload that removes the client from `stats.allow` ends its stream at once and cleanly.
 #[test]
 fn a_reload_ends_streams_of_others() {
@@ -180,8 +221,11 @@ fn a_refusal_has_its_time() {
     let mut proxy = proxy(&["127.0.0.1"], 1);
     let at = START + Duration::from_millis(1700);
     proxy.handle_config_refused(at, "bad".to_owned());
+    assert_eq!(events(&proxy, at), [], "the next tick has it");
+    let mut now = at;
+    pass(&mut proxy, &mut now, Duration::from_secs(1), Takes::All);
     let expected = "configuration not applied, keeping the current one: bad".to_owned();
-    assert_eq!(events(&proxy, at), [(1701, expected)]);
+    assert_eq!(events(&proxy, now), [(1701, expected)]);
 }
 
 /// Times and counts from before sampling began, or from a pause, are not shown as those of one

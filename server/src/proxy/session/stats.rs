@@ -9,7 +9,6 @@ use super::visit::add_fields;
 use super::{OwnPage, Session};
 use crate::buffer::LARGE;
 use crate::http::answer;
-use crate::pages::live::END;
 use crate::proxy::shared::Shared;
 
 /// A page of the proxy that is complete.
@@ -112,11 +111,11 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Ends an event stream: cleanly after its last part, or in the middle of a part that the client
+    /// Ends an event stream: cleanly with its last text, or in the middle of a part that the client
     /// does not take.
-    pub(crate) fn end_stream(&mut self, now: Instant, shared: &mut Shared) {
+    pub(crate) fn end_stream(&mut self, now: Instant, last: Arc<[u8]>, shared: &mut Shared) {
         if self.stream_state() == StreamState::Ready {
-            self.upstream.begin_own_text(END.into());
+            self.upstream.begin_own_text(last);
             self.settle(now, shared);
         } else {
             self.end(now, true, shared);
