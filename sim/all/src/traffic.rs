@@ -1,5 +1,5 @@
 //! The traffic of `--demo`: a steady number of requests to the proxy, each on its own connection.
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +13,35 @@ pub(crate) struct Traffic {
     shared: Arc<Shared>,
 }
 
+/// The responses of the last [`RECENT`]: their times and the ports of their backends.
+#[derive(Debug, Default)]
+struct Responses(VecDeque<(Instant, u16)>);
+
+impl Responses {
+    fn add(&mut self, now: Instant, port: u16) {
+        self.forget(now);
+        self.0.push_back((now, port));
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let old = self.0.iter().take_while(|(at, _)| now.saturating_duration_since(*at) > RECENT);
+        self.0.drain(..old.count());
+    }
+
+    /// Returns the port of the backend with the most responses.
+    fn busiest(&mut self, now: Instant) -> Option<u16> {
+        self.forget(now);
+        let count = |port: u16| self.0.iter().filter(|(_, other)| *other == port).count();
+        self.0.iter().map(|(_, port)| *port).max_by_key(|port| (count(*port), *port))
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     address: String,
     /// The time of the next request.
     next: Mutex<Instant>,
-    /// Responses by the port of their backend.
-    responses: Mutex<BTreeMap<u16, u64>>,
+    responses: Mutex<Responses>,
     has_ended: AtomicBool,
 }
 
@@ -39,10 +61,9 @@ impl Traffic {
         Ok(Self { shared })
     }
 
-    /// Returns the port of the backend with the most responses since the last call.
+    /// Returns the port of the backend with the most responses in the last [`RECENT`].
     pub(crate) fn busiest(&self) -> Option<u16> {
-        let responses = std::mem::take(&mut *lock(&self.shared.responses));
-        responses.into_iter().max_by_key(|(_, count)| *count).map(|(port, _)| port)
+        lock(&self.shared.responses).busiest(Instant::now())
     }
 }
 
@@ -64,7 +85,7 @@ impl Shared {
             thread::sleep(at.saturating_duration_since(Instant::now()));
             // The proxy's figures contain the errors.
             if let Ok(Some(port)) = self.ask() {
-                *lock(&self.responses).entry(port).or_default() += 1;
+                lock(&self.responses).add(Instant::now(), port);
             }
         }
     }
@@ -102,6 +123,8 @@ const CLIENTS: usize = 80;
 /// Longer than a slow response, shorter than a silence.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 const RESPONSE_BYTES_MAX: u64 = 16 * 1024;
+/// The time whose responses show which backend has the traffic: after a switch soon the new one.
+const RECENT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -120,6 +143,28 @@ mod tests {
         ] {
             assert_eq!(port_in(response), port, "{response}");
         }
+    }
+
+    /// After a switch the busiest backend is soon the new one, however many responses the old one had
+    /// before.
+    #[test]
+    fn the_busiest_is_that_of_now() {
+        let start = Instant::now();
+        let mut responses = Responses::default();
+        assert_eq!(responses.busiest(start), None);
+        // Twenty a second, first all from one backend and in the last second all from the other.
+        for step in 0..200 {
+            let port = if step < 180 { 3000 } else { 3002 };
+            let at = start + Duration::from_millis(50 * step);
+            responses.add(at, port);
+            let is_new = step >= 190;
+            let expected = if is_new { 3002 } else { 3000 };
+            if !(180..=190).contains(&step) {
+                assert_eq!(responses.busiest(at), Some(expected), "{step}");
+            }
+        }
+        assert!(responses.0.len() <= 21, "the old ones are forgotten");
+        assert_eq!(responses.busiest(start + Duration::from_secs(20)), None);
     }
 
     /// Requests come one after another, the busiest backend is known, and they end with their owner.
