@@ -74,11 +74,12 @@ impl Layout {
         Self { name, columns: chosen }
     }
 
-    /// Returns a layout without marks and bars, for lines in a file.
+    /// Returns a layout without bars, for lines in a file. With the time, which has nine columns, and
+    /// names of at most nine, they fit a terminal of 80.
     pub(crate) fn of_lines(reading: &Reading) -> Self {
         let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
         let columns = COLUMNS.into_iter().filter(|(column, ..)| *column != Column::Bar);
-        Self { name: longest.clamp(NAME_MIN, NAME_MAX), columns: columns.collect() }
+        Self { name: longest.clamp("BACKEND".len(), NAME_MAX), columns: columns.collect() }
     }
 
     pub(crate) fn heading(&self) -> Line {
@@ -250,6 +251,17 @@ mod tests {
         let heading = written(&Layout::new(&reading, 80).heading());
         for (_, name, _) in COLUMNS {
             assert!(heading.contains(name), "{heading}");
+        }
+    }
+
+    /// Lines in a file have at most 80 columns with their time.
+    #[test]
+    fn lines_fit_a_terminal() {
+        let reading = reading(&[("A", 1, 1), ("server-01", 2, 2)]);
+        let layout = Layout::of_lines(&reading);
+        let traffic = Traffic { per_second: Some(1e300), ..since_start(&reading).all };
+        for line in [layout.heading(), layout.row(&reading.rows[1], &traffic, false)] {
+            assert_eq!("12:34:56Z".len() + line.columns(), 80, "{}", written(&line));
         }
     }
 
