@@ -100,9 +100,11 @@ fn entries_of_lists_agree() {
         "initial": "down" });
     let reports = json!({ "kind": "prometheus", "preset": "vllm", "path": "/m", "port": 1,
         "fields": { "queue": "q" }, "intervalMs": 1, "timeoutMs": 1, "orca": "take" });
-    let values = json!({ "name": "A", "url": "http://127.0.0.1:1", "limit": 5, "weight": 1000,
+    let tls = json!({ "serverName": "n", "ca": "f", "certificate": { "chain": "c", "key": "k" },
+        "verify": false });
+    let values = json!({ "name": "A", "url": "https://127.0.0.1:1", "limit": 5, "weight": 1000,
         "backup": true,
-        "expand": true, "resolveMs": 100, "health": health, "reports": reports });
+        "expand": true, "resolveMs": 100, "health": health, "reports": reports, "tls": tls });
     let keys = |object: &Value| object.as_object().expect("an object").keys().cloned().collect();
     let known: Vec<String> = keys(&values);
     let listed: Vec<String> = keys(&backend["properties"]);
@@ -124,6 +126,15 @@ fn entries_of_lists_agree() {
             assert!(takes("backends", backends), "{object}.{key}");
             assert!(is_nullable(&listed[key]), "{object}.{key}");
         }
+    }
+    let of_tls = &backend["properties"]["tls"]["properties"];
+    assert_eq!(keys(of_tls), keys(&tls));
+    for (key, value) in tls.as_object().expect("an object") {
+        for value in [value, &Value::Null] {
+            let backends = json!([{ "name": "A", "url": "https://h", "tls": { key: value } }]);
+            assert!(takes("backends", backends), "{key}");
+        }
+        assert!(is_nullable(&of_tls[key]), "{key}");
     }
     for key in ["limit", "weight"] {
         let most = backend["properties"][key]["maximum"].as_u64().expect("a bound");
@@ -181,6 +192,7 @@ fn made() -> Value {
     root["title"] = json!("Configuration of IntelliProxy");
     put(&mut root, "$schema", json!({ "type": "string", "description": "This schema." }));
     let (mut own_health, mut own_reports) = (object(Map::new()), object(Map::new()));
+    let mut own_tls = object(Map::new());
     for row in key_rows() {
         let default = real.get(&row.key).unwrap_or_else(|| panic!("no key {}", row.key));
         let rule = rule(&row, default);
@@ -190,11 +202,15 @@ fn made() -> Value {
         if let Some(key) = row.key.strip_prefix("reports.") {
             put(&mut own_reports, key, own(rule.clone()));
         }
+        if let Some(key) = row.key.strip_prefix("tls.") {
+            put(&mut own_tls, key, own(rule.clone()));
+        }
         put(&mut root, &row.key, rule);
     }
     let entry = &mut root["properties"]["backends"]["items"];
     put(entry, "health", own_health);
     put(entry, "reports", own_reports);
+    put(entry, "tls", own_tls);
     root
 }
 
@@ -229,6 +245,14 @@ fn rule(row: &KeyRow, default: &Value) -> Value {
             { "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" },
         ] }),
         "number" => bounded("number", &row.range),
+        "object" if row.key == "tls.certificate" => {
+            let file = json!({ "type": "string", "minLength": 1 });
+            let mut certificate = object(Map::new());
+            put(&mut certificate, "chain", file.clone());
+            put(&mut certificate, "key", file);
+            certificate["required"] = json!(["chain", "key"]);
+            certificate
+        }
         "object" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         _ if default.is_u64() || default.is_null() => bounded("integer", &row.range),
         _ => bounded("number", &row.range),
@@ -301,7 +325,11 @@ fn list_rule(row: &KeyRow) -> Value {
             let mut entry = object(Map::new());
             let name = json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}(/[][A-Za-z0-9._:-]{1,260})?$" });
             put(&mut entry, "name", name);
-            put(&mut entry, "url", json!({ "type": "string", "pattern": "^[Hh][Tt][Tt][Pp]://" }));
+            put(
+                &mut entry,
+                "url",
+                json!({ "type": "string", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://" }),
+            );
             put(
                 &mut entry,
                 "limit",

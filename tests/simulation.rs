@@ -147,8 +147,8 @@ const EXPECTED: [&str; 66] = [
     "action Close",
     "action Close by a reset",
     "action Notify",
-    // Every notice but six, which tests in `tests/conformance` show: `Refused`, `ClientLimited`,
-    // `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`, `PingsUnserved`.
+    // Every notice but seven, which tests in `tests/conformance` show: `Refused`, `ClientLimited`,
+    // `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`, `PingsUnserved`, `InsecureBackend`.
     "notice Switched",
     "notice Held",
     "notice HealthChanged",

@@ -13,6 +13,7 @@ fn main() {
         name: "A".to_owned(),
         url: "http://127.0.0.1:9".to_owned(),
         authority: "127.0.0.1:9".to_owned(),
+        tls: None,
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 9))],
     };
     // The driver passes the time; in this example it does not move.

@@ -35,7 +35,7 @@ fn usage_errors_exit_with_2() {
         (&["--clients", "0"], "--clients: must be a whole number from 1 to 1000000"),
         (
             &["--backend", "A=ftp://x"],
-            "--backend: url must be http://HOST[:PORT], and \"ftp://x\" does not begin with http://",
+            "--backend: url must be http(s)://HOST[:PORT], and \"ftp://x\" does not begin with http:// or https://",
         ),
         (
             &["--config", "/no/such/file"],

@@ -102,6 +102,7 @@ fn a_check_asks_for_what_it_needs() {
         name: "a".to_owned(),
         url: "http://a.test".to_owned(),
         authority: "a.test".to_owned(),
+        tls: None,
         addresses: vec![SocketAddr::from(([10, 0, 0, 1], port))],
     };
     // The driver lets the proxy connect to configured addresses only.

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use intelliproxy::config::{BackendTarget, Config};
-use intelliproxy::proxy::{ConnId, ConnectFailure};
+use intelliproxy::http::UpstreamError;
+use intelliproxy::proxy::{ConnId, ConnectFailure, Notice, TlsFault};
 use intelliproxy_core::{Health, Instant};
 use intelliproxy_driver::{Dialling, Driver};
 
@@ -25,6 +26,7 @@ fn hanging(ports: &[u16]) -> Driver {
         name: "A".to_owned(),
         url: "http://a".to_owned(),
         authority: "a".to_owned(),
+        tls: None,
         addresses: ports.iter().map(|&port| address(port)).collect(),
     };
     let mut driver = Driver::with_targets(Config::default(), vec![target]);
@@ -196,6 +198,42 @@ fn a_lack_of_descriptors_blames_no_backend() {
     let counts = (backend.pings_failed, backend.reports_failed, backend.errors, backend.in_flight);
     assert_eq!(counts, (0, 0, 0, 0));
     assert_eq!(backend.health, Health::Unknown);
+}
+
+/// A failed TLS handshake is the backend's failure, and reported once with its reason: until the
+/// backend passes a probe, or has another fault. A request goes to another address first.
+#[test]
+fn a_failed_handshake_is_the_backends_failure() {
+    let mut driver = hanging(&[1, 2]);
+    driver.responds_to_probes = false;
+    let mut faults = Vec::new();
+    for (fault, rounds) in [(TlsFault::Expired, 2), (TlsFault::WrongName, 1)] {
+        for _ in 0..rounds {
+            driver.pass(Duration::from_secs(5));
+            for _ in 0..2 {
+                let open = driver.peers().iter().filter(|peer| peer.is_open());
+                let dialled: Vec<ConnId> = open.map(|peer| peer.conn).collect();
+                for conn in dialled {
+                    driver.connect(conn, Err(ConnectFailure::Handshake(fault)));
+                }
+            }
+            faults.extend(driver.notices.drain(..).filter_map(|notice| match notice {
+                Notice::InsecureBackend { fault, .. } => Some(fault),
+                _ => None,
+            }));
+        }
+    }
+    assert_eq!(faults, [TlsFault::Expired, TlsFault::WrongName]);
+    assert_eq!(driver.proxy.snapshot(driver.now).backends[0].health, Health::Down);
+    let client = driver.client_with(GET);
+    for _ in 0..2 {
+        let failure = ConnectFailure::Handshake(TlsFault::UnknownIssuer);
+        driver.connect(driver.upstream(), Err(failure));
+    }
+    assert!(driver.text(client).starts_with("HTTP/1.1 502 "));
+    let expected = UpstreamError::Handshake(TlsFault::UnknownIssuer);
+    let is_told = |notice: &Notice| matches!(notice, Notice::UpstreamError { error, .. } if *error == expected);
+    assert!(driver.notices.iter().any(is_told), "{:?}", driver.notices);
 }
 
 /// An address that refuses is the backend's failure, even if the next address cannot be tried.

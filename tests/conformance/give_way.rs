@@ -22,6 +22,7 @@ fn target() -> BackendTarget {
         name: "A".to_owned(),
         url: "http://a".to_owned(),
         authority: "a".to_owned(),
+        tls: None,
         addresses: vec![([127, 0, 0, 1], 1).into()],
     }
 }

@@ -35,6 +35,7 @@ pub(crate) const fn of_notice(notice: &Notice) -> &'static str {
         Notice::HandshakeFailed { .. } => "notice HandshakeFailed",
         Notice::Expired { .. } => "notice Expired",
         Notice::UnreadableReport { .. } => "notice UnreadableReport",
+        Notice::InsecureBackend { .. } => "notice InsecureBackend",
         Notice::Discovered(_) => "notice Discovered",
         Notice::Reconfigured(_) => "notice Reconfigured",
         Notice::ConfigRefused { .. } => "notice ConfigRefused",

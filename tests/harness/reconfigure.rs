@@ -76,6 +76,7 @@ impl World {
                 name: format!("b{name}"),
                 url: format!("http://{host}"),
                 authority: host,
+                tls: None,
                 addresses: match self.dead_address {
                     Some(dead) => vec![dead, address],
                     None => vec![address],

@@ -305,6 +305,7 @@ impl Ending {
             UpstreamError::QueueFull | UpstreamError::QueueTimeout => Self::Queue,
             UpstreamError::Refused
             | UpstreamError::Unreachable
+            | UpstreamError::Handshake(_)
             | UpstreamError::Exhausted
             | UpstreamError::ConnectTimeout => Self::ConnectFailed,
             UpstreamError::HeadTimeout | UpstreamError::BodyTimeout => Self::BackendTimeout,

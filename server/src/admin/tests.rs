@@ -19,6 +19,7 @@ fn proxy(backends: usize) -> Proxy {
         name: backend.name.clone(),
         url: backend.url.clone(),
         authority: "a".to_owned(),
+        tls: None,
         addresses: Vec::new(),
     };
     let targets = config.backends.iter().map(target).collect();

@@ -160,7 +160,8 @@ fn load(
     })?;
     let check = |config: &Config| {
         config.check_source(file)?;
-        tls::check(config, &read_file)
+        tls::check(config, &read_file)?;
+        tls::check_clients(config, &read_file)
     };
     Config::from_json_and(&text, check)
         .map_err(|error| UsageError::File { file: file.to_owned(), error })

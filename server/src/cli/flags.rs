@@ -66,13 +66,13 @@ pub(super) const FLAGS: [Flag; 27] = [
         name: "--backend",
         value: Some("NAME=URL"),
         path: "backends",
-        help: "a backend: its name in logs and /stats, and its URL, http://HOST[:PORT]",
+        help: "a backend: its name in logs and /stats, and its URL, http(s)://HOST[:PORT]",
         change: Change::Append {
             clear: |config| config.backends.clear(),
             push: |config, text| {
                 let (name, url) = text
                     .split_once('=')
-                    .ok_or_else(|| format!("must be NAME=http://HOST[:PORT], not {text:?}"))?;
+                    .ok_or_else(|| format!("must be NAME=http(s)://HOST[:PORT], not {text:?}"))?;
                 config.backends.push(BackendConfig::new(name, url));
                 Ok(())
             },

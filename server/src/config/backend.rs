@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OwnHealthChecks, ReportRules, optional_millis};
+use super::{OwnBackendTls, OwnHealthChecks, ReportRules, optional_millis};
 
 /// The configuration of one backend.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -12,7 +12,8 @@ pub struct BackendConfig {
     /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`. The name of a backend that
     /// was found has the address after a slash.
     pub name: String,
-    /// `http://HOST[:PORT]`, without path, query or user; port 80 if omitted.
+    /// `http://HOST[:PORT]` or `https://HOST[:PORT]`, without path, query or user; port 80 or 443 if
+    /// omitted.
     pub url: String,
     /// Requests in flight at the same time, instead of `limits.perBackend` and with its range; 0 for
     /// any number.
@@ -41,6 +42,9 @@ pub struct BackendConfig {
     /// Load reports of this backend, instead of the values in `reports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reports: Option<ReportRules>,
+    /// TLS that differs from that of all backends (`tls`), for a URL with https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<OwnBackendTls>,
 }
 
 impl BackendConfig {
@@ -57,6 +61,7 @@ impl BackendConfig {
             resolve: None,
             health: None,
             reports: None,
+            tls: None,
         }
     }
 }

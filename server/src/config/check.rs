@@ -72,6 +72,7 @@ impl Config {
         }
         self.check_health()?;
         self.check_reports()?;
+        self.check_backend_tls()?;
         if !(RESOLVE_MIN..=SPAN_MAX).contains(&self.discovery.resolve) {
             return Err(ConfigError::new("discovery.resolveMs", &resolve_allowed()));
         }
@@ -170,21 +171,28 @@ impl Config {
                 let ocsp = files.ocsp.iter().map(|ocsp| ("ocsp", ocsp));
                 let own = [("chain", &files.chain), ("key", &files.key)].into_iter();
                 for (key, path) in own.chain(ocsp) {
-                    let wrong = self.all_files().find_map(|(other, of)| match suffix(of, path)? {
-                        "" => Some(format!("is {other}")),
-                        rest if self.is_written(other, rest) => {
-                            Some(format!("is written besides {other}"))
-                        }
-                        _ => None,
-                    });
-                    if let Some(wrong) = wrong {
-                        let at = format!("listen[{index}].tls.certificates[{number}].{key}");
-                        return Err(refuse(&at, "a file of its own", path, wrong));
-                    }
+                    let at = || format!("listen[{index}].tls.certificates[{number}].{key}");
+                    self.check_read_only(at, path)?;
                 }
             }
         }
+        for (key, path) in self.backend_tls_files() {
+            self.check_read_only(|| key, path)?;
+        }
         Ok(())
+    }
+
+    /// Checks that the file of a certificate is none that is written.
+    fn check_read_only(&self, key: impl FnOnce() -> String, path: &str) -> Result<(), ConfigError> {
+        let wrong = self.all_files().find_map(|(other, of)| match suffix(of, path)? {
+            "" => Some(format!("is {other}")),
+            rest if self.is_written(other, rest) => Some(format!("is written besides {other}")),
+            _ => None,
+        });
+        match wrong {
+            Some(wrong) => Err(refuse(&key(), "a file of its own", path, wrong)),
+            None => Ok(()),
+        }
     }
 
     /// Whether the proxy also writes or moves a file whose name has this after that of the file at a
@@ -284,7 +292,7 @@ impl Config {
             }
             let path = format!("backends[{index}].url");
             BackendUrl::parse(&backend.url)
-                .map_err(|error| refuse(&path, "http://HOST[:PORT]", &backend.url, error))?;
+                .map_err(|error| refuse(&path, URL_ALLOWED, &backend.url, error))?;
             for ((key, most), value) in BACKEND_COUNTS.iter().zip([backend.limit, backend.weight]) {
                 if value.is_some_and(|value| value > *most) {
                     let path = format!("backends[{index}].{key}");
@@ -457,6 +465,8 @@ const NETWORKS_MAX: usize = 64;
 const NAME_MAX: usize = 64;
 /// A description of valid names of backends.
 pub(super) const NAME_ALLOWED: &str = "1 to 64 letters, digits, '.', '_' and '-'";
+/// A description of valid URLs of backends.
+const URL_ALLOWED: &str = "http(s)://HOST[:PORT]";
 /// A description of valid targets in a watched file.
 pub(super) const TARGET_ALLOWED: &str =
     "HOST[:PORT] of at most 260 letters, digits, '.', '_', '-' and ':'";

@@ -22,6 +22,7 @@ impl Config {
             ("probePaths", self.probe_paths != old.probe_paths),
             ("health", self.health != old.health),
             ("reports", self.reports != old.reports),
+            ("tls", self.tls != old.tls),
             ("discovery", self.discovery != old.discovery),
             ("requestId", self.request_id != old.request_id),
             ("recording", self.recording != old.recording),
@@ -78,6 +79,7 @@ mod tests {
         new.probe_paths.ping.push('x');
         new.reports.port = Some(1);
         new.health.port = Some(1);
+        new.tls.verify = false;
         new.discovery.file = Some("d".to_owned());
         new.request_id.to_client = true;
         new.admin.listen = Some("[::1]:2".to_owned());

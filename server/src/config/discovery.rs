@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use super::check::{
@@ -14,7 +15,7 @@ use super::check::{
 use super::document::Document;
 use super::place::FileError;
 use super::read::SHOWN_MAX;
-use super::{BackendConfig, BackendTarget, BackendUrl, Config, millis};
+use super::{BackendConfig, BackendTarget, BackendUrl, Config, OwnBackendTls, millis};
 
 /// Backends that are found while the proxy runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -73,7 +74,7 @@ impl Config {
                 },
             };
             let places = match backend.expand {
-                true => expanded(backend, &url, addresses),
+                true => expanded(&self.named(backend, &url), &url, addresses),
                 false => {
                     let addresses = addresses.iter().map(|ip| SocketAddr::new(*ip, url.port));
                     vec![(backend.clone(), addresses.collect())]
@@ -85,8 +86,15 @@ impl Config {
                 } else {
                     let BackendConfig { name, url: text, .. } = backend.clone();
                     let authority = url.authority.clone();
+                    let tls = self.tls_of(&backend);
                     found.backends.push(backend);
-                    found.targets.push(BackendTarget { name, url: text, authority, addresses });
+                    found.targets.push(BackendTarget {
+                        name,
+                        url: text,
+                        authority,
+                        tls,
+                        addresses,
+                    });
                 }
             }
         }
@@ -95,6 +103,17 @@ impl Config {
             return Err(format!("{count} backends were found, more than {BACKENDS_MAX}"));
         }
         Ok(found)
+    }
+
+    /// Returns a backend that keeps the name of its host when its URL has an address instead: its
+    /// certificate is for the name.
+    fn named(&self, backend: &BackendConfig, url: &BackendUrl) -> BackendConfig {
+        let mut named = backend.clone();
+        if url.is_https && self.tls.server_name.is_none() {
+            let tls = named.tls.get_or_insert_with(OwnBackendTls::default);
+            tls.server_name.get_or_insert_with(|| url.host.clone());
+        }
+        named
     }
 
     /// Returns the hosts that have to be looked up, each with the shortest time between look-ups.
@@ -123,9 +142,9 @@ fn expanded(
     let one = |ip: IpAddr| {
         let address = SocketAddr::new(ip, url.port);
         let name = format!("{}/{ip}", backend.name);
-        let text = format!("http://{address}");
-        let one =
-            BackendConfig { name, url: text, expand: false, resolve: None, ..backend.clone() };
+        let scheme = if url.is_https { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        let one = BackendConfig { name, url, expand: false, resolve: None, ..backend.clone() };
         (one, vec![address])
     };
     addresses.into_iter().map(one).collect()
@@ -156,10 +175,33 @@ pub(crate) fn backends_from_file(text: &str) -> Result<Vec<BackendConfig>, FileE
         false => document.read::<Vec<BackendConfig>>("")?,
     };
     let config = Config { backends, ..Config::default() };
-    let Err(error) = config.validate() else { return Ok(config.backends) };
+    let Err(error) = config.validate().and_then(|()| check_files_of(&config.backends)) else {
+        return Ok(config.backends);
+    };
     let path = error.path.as_str();
     let path = if is_object { path } else { path.strip_prefix("backends").unwrap_or(path) };
     Err(document.refuse(path, format!("must be {}", error.allowed)))
+}
+
+/// Checks that backends of a watched file name no files and do not disable the verification: a writer
+/// of that file may name backends, but must not decide which authorities the proxy trusts.
+fn check_files_of(backends: &[BackendConfig]) -> Result<(), ConfigError> {
+    for (index, backend) in backends.iter().enumerate() {
+        let Some(OwnBackendTls { ca, certificate, verify, .. }) = &backend.tls else { continue };
+        let keys = [
+            ("ca", ca.is_some()),
+            ("certificate", certificate.is_some()),
+            ("verify", *verify == Some(false)),
+        ];
+        if let Some((key, _)) = keys.iter().find(|(_, is_set)| *is_set) {
+            let path = format!("backends[{index}].tls.{key}");
+            return Err(ConfigError::new(
+                &path,
+                "in the configuration file, in tls for all backends",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A watched file in our own form.

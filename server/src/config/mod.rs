@@ -22,6 +22,7 @@ use intelliproxy_core::Rules;
 use serde::{Deserialize, Serialize};
 
 mod backend;
+mod backend_tls;
 mod check;
 mod differences;
 mod discovery;
@@ -45,6 +46,7 @@ mod units;
 mod url;
 
 pub use backend::BackendConfig;
+pub use backend_tls::{BackendTls, OwnBackendTls, OwnCertificate, TargetTls, TlsIdentity};
 pub use discovery::{DiscoveryRules, Found, Known};
 pub(crate) use discovery::{backends_from_file, fixed_addresses};
 pub(crate) use file::rules_from_json;
@@ -94,6 +96,8 @@ pub struct Config {
     pub health: HealthChecks,
     /// The load reports of all backends.
     pub reports: ReportRules,
+    /// TLS towards all backends.
+    pub tls: BackendTls,
     /// Backends that are found while the proxy runs.
     pub discovery: DiscoveryRules,
     /// The program's log.
@@ -127,6 +131,7 @@ impl Default for Config {
             probe_paths: ProbePaths::default(),
             health: HealthChecks::default(),
             reports: ReportRules::default(),
+            tls: BackendTls::default(),
             discovery: DiscoveryRules::default(),
             log: LogRules::default(),
             access_log: AccessLogRules::default(),

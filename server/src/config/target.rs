@@ -1,6 +1,8 @@
 //! A backend with a resolved name, as needed for forwarding and probing.
 use std::net::SocketAddr;
 
+use super::TargetTls;
+
 /// The addresses of one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BackendTarget {
@@ -10,6 +12,8 @@ pub struct BackendTarget {
     pub url: String,
     /// Value of a Host field for it.
     pub authority: String,
+    /// TLS towards it, if its URL has https.
+    pub tls: Option<TargetTls>,
     /// Its addresses in the order in which to try them; not empty.
     pub addresses: Vec<SocketAddr>,
 }

@@ -1,4 +1,4 @@
-//! A backend's URL: `http://HOST[:PORT]`, optionally with one `/` at the end.
+//! A backend's URL: `http://HOST[:PORT]` or `https://HOST[:PORT]`, optionally with one `/` at the end.
 use std::fmt;
 
 use super::host::{HostError, HostPort};
@@ -8,10 +8,12 @@ use super::host::{HostError, HostPort};
 pub struct BackendUrl {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
     pub host: String,
-    /// The port, 80 by default.
+    /// Whether it is reached by TLS.
+    pub is_https: bool,
+    /// The port, by default 80, or 443 with TLS.
     pub port: u16,
     /// Value of a Host field: the host, in brackets if it is an IPv6 address, and the port
-    /// unless it is 80 (RFC 9110 section 7.2, RFC 3986 section 6.2.3).
+    /// unless it is the default (RFC 9110 section 7.2, RFC 3986 section 6.2.3).
     pub authority: String,
 }
 
@@ -22,9 +24,11 @@ impl BackendUrl {
     /// The fault that makes it another kind of URL, or not a URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::NotHttp)?;
-        if !scheme.eq_ignore_ascii_case("http") {
+        let is_https = scheme.eq_ignore_ascii_case("https");
+        if !is_https && !scheme.eq_ignore_ascii_case("http") {
             return Err(UrlError::NotHttp);
         }
+        let default_port = if is_https { HTTPS_PORT } else { HTTP_PORT };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
         if authority.contains('@') {
@@ -41,18 +45,18 @@ impl BackendUrl {
         let port = match port {
             Some(0) => return Err(UrlError::Host(HostError::Port)),
             Some(port) => port,
-            None => DEFAULT_PORT,
+            None => default_port,
         };
         let bare = if is_ipv6 { format!("[{host}]") } else { host.clone() };
-        let authority = if port == DEFAULT_PORT { bare } else { format!("{bare}:{port}") };
-        Ok(Self { host, port, authority })
+        let authority = if port == default_port { bare } else { format!("{bare}:{port}") };
+        Ok(Self { host, is_https, port, authority })
     }
 }
 
 /// A fault of a backend's URL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UrlError {
-    /// It does not begin with `http://`.
+    /// It does not begin with `http://` or `https://`.
     NotHttp,
     /// It has a user or password.
     User,
@@ -69,7 +73,7 @@ pub enum UrlError {
 impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotHttp => f.write_str("does not begin with http://"),
+            Self::NotHttp => f.write_str("does not begin with http:// or https://"),
             Self::User => f.write_str("has a user"),
             Self::Path => f.write_str("has a path"),
             Self::Query => f.write_str("has a query"),
@@ -82,7 +86,9 @@ impl fmt::Display for UrlError {
 impl std::error::Error for UrlError {}
 
 /// The port of `http` URLs that name none.
-const DEFAULT_PORT: u16 = 80;
+const HTTP_PORT: u16 = 80;
+/// The port of `https` URLs that name none.
+const HTTPS_PORT: u16 = 443;
 
 #[cfg(test)]
 mod tests {
@@ -101,10 +107,16 @@ mod tests {
             ("http://[2001:DB8::0:1]", "2001:db8::1", 80, "[2001:db8::1]"),
             ("http://a:65535", "a", 65535, "a:65535"),
             ("http://a:1", "a", 1, "a:1"),
+            ("http://a:443", "a", 443, "a:443"),
+            ("https://example.com", "example.com", 443, "example.com"),
+            ("HTTPS://example.com:443/", "example.com", 443, "example.com"),
+            ("https://example.com:80", "example.com", 80, "example.com:80"),
+            ("https://[::1]", "::1", 443, "[::1]"),
         ];
         for (text, host, port, authority) in rows {
-            let expected =
-                BackendUrl { host: host.to_owned(), port, authority: authority.to_owned() };
+            let is_https = text.to_ascii_lowercase().starts_with("https");
+            let (host, authority) = (host.to_owned(), authority.to_owned());
+            let expected = BackendUrl { host, is_https, port, authority };
             assert_eq!(BackendUrl::parse(text), Ok(expected), "{text}");
         }
     }
@@ -116,7 +128,10 @@ mod tests {
             ("", UrlError::NotHttp),
             ("localhost:3000", UrlError::NotHttp),
             ("//localhost", UrlError::NotHttp),
-            ("https://localhost", UrlError::NotHttp),
+            ("httpss://localhost", UrlError::NotHttp),
+            ("https:/localhost", UrlError::NotHttp),
+            ("https://user@localhost", UrlError::User),
+            ("https://localhost:0", UrlError::Host(HostError::Port)),
             (" http://localhost", UrlError::NotHttp),
             ("http:/localhost", UrlError::NotHttp),
             ("http://user@localhost", UrlError::User),

@@ -9,7 +9,7 @@ use super::logging;
 use super::record::{self, Opened};
 use super::socket::ControlSocket;
 use super::state::Kept;
-use super::tls::{Servers, Tickets};
+use super::tls::{Clients, Servers, Tickets};
 use crate::config::{Config, Found};
 use crate::proxy::Overrides;
 
@@ -25,6 +25,8 @@ pub(crate) struct Candidate {
     pub(crate) listeners: ConfiguredListeners,
     /// TLS of the listeners.
     pub(crate) tls: Servers,
+    /// TLS towards the backends.
+    pub(crate) backend_tls: Clients,
     /// The listeners of the admin pages.
     pub(crate) admin: ConfiguredListeners,
     /// The new socket for commands. `None`: no change; `Some(None)`: the socket is removed.
@@ -67,6 +69,7 @@ impl Candidate {
     pub(crate) fn open(wanted: Config, found: Found, mut current: Current) -> Result<Self, String> {
         let config = Config { backends: found.backends.clone(), ..wanted.clone() };
         let tls = Servers::load(&config, &current.tickets)?;
+        let backend_tls = Clients::load(&wanted)?;
         let listeners = ConfiguredListeners::bind(&config.listen, &current.listeners)?;
         let admin = ConfiguredListeners::bind(&admin_entries(&config), &current.admin)?;
         let is_other = config.admin.socket != current.config.admin.socket;
@@ -98,6 +101,7 @@ impl Candidate {
             found,
             listeners,
             tls,
+            backend_tls,
             admin,
             control,
             files: Files { recording, log, access_log, state },

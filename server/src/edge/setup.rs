@@ -6,7 +6,7 @@ use super::listen::{BoundListener, ConfiguredListeners, Place, admin_entries};
 use super::logging::LogWatch;
 use super::notify::Environment;
 use super::reload::Source;
-use super::tls::{Servers, Tickets};
+use super::tls::{Clients, Servers, Tickets};
 use super::upgrade::Program;
 use crate::config::{BackendTarget, Config};
 
@@ -27,6 +27,8 @@ pub struct Setup {
     pub(crate) admin_listeners: Vec<BoundListener>,
     /// TLS of the listeners.
     pub(crate) tls: Servers,
+    /// TLS towards the backends.
+    pub(crate) backend_tls: Clients,
     /// Reads the configuration again on SIGHUP; `None` ignores the signal.
     pub reload: Option<Source>,
     /// Counts of the log, for /stats.
@@ -77,6 +79,7 @@ impl Setup {
             taken.unwrap_or_default();
         let tickets = tickets.map_or_else(Tickets::default, |keys| Tickets::continuing(&keys));
         let tls = Servers::load(&config, &tickets)?;
+        let backend_tls = Clients::load(&config)?;
         let places = |open: &[BoundListener]| -> Vec<Place> {
             open.iter().map(|bound| bound.place.clone()).collect()
         };
@@ -102,6 +105,7 @@ impl Setup {
             backends: Vec::new(),
             discovery: Discovery::default(),
             tls,
+            backend_tls,
             reload: None,
             log: LogWatch::default(),
             learned,

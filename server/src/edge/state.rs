@@ -317,6 +317,7 @@ mod tests {
             name: name.to_owned(),
             url: "http://127.0.0.1:9".to_owned(),
             authority: "127.0.0.1:9".to_owned(),
+            tls: None,
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 9))],
         };
         Proxy::new(config, vec![target("A"), target("B")], 1, Instant::ZERO).expect("good defaults")

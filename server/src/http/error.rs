@@ -1,6 +1,8 @@
 //! Faults of messages, named by the party at fault.
 use std::fmt;
 
+use crate::tls::TlsFault;
+
 /// Returns an error from a cold function, so that the compiler keeps the code for valid messages in
 /// one piece.
 #[cold]
@@ -134,6 +136,8 @@ pub enum UpstreamError {
     Refused,
     /// The connection could not be made for another reason.
     Unreachable,
+    /// The TLS handshake failed.
+    Handshake(TlsFault),
     /// The proxy's own system had no descriptor, port or memory for a connection.
     Exhausted,
     /// The connection was not made in time.
@@ -186,6 +190,7 @@ impl fmt::Display for UpstreamError {
             Self::QueueTimeout => "no backend below its limit within limits.queueMs",
             Self::Refused => "connection refused",
             Self::Unreachable => "backend unreachable",
+            Self::Handshake(fault) => return write!(f, "TLS handshake failed: {fault}"),
             Self::Exhausted => "the proxy has no descriptor, port or memory left to connect",
             Self::ConnectTimeout => "connection not made within timeouts.connectMs",
             Self::Cut => "connection closed before a response",

@@ -3,11 +3,12 @@ use std::net::SocketAddr;
 
 use super::id::ConnId;
 use super::notice::Notice;
+use crate::tls::TlsFault;
 
 /// An action that the proxy requests from its driver.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Make a connection. The driver reports the result by
+    /// Make a connection, with [`Proxy::tls`](super::Proxy::tls) if it has it. The driver reports the result by
     /// [`Proxy::handle_connected`](super::Proxy::handle_connected).
     Connect {
         /// The id of the new connection.
@@ -50,6 +51,8 @@ pub enum ConnectFailure {
     Refused,
     /// The proxy's own system had no descriptor, port or memory for it. No backend is to blame.
     Exhausted,
+    /// The connection was made, but not the one of TLS above it.
+    Handshake(TlsFault),
     /// Any other reason.
     Unreachable,
 }

@@ -212,6 +212,7 @@ mod tests {
             name: name.to_owned(),
             url: format!("http://{name}"),
             authority: name.to_owned(),
+            tls: None,
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], port))],
         };
         let targets = [("A", 1), ("B", 2)].map(target).to_vec();

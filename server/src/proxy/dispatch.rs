@@ -274,6 +274,7 @@ pub(super) const fn connect_error(failure: ConnectFailure) -> UpstreamError {
     match failure {
         ConnectFailure::Refused => UpstreamError::Refused,
         ConnectFailure::Exhausted => UpstreamError::Exhausted,
+        ConnectFailure::Handshake(fault) => UpstreamError::Handshake(fault),
         ConnectFailure::Unreachable => UpstreamError::Unreachable,
     }
 }

@@ -86,6 +86,7 @@ use self::upstreams::Upstreams;
 use crate::config::{BackendTarget, Config, ListenTls};
 pub(crate) use crate::http::field::FIELDS_MAX;
 use crate::pages::{LogCounts, ReloadCounts};
+pub use crate::tls::TlsFault;
 
 /// The proxy. Its methods are of the four kinds of [`Router`](intelliproxy_core::Router): facts
 /// (`handle_*`), immediate results (`read_space`, `write_ready`, `handle_accept`), effects

@@ -5,6 +5,7 @@ use intelliproxy_core::{BackendId, ProbeFailure};
 
 use super::excerpt;
 use crate::http::{ClientError, UpstreamError};
+use crate::tls::TlsFault;
 
 /// A fact for observers. No decision of the proxy depends on whether it is read.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +100,14 @@ pub enum Notice {
         backend: BackendId,
         /// The fault of the report.
         fault: ReportFault,
+    },
+    /// A probe, or a request whose connection was open already, found a fault of a backend's TLS. Sent
+    /// when the backend's fault changes.
+    InsecureBackend {
+        /// The backend.
+        backend: BackendId,
+        /// The fault.
+        fault: TlsFault,
     },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),

@@ -123,6 +123,15 @@ impl ProbeExchange {
         address
     }
 
+    /// Whether it has the TLS of its backend. A connection alone has none, and neither has an agent,
+    /// which is a program of its own.
+    pub(crate) fn may_have_tls(&self) -> bool {
+        match &self.work {
+            Work::Ping(check) => check.kind != CheckKind::Tcp,
+            Work::Report(reporting) => reporting.kind != ReportKind::Agent,
+        }
+    }
+
     /// Whether the connection has been made.
     pub(crate) const fn is_open(&self) -> bool {
         self.is_open

@@ -40,10 +40,15 @@ impl Proxy {
 
     /// Handles a failed connection of a probe: tries the next address, or fails the probe.
     pub(super) fn redirect_probe(&mut self, now: Instant, conn: ConnId, failure: ConnectFailure) {
+        if let ConnectFailure::Handshake(fault) = failure
+            && let Some(backend) = self.probe_mut(conn).map(|probe| probe.backend)
+        {
+            self.note_tls_fault(backend, fault);
+        }
+        let error = connect_error(failure);
         let Some(probe) = self.probe_mut(conn) else {
             return;
         };
-        let error = connect_error(failure);
         probe.attempt = probe.attempt.after(error);
         let (backend, attempt, deadline) = (probe.backend, probe.attempt, probe.deadline);
         let Some(address) = self.upstreams.address(backend, attempt) else {
@@ -98,8 +103,13 @@ impl Proxy {
             return;
         };
         let (probe, backend) = (exchange.probe, exchange.backend);
+        let is_secured = exchange.may_have_tls();
         if let Some(fault) = exchange.take_fault(&result) {
             self.blame_report(backend, fault);
+        }
+        if result.is_ok() && is_secured {
+            // The next fault is news again.
+            self.upstreams.is_news_tls(backend, None);
         }
         self.close(conn, false);
         self.upstreams.tell(now, Event::ProbeFinished { probe, result });

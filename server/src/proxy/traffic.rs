@@ -1,6 +1,6 @@
 //! Events of connections: each is passed to the session, the probe or the pool that owns the
 //! connection.
-use intelliproxy_core::{Instant, ProbeFailure};
+use intelliproxy_core::{BackendId, Instant, ProbeFailure};
 
 use super::action::ConnectFailure;
 use super::conn::{Conn, Upstream};
@@ -10,6 +10,8 @@ use super::notice::Notice;
 use super::serving::watch;
 use super::session::Side;
 use super::{Owner, Proxy};
+use crate::config::TargetTls;
+use crate::tls::TlsFault;
 
 impl Proxy {
     /// Handles the result of an [`Action::Connect`](super::Action::Connect).
@@ -41,6 +43,35 @@ impl Proxy {
             }
             (Owner::Probe, Err(failure)) => self.redirect_probe(now, conn, failure),
             (Owner::Session(_, Side::Client) | Owner::Idle(_) | Owner::Gone, _) => {}
+        }
+    }
+
+    /// Returns the TLS of a connection to a backend; `None` if it has none.
+    pub fn tls(&self, conn: ConnId) -> Option<&TargetTls> {
+        let backend = match self.table.get(conn).map(|entry| &entry.conn)? {
+            Conn::Upstream(upstream) => upstream.backend,
+            Conn::Probe(probe) if probe.may_have_tls() => probe.backend,
+            Conn::Probe(_) | Conn::Client(_) => return None,
+        };
+        self.upstreams.target(backend)?.tls.as_ref()
+    }
+
+    /// Handles a fault of the TLS of a backend's open connection, which
+    /// [`handle_failed`](Self::handle_failed) or [`handle_write_failed`](Self::handle_write_failed)
+    /// then reports as broken.
+    pub fn handle_tls_fault(&mut self, conn: ConnId, fault: TlsFault) {
+        let backend = match self.table.get(conn).map(|entry| &entry.conn) {
+            Some(Conn::Upstream(upstream)) => upstream.backend,
+            Some(Conn::Probe(probe)) => probe.backend,
+            Some(Conn::Client(_)) | None => return,
+        };
+        self.note_tls_fault(backend, fault);
+    }
+
+    /// Reports a fault of a backend's TLS if it has not been reported since its last good probe.
+    pub(super) fn note_tls_fault(&mut self, backend: BackendId, fault: TlsFault) {
+        if self.upstreams.is_news_tls(backend, Some(fault)) {
+            self.notify(Notice::InsecureBackend { backend, fault });
         }
     }
 

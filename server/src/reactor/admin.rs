@@ -295,6 +295,7 @@ mod tests {
             name: "A".to_owned(),
             url: "http://a".to_owned(),
             authority: "a".to_owned(),
+            tls: None,
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
         };
         let now = Instant::from_millis(1);

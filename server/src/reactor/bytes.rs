@@ -105,7 +105,20 @@ impl Reactor {
             Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
             Moved::Blocked => self.proxy.handle_read(self.now, conn, 0),
             Moved::Ended => self.proxy.handle_eof(self.now, conn),
-            Moved::Failed => self.proxy.handle_failed(self.now, conn),
+            Moved::Failed => {
+                self.note_tls_fault(conn);
+                self.proxy.handle_failed(self.now, conn);
+            }
+        }
+    }
+
+    /// Reports the fault of the TLS of a backend's connection that has just failed.
+    #[cold]
+    fn note_tls_fault(&mut self, conn: ConnId) {
+        let socket = self.socket(conn).filter(|socket| socket.is_outgoing);
+        let secured = socket.and_then(|socket| socket.secured.as_mut());
+        if let Some(fault) = secured.and_then(|secured| secured.take_fault()) {
+            self.proxy.handle_tls_fault(conn, fault);
         }
     }
 

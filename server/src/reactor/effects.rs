@@ -1,8 +1,10 @@
 //! Carries out the proxy's effects (its actions and its output) after each step of a turn.
+use std::net::SocketAddr;
+
 use super::Reactor;
 use super::socket::{Socket, connect_failure};
 use crate::edge::access::BLOCK_BYTES;
-use crate::proxy::Action;
+use crate::proxy::{Action, ConnId, ConnectFailure};
 
 impl Reactor {
     /// Carries out the proxy's effects: its actions, and writes to every connection with new
@@ -41,15 +43,24 @@ impl Reactor {
         }
     }
 
+    /// Begins to connect to a backend, with TLS if it has it.
+    fn connect(&mut self, conn: ConnId, address: SocketAddr) -> Result<(), ConnectFailure> {
+        let tls = self.proxy.tls(conn).map(|tls| self.backend_tls.layer(tls));
+        let layer = tls.transpose().map_err(ConnectFailure::Handshake)?;
+        let socket = Socket::connecting(address, conn, self.poll.registry())
+            .map_err(|error| connect_failure(&error))?;
+        self.insert(match layer {
+            Some(layer) => socket.secure(layer, None),
+            None => socket,
+        });
+        Ok(())
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Connect { conn, address } => {
-                match Socket::connecting(address, conn, self.poll.registry()) {
-                    Ok(socket) => self.insert(socket),
-                    Err(error) => {
-                        let failure = connect_failure(&error);
-                        self.proxy.handle_connected(self.now, conn, Err(failure));
-                    }
+                if let Err(failure) = self.connect(conn, address) {
+                    self.proxy.handle_connected(self.now, conn, Err(failure));
                 }
             }
             Action::Look { conn } => self.look(conn),

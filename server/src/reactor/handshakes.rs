@@ -103,7 +103,13 @@ impl Reactor {
             && !socket.is_queued
         {
             socket.is_queued = true;
-            self.handshakes.ready.push_back(conn);
+            if socket.is_outgoing {
+                // A request or a probe waits for it, whose deadlines wait for what has arrived.
+                self.proxy.handle_unread(conn, true);
+                self.handshakes.ready.push_front(conn);
+            } else {
+                self.handshakes.ready.push_back(conn);
+            }
         }
     }
 
@@ -146,12 +152,21 @@ impl Reactor {
         }
         socket.is_queued = false;
         let is_outgoing = socket.is_outgoing;
+        if is_outgoing {
+            self.proxy.handle_unread(conn, false);
+        }
         match (socket.shake(&mut self.scratch, self.poll.registry()), is_outgoing) {
             (Shaken::Waits, _) => {}
             (Shaken::Continues, _) => self.queue_handshake(conn),
-            (Shaken::Done, true) => self.proxy.handle_connected(self.now, conn, Ok(())),
-            (Shaken::Failed(_), true) => {
-                let failure = Err(ConnectFailure::Unreachable);
+            (Shaken::Done, true) => {
+                self.proxy.handle_connected(self.now, conn, Ok(()));
+                // What came with the last message causes no edge.
+                if self.socket(conn).is_some_and(|socket| socket.is_readable) {
+                    self.queue(conn);
+                }
+            }
+            (Shaken::Failed(fault, _), true) => {
+                let failure = Err(ConnectFailure::Handshake(fault));
                 self.proxy.handle_connected(self.now, conn, failure);
             }
             (Shaken::Done, false) => {
@@ -169,7 +184,7 @@ impl Reactor {
                     self.read(conn);
                 }
             }
-            (Shaken::Failed(wrong), false) => self.proxy.handle_unsecured(self.now, conn, wrong),
+            (Shaken::Failed(_, wrong), false) => self.proxy.handle_unsecured(self.now, conn, wrong),
         }
     }
 

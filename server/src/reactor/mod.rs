@@ -55,7 +55,7 @@ use crate::edge::record::Opened;
 use crate::edge::service::Service;
 use crate::edge::setup::Setup;
 use crate::edge::state::Keeper;
-use crate::edge::tls::Servers;
+use crate::edge::tls::{Clients, Servers, unverified};
 use crate::edge::{access, record};
 use crate::proxy::{ConnId, Proxy, earliest};
 
@@ -78,6 +78,7 @@ const CATCH_UPS_MAX: usize = 64;
 /// The reason why serving cannot begin or continue, in one line.
 pub fn serve(mut setup: Setup) -> Result<(), String> {
     let announcement = setup.announcement();
+    let warnings: Vec<String> = unverified(&setup.backends).collect();
     let (predecessor, early) = (setup.predecessor.take(), setup.early.take());
     let mut reactor = Reactor::new(setup)?;
     // Nothing was accepted so far, so the predecessor could still continue alone.
@@ -95,6 +96,9 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     // signal at once.
     for line in announcement {
         info!("{line}");
+    }
+    for line in warnings {
+        warn!("{line}");
     }
     reactor.service.handle_ready();
     if early.is_some_and(|early| early.has_hung_up()) {
@@ -129,6 +133,8 @@ struct Reactor {
     handshakes: Handshakes,
     /// TLS of the listeners.
     tls: Servers,
+    /// TLS towards the backends.
+    backend_tls: Clients,
     /// Space for ciphertext that was read, of one connection after another.
     scratch: Vec<u8>,
     /// The bound of this turn's work.
@@ -219,6 +225,7 @@ impl Reactor {
             unread: VecDeque::new(),
             handshakes: Handshakes::new(),
             tls: setup.tls,
+            backend_tls: setup.backend_tls,
             scratch: Vec::new(),
             budget: Budget::default(),
             accepts_from: now,

@@ -9,9 +9,10 @@ use super::admin::AdminPort;
 use super::clock::wall_clock_nanos;
 use super::control::ControlPort;
 use crate::admin::CONNECTIONS_MAX;
-use crate::config::Found;
+use crate::config::{BackendTarget, Found};
 use crate::control::CONNECTIONS_MAX as CONTROL_MAX;
 use crate::edge::candidate::{Candidate, Current};
+use crate::edge::tls::unverified;
 
 /// The maximum time for which a leaving listener still accepts the clients that wait there. It
 /// takes more than one turn only if the proxy has no room for more clients.
@@ -61,6 +62,11 @@ impl Reactor {
         if self.listeners.is_empty() {
             return;
         }
+        let known = |target: &&BackendTarget| {
+            self.proxy.config().backends.iter().any(|one| one.name == target.name)
+        };
+        let new: Vec<BackendTarget> = targets.iter().filter(|one| !known(one)).cloned().collect();
+        unverified(&new).for_each(|line| warn!("{line}"));
         if let Err(error) = self.proxy.handle_discovered(self.now, backends, targets) {
             warn!("discovery: {error}: keeping the backends in use");
         }
@@ -77,7 +83,8 @@ impl Reactor {
 
     /// Applies a configuration completely, or leaves everything as it was.
     fn apply(&mut self, candidate: Candidate) -> Result<(), String> {
-        let Candidate { config, wanted, found, listeners, tls, admin, control, files } = candidate;
+        let Candidate { config, wanted, found, listeners, tls, backend_tls, admin, control, files } =
+            candidate;
         let targets = found.targets.clone();
         let fail = |error: std::io::Error| format!("cannot watch a new listener: {error}");
         let registry = self.poll.registry();
@@ -105,6 +112,7 @@ impl Reactor {
             self.listeners.keep(&opened, listeners.kept, self.now + LEAVE_MAX);
             self.listeners.secure(&tls);
             self.tls = tls;
+            self.backend_tls = backend_tls;
             port.keep(&slots, admin.kept, self.now);
             is_other_policy
         });
@@ -113,9 +121,13 @@ impl Reactor {
         }
         let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
         self.edge.watch_certificates(&self.tls);
+        let warnings: Vec<String> = unverified(&found.targets).collect();
         self.edge.follow(&wanted, found);
         // Logs the line about the configuration before those about its parts.
         self.flush();
+        for line in warnings {
+            warn!("{line}");
+        }
         for slot in opened {
             if let Some(listener) = self.listeners.get_mut(slot) {
                 info!("listening on {}", listener.place);

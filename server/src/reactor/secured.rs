@@ -14,7 +14,7 @@ use super::socket::{Moved, Socket};
 use super::transfer::send_all;
 use crate::config::ListenTls;
 use crate::proxy::ClientIdentity;
-use crate::tls::Layer;
+use crate::tls::{Layer, TlsFault};
 
 /// Bytes of ciphertext read at a time, of all connections.
 const SCRATCH: usize = 64 * 1024;
@@ -35,11 +35,13 @@ pub(super) struct Secured {
     is_linked: bool,
     /// Whether the end of the stream follows the output that waits.
     is_ending: bool,
+    /// The fault of the layer after its handshake.
+    fault: Option<TlsFault>,
 }
 
 impl Secured {
     pub(super) const fn new(layer: Layer, rules: Option<Arc<ListenTls>>) -> Self {
-        Self { layer, rules, is_linked: false, is_ending: false }
+        Self { layer, rules, is_linked: false, is_ending: false, fault: None }
     }
 
     /// The entry of the configuration, for a client.
@@ -50,6 +52,11 @@ impl Secured {
     /// The client that a header of the PROXY protocol has named.
     pub(super) fn source(&self) -> Option<SocketAddr> {
         self.layer.source()
+    }
+
+    /// Takes the fault of the layer after its handshake.
+    pub(super) const fn take_fault(&mut self) -> Option<TlsFault> {
+        self.fault.take()
     }
 
     /// The identity of a client that has shown a certificate.
@@ -67,8 +74,8 @@ pub(super) enum Shaken {
     Continues,
     /// The connection is open.
     Done,
-    /// It failed, for this reason.
-    Failed(String),
+    /// It failed, for this reason. The text has more of it.
+    Failed(TlsFault, String),
 }
 
 impl Socket {
@@ -106,12 +113,17 @@ impl Socket {
                     if let Err(error) = secured.layer.take(&scratch[..count], &mut []) {
                         // The peer gets the alert.
                         self.flush_secured(registry);
-                        return Shaken::Failed(error.to_string());
+                        let wrong = error.to_string();
+                        return Shaken::Failed(TlsFault::from(error), wrong);
                     }
                 }
                 Moved::Blocked => return Shaken::Waits,
-                Moved::Ended => return Shaken::Failed("the peer has left".to_owned()),
-                Moved::Failed => return Shaken::Failed("the connection broke".to_owned()),
+                Moved::Ended => {
+                    return Shaken::Failed(TlsFault::Ended, "the peer has left".to_owned());
+                }
+                Moved::Failed => {
+                    return Shaken::Failed(TlsFault::Broken, "the connection broke".to_owned());
+                }
             }
         }
         Shaken::Continues
@@ -158,7 +170,8 @@ impl Socket {
                         return Moved::Blocked;
                     }
                 }
-                Err(_) => {
+                Err(error) => {
+                    secured.fault = Some(TlsFault::from(error));
                     // The peer gets the alert.
                     self.send_secured();
                     self.is_readable = false;
@@ -233,6 +246,9 @@ impl Socket {
     #[cold]
     pub(super) fn end_secured(&mut self, registry: &Registry) {
         let Some(secured) = &mut self.secured else { return };
+        if !secured.is_linked {
+            return;
+        }
         if !std::mem::replace(&mut secured.is_ending, true) && !self.is_connecting {
             secured.layer.end();
         }

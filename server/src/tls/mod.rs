@@ -10,6 +10,7 @@
 mod absent;
 #[cfg(feature = "tls")]
 mod certificate;
+mod fault;
 #[cfg(feature = "tls")]
 mod layer;
 
@@ -17,5 +18,6 @@ mod layer;
 pub(crate) use self::absent::Layer;
 #[cfg(feature = "tls")]
 pub(crate) use self::certificate::{Facts, is_ocsp_response};
+pub use self::fault::TlsFault;
 #[cfg(feature = "tls")]
 pub(crate) use self::layer::Layer;

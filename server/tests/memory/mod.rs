@@ -34,6 +34,7 @@ impl World {
             name: "A".to_owned(),
             url: "http://127.0.0.1:9".to_owned(),
             authority: "127.0.0.1:9".to_owned(),
+            tls: None,
             addresses: vec![address],
         };
         let mut proxy = Proxy::new(config, vec![target], 1, now)

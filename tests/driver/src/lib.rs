@@ -84,6 +84,7 @@ pub fn targets(names: &[&str]) -> Vec<BackendTarget> {
         name: (*name).to_owned(),
         url: format!("http://{name}.test"),
         authority: format!("{name}.test"),
+        tls: None,
         addresses: vec![SocketAddr::from(([10, 0, 0, place], 80))],
     };
     names.iter().zip(1..).map(target).collect()
@@ -302,6 +303,7 @@ impl Driver {
             name: name.to_owned(),
             url: format!("http://{name}.moved.test"),
             authority: format!("{name}.moved.test"),
+            tls: None,
             addresses: vec![SocketAddr::from(([10, 0, 1, 1], 80))],
         };
         self.reconfigure(Config::default(), vec![moved]).expect("valid");

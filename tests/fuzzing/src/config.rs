@@ -39,6 +39,7 @@ pub fn config(data: &[u8]) {
             name: backend.name.clone(),
             url: backend.url.clone(),
             authority: url.authority,
+            tls: None,
             addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, url.port))],
         });
     }

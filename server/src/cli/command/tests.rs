@@ -180,12 +180,12 @@ fn faults_are_told_in_one_line() {
         ),
         (
             &["--backend", "http://x"],
-            "--backend: must be NAME=http://HOST[:PORT], not \"http://x\"",
+            "--backend: must be NAME=http(s)://HOST[:PORT], not \"http://x\"",
         ),
         (
             &["--backend", "A=ftp://x"],
-            "--backend: url must be http://HOST[:PORT], and \"ftp://x\" does not begin with \
-             http://",
+            "--backend: url must be http(s)://HOST[:PORT], and \"ftp://x\" does not begin with \
+             http:// or https://",
         ),
         (
             &["--backend", "A=http://x", "--backend", "A=http://y"],

@@ -263,13 +263,13 @@ fn texts_are_checked() {
         ),
         (
             "backends[1].url",
-            |c| c.backends[1].url = "https://x\n".to_owned(),
-            "http://HOST[:PORT], and \"https://x\\n\" does not begin with http://",
+            |c| c.backends[1].url = "ftps://x\n".to_owned(),
+            "http(s)://HOST[:PORT], and \"ftps://x\\n\" does not begin with http:// or https://",
         ),
         (
             "backends[0].url",
             |c| c.backends[0].url = "http://x:0".to_owned(),
-            "http://HOST[:PORT], and \"http://x:0\" has an invalid port",
+            "http(s)://HOST[:PORT], and \"http://x:0\" has an invalid port",
         ),
         ("forwarding.via", |c| c.forwarding.via = String::new(), "a token of 1 to 64 characters"),
         (

@@ -109,13 +109,13 @@ fn files_have_three_forms() {
         (
             r#"[{"name": "a", "url": "ftp://a"}]"#,
             wrong(
-                "1:23: [0].url: must be http://HOST[:PORT], and \"ftp://a\" does not begin with http://",
+                "1:23: [0].url: must be http(s)://HOST[:PORT], and \"ftp://a\" does not begin with http:// or https://",
             ),
         ),
         (
             r#"[{"name": "a", "url": "http://a", "x": 1}]"#,
             wrong(
-                "1:35: [0].x: unknown key; known: name, url, limit, weight, backup, expand, resolveMs, health, reports",
+                "1:35: [0].x: unknown key; known: name, url, limit, weight, backup, expand, resolveMs, health, reports, tls",
             ),
         ),
         (

@@ -161,7 +161,7 @@ fn faults_are_told_by_place_and_path() {
         (
             "{\n\"a.b\":\n1}",
             "2:1: a.b: unknown key; known: listen, backends, routing, limits, timeouts, \
-             forwarding, pool, overflow, stats, admin, probePaths, health, reports, discovery, log, accessLog, requestId, \
+             forwarding, pool, overflow, stats, admin, probePaths, health, reports, tls, discovery, log, accessLog, requestId, \
              recording, stateFile",
         ),
         (
@@ -202,14 +202,14 @@ fn faults_are_told_by_place_and_path() {
         ),
         (
             "{\"backends\": [{\"name\": \"A\",\n\"url\": \"ftp://a\"}]}",
-            "2:8: backends[0].url: must be http://HOST[:PORT], and \"ftp://a\" does not \
-             begin with http://",
+            "2:8: backends[0].url: must be http(s)://HOST[:PORT], and \"ftp://a\" does not \
+             begin with http:// or https://",
         ),
         ("{\"backends\": [\n{\"name\": \"A\"}]}", "2:1: backends[0]: needs url"),
         (
             "{\"backends\": [\n{\"name\": \"A\", \"url\": \"http://a\", \"colour\": 1}]}",
             "2:34: backends[0].colour: unknown key; known: name, url, limit, weight, \
-             backup, expand, resolveMs, health",
+             backup, expand, resolveMs, health, reports, tls",
         ),
         (
             "{\"backends\": [\n[\"A\", \"http://a\"]]}",

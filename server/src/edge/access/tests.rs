@@ -202,6 +202,7 @@ fn logging_proxy() -> Proxy {
         name: "A".to_owned(),
         url: "http://a".to_owned(),
         authority: "a".to_owned(),
+        tls: None,
         addresses: Vec::new(),
     };
     let mut config = config;

@@ -77,6 +77,9 @@ pub(crate) fn log_notice<'a>(
             let fault_line = describe_fault(fault, &reporting);
             log!(level_of_fault(fault), "backend {backend}: {fault_line}");
         }
+        Notice::InsecureBackend { backend, fault } => {
+            warn!("backend {}: TLS: {fault}", name(*backend));
+        }
         Notice::ClientRefused { peer, full } => {
             let why = full.map_or_else(|| "stopping".to_owned(), describe_full);
             warn!("client {peer}: 503: {why}");
@@ -137,6 +140,7 @@ fn kind(notice: &Notice) -> Option<(Level, Kind)> {
         Notice::HandshakeFailed { .. } => (Level::Info, kind("handshake", 0)),
         Notice::Expired { .. } => (Level::Info, kind("timeout", 0)),
         Notice::UnreadableReport { fault, .. } => (level_of_fault(fault), kind("report", 0)),
+        Notice::InsecureBackend { .. } => (Level::Warn, kind("tls", 0)),
         Notice::ClientRefused { .. } => (Level::Warn, kind("limits.clients", 503)),
         Notice::ClientLimited { excess, .. } => (Level::Warn, kind(key(*excess), 429)),
         Notice::UnsolicitedBytes { .. } => (Level::Warn, kind("unsolicited bytes", 0)),

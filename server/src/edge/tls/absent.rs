@@ -6,8 +6,8 @@ use std::sync::Arc;
 use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, ListenTls};
-use crate::tls::Layer;
+use crate::config::{Config, ListenTls, TargetTls};
+use crate::tls::{Layer, TlsFault};
 
 /// TLS of a listener. Uninhabited: a build without TLS has none.
 #[derive(Debug)]
@@ -70,6 +70,28 @@ impl Watch {
     pub(crate) fn take(&self) -> Option<Servers> {
         None
     }
+}
+
+/// TLS towards backends: none has it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clients;
+
+impl Clients {
+    pub(crate) fn load(_: &Config) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    pub(crate) fn layer(&self, _: &TargetTls) -> Result<Layer, TlsFault> {
+        Err(TlsFault::InvalidName)
+    }
+}
+
+/// Finds no fault, since there are no files to check.
+pub(crate) fn check_clients(
+    _: &Config,
+    _: impl Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<(), ConfigError> {
+    Ok(())
 }
 
 /// Finds no fault, since there are no files to check.

@@ -5,6 +5,10 @@ mod absent;
 #[cfg(feature = "tls")]
 mod certificates;
 #[cfg(feature = "tls")]
+mod client;
+#[cfg(feature = "tls")]
+mod roots;
+#[cfg(feature = "tls")]
 mod server;
 #[cfg(feature = "tls")]
 mod tickets;
@@ -12,10 +16,25 @@ mod tickets;
 mod watch;
 
 #[cfg(not(feature = "tls"))]
-pub(crate) use self::absent::{Server, Servers, TicketKeys, Tickets, Watch, check};
+pub(crate) use self::absent::{
+    Clients, Server, Servers, TicketKeys, Tickets, Watch, check, check_clients,
+};
+#[cfg(feature = "tls")]
+pub(crate) use self::client::{Clients, check_clients};
 #[cfg(feature = "tls")]
 pub(crate) use self::server::{Server, Servers, check};
 #[cfg(feature = "tls")]
 pub(crate) use self::tickets::{TicketKeys, Tickets};
 #[cfg(feature = "tls")]
 pub(crate) use self::watch::Watch;
+use crate::config::BackendTarget;
+
+/// Returns a line for each backend whose certificate is not verified.
+pub(crate) fn unverified(targets: &[BackendTarget]) -> impl Iterator<Item = String> {
+    let is_its =
+        |target: &&BackendTarget| target.tls.as_ref().is_some_and(|tls| !tls.identity.verify);
+    targets.iter().filter(is_its).map(|target| {
+        let BackendTarget { name, url, .. } = target;
+        format!("backend {name} ({url}): tls.verify is false: anyone on the way can pose as it")
+    })
+}

@@ -67,11 +67,12 @@ pub(crate) struct ExchangeCounts {
 }
 
 /// The labels for reasons of errors and retries.
-pub(super) const REASONS: [&str; 16] = [
+pub(super) const REASONS: [&str; 17] = [
     "no_backend",
     "queue_full",
     "queue_timeout",
     "connect_refused",
+    "tls_handshake",
     "unreachable",
     "no_descriptor",
     "connect_timeout",
@@ -112,6 +113,7 @@ pub(crate) const fn reason(error: UpstreamError) -> &'static str {
         UpstreamError::QueueFull => "queue_full",
         UpstreamError::QueueTimeout => "queue_timeout",
         UpstreamError::Refused => "connect_refused",
+        UpstreamError::Handshake(_) => "tls_handshake",
         UpstreamError::Unreachable => "unreachable",
         UpstreamError::Exhausted => "no_descriptor",
         UpstreamError::ConnectTimeout => "connect_timeout",

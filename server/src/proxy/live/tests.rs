@@ -15,6 +15,7 @@ fn setup(stats: &[&str], backends: usize) -> (Config, Vec<BackendTarget>) {
         name: format!("b{number}"),
         url: format!("http://b{number}"),
         authority: format!("b{number}"),
+        tls: None,
         addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
     };
     (config, (0..backends).map(target).collect())

@@ -333,6 +333,7 @@ const fn outcome(error: UpstreamError) -> Outcome {
         | UpstreamError::QueueFull
         | UpstreamError::QueueTimeout
         | UpstreamError::Unreachable
+        | UpstreamError::Handshake(_)
         | UpstreamError::ConnectTimeout => RequestFailure::Unreachable,
         UpstreamError::Refused => RequestFailure::Refused,
         UpstreamError::Cut => RequestFailure::Cut,

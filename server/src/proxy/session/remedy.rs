@@ -81,6 +81,7 @@ pub(crate) const fn remedy(failure: &Failure) -> Remedy {
         failure.error,
         UpstreamError::Refused
             | UpstreamError::Unreachable
+            | UpstreamError::Handshake(_)
             | UpstreamError::Exhausted
             | UpstreamError::ConnectTimeout
     );

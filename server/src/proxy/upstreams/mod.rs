@@ -25,6 +25,7 @@ pub(crate) use self::places::{Attempt, Move};
 use super::id::ConnId;
 use super::notice::{ConfigChange, ReportFault};
 use crate::config::{BackendTarget, Check, Config, Orca, Reporting};
+use crate::tls::TlsFault;
 
 /// A pool of backends.
 #[derive(Debug)]
@@ -220,6 +221,11 @@ impl Upstreams {
     /// Whether this kind of report fault is new for the backend.
     pub(crate) fn is_first_fault(&mut self, backend: BackendId, fault: &ReportFault) -> bool {
         self.places.is_first_fault(backend, fault)
+    }
+
+    /// Notes the fault of a backend's TLS, or that it has none. Returns whether that is news.
+    pub(crate) fn is_news_tls(&mut self, backend: BackendId, fault: Option<TlsFault>) -> bool {
+        self.places.is_news_tls(backend, fault)
     }
 
     /// Takes the idle connection to `backend` that was used last.

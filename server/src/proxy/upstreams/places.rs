@@ -6,6 +6,7 @@ use intelliproxy_core::BackendId;
 use crate::config::{BackendTarget, is_same_set};
 use crate::http::UpstreamError;
 use crate::proxy::notice::ReportFault;
+use crate::tls::TlsFault;
 
 /// The addresses of all backends.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ struct Place {
     revision: u32,
     /// The kinds of report faults already reported.
     told_faults: u16,
+    /// The fault of its TLS that was reported last.
+    told_tls: Option<TlsFault>,
     is_configured: bool,
 }
 
@@ -50,8 +53,12 @@ impl Attempt {
 
     /// Returns the attempt at the next address after the current one failed with `error`.
     pub(crate) const fn after(self, error: UpstreamError) -> Self {
-        let earlier = match error {
-            UpstreamError::Exhausted => self.earlier,
+        let earlier = match (error, self.earlier) {
+            (UpstreamError::Exhausted, _) => self.earlier,
+            (
+                UpstreamError::Refused | UpstreamError::Unreachable,
+                Some(UpstreamError::Handshake(_)),
+            ) => self.earlier,
             _ => Some(error),
         };
         Self { before: self.before + 1, earlier, ..self }
@@ -61,8 +68,13 @@ impl Attempt {
     /// that is a failure of the proxy's own system, an earlier error of another kind is reported
     /// instead. For example, `[::1]` fails in this way on a system without IPv6.
     pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
-        match last {
-            UpstreamError::Exhausted => self.earlier.unwrap_or(last),
+        match (last, self.earlier) {
+            (UpstreamError::Exhausted, Some(earlier)) => earlier,
+            // The backend was reached at the earlier address: `localhost` has two.
+            (
+                UpstreamError::Refused | UpstreamError::Unreachable,
+                Some(earlier @ UpstreamError::Handshake(_)),
+            ) => earlier,
             _ => last,
         }
     }
@@ -127,6 +139,12 @@ impl Places {
         })
     }
 
+    /// Notes the fault of a backend's TLS, or that it has none. Returns whether that is news.
+    pub(crate) fn is_news_tls(&mut self, backend: BackendId, fault: Option<TlsFault>) -> bool {
+        let place = self.places.get_mut(backend.index()).filter(|place| place.id == backend);
+        place.is_some_and(|place| std::mem::replace(&mut place.told_tls, fault) != fault)
+    }
+
     /// Returns the ids and names of the configured backends.
     pub(crate) fn configured(&self) -> impl Iterator<Item = (BackendId, &str)> {
         let configured = self.places.iter().filter(|place| place.is_configured);
@@ -145,7 +163,9 @@ impl Places {
             let stays = is_same_set(old, new)
                 || moves == Move::LostAddress
                     && old.get(place.preferred).is_some_and(|used| new.contains(used));
-            place.target.authority == target.authority && stays
+            let is_same =
+                place.target.authority == target.authority && place.target.tls == target.tls;
+            is_same && stays
         })
     }
 
@@ -205,7 +225,8 @@ pub(crate) enum Move {
 
 impl Place {
     const fn new(id: BackendId, target: BackendTarget, revision: u32) -> Self {
-        Self { id, target, preferred: 0, revision, told_faults: 0, is_configured: true }
+        let (told_faults, told_tls) = (0, None);
+        Self { id, target, preferred: 0, revision, told_faults, told_tls, is_configured: true }
     }
 }
 
@@ -222,6 +243,7 @@ mod tests {
             name: name.to_owned(),
             url: format!("http://{host}"),
             authority: host.to_owned(),
+            tls: None,
             addresses: ports.iter().map(address).collect(),
         }
     }

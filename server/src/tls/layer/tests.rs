@@ -5,13 +5,24 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, SupportedProtocolVersion};
 
 use super::*;
+use crate::tls::TlsFault;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
+const SITE: (&[u8], &[u8]) =
+    (include_bytes!("../testing/site.pem"), include_bytes!("../testing/site.key"));
+const EXPIRED: (&[u8], &[u8]) =
+    (include_bytes!("../testing/expired.pem"), include_bytes!("../testing/expired.key"));
+const CA: &[u8] = include_bytes!("../testing/ca.pem");
+
 fn server(version: &'static SupportedProtocolVersion) -> Layer {
-    let chain = CertificateDer::pem_slice_iter(include_bytes!("../testing/site.pem"));
+    server_with(version, SITE)
+}
+
+fn server_with(version: &'static SupportedProtocolVersion, (chain, key): (&[u8], &[u8])) -> Layer {
+    let chain = CertificateDer::pem_slice_iter(chain);
     let chain = chain.map(|one| one.expect("a certificate")).collect();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../testing/site.key")).expect("a key");
+    let key = PrivateKeyDer::from_pem_slice(key).expect("a key");
     let config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_protocol_versions(&[version])
         .expect("a version")
@@ -22,8 +33,13 @@ fn server(version: &'static SupportedProtocolVersion) -> Layer {
 }
 
 fn client(name: &'static str) -> Layer {
+    client_with(name, CA)
+}
+
+/// A client that trusts this authority.
+fn client_with(name: &'static str, authority: &[u8]) -> Layer {
     let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(include_bytes!("../testing/ca.pem"));
+    let root = CertificateDer::from_pem_slice(authority);
     roots.add(root.expect("a certificate")).expect("a root");
     let config = ClientConfig::builder_with_provider(ring::default_provider().into())
         .with_protocol_versions(&VERSIONS)
@@ -295,4 +311,80 @@ fn a_resting_layer_is_small() {
     assert_eq!(decrypt(&mut client, &cipher, usize::MAX, 65_536).len(), 100_000);
     assert_eq!(server.held.capacity(), 0);
     assert!(size_of::<Layer>() <= 2048, "{}", size_of::<Layer>());
+}
+
+/// A client refuses a certificate with another name, of an unknown issuer, or that has expired, and
+/// names the fault. It refuses what is not TLS, too. Nothing is open afterwards.
+#[test]
+fn clients_name_the_fault_of_a_server() {
+    for version in VERSIONS {
+        for (name, authority, of_server, expected) in [
+            ("a.test", CA, SITE, None),
+            ("x.wild.test", CA, SITE, None),
+            ("b.test", CA, SITE, Some(TlsFault::WrongName)),
+            ("x.y.wild.test", CA, SITE, Some(TlsFault::WrongName)),
+            ("127.0.0.1", CA, SITE, Some(TlsFault::WrongName)),
+            ("a.test", EXPIRED.0, SITE, Some(TlsFault::UnknownIssuer)),
+            ("a.test", CA, EXPIRED, Some(TlsFault::Expired)),
+        ] {
+            let mut client = client_with(name, authority);
+            let mut server = server_with(version, of_server);
+            server.take(&output(&mut client), &mut []).expect("a hello");
+            let result = client.take(&output(&mut server), &mut []);
+            assert_eq!(result.err().map(TlsFault::from), expected, "{name}");
+            assert_eq!(client.is_handshaking(), expected.is_some() || version == VERSIONS[0]);
+            assert!(client.has_output(), "the rest of the handshake, or an alert");
+        }
+    }
+    let rows: [(&[u8], TlsFault); 9] = [
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], TlsFault::NotTls),
+        (&[0; 100], TlsFault::NotTls),
+        (&[0x15, 3, 3, 0, 2, 2, 40], TlsFault::Refused),
+        (&[0x15, 3, 3, 0, 2, 2, 70], TlsFault::NothingInCommon),
+        (&[0x15, 3, 3, 0, 2, 2, 116], TlsFault::CertificateRequired),
+        (&[0x15, 3, 3, 0, 2, 2, 48], TlsFault::CertificateRefused),
+        (&[0x15, 3, 3, 0, 2, 2, 112], TlsFault::UnknownName),
+        (&[0x15, 3, 3, 0, 2, 2, 120], TlsFault::OtherProtocol),
+        (&[0x16, 3, 3, 0, 4, 99, 0, 0, 0], TlsFault::Malformed),
+    ];
+    for (garbage, expected) in rows {
+        let mut client = client("a.test");
+        let _ = output(&mut client);
+        let result = client.take(garbage, &mut []);
+        assert_eq!(result.err().map(TlsFault::from), Some(expected), "{garbage:?}");
+        assert!(client.is_handshaking());
+    }
+}
+
+/// Wherever a server's bytes are cut, in its handshake or in a response, the end is not one that the
+/// server has announced.
+#[test]
+fn a_cut_is_no_end() {
+    for version in VERSIONS {
+        let flight = {
+            let (mut client, mut server) = (client("a.test"), server(version));
+            server.take(&output(&mut client), &mut []).expect("a hello");
+            output(&mut server).len()
+        };
+        for at in 0..flight {
+            let (mut client, mut server) = (client("a.test"), server(version));
+            server.take(&output(&mut client), &mut []).expect("a hello");
+            let bytes = output(&mut server);
+            assert_eq!(client.take(&bytes[..at.min(bytes.len() - 1)], &mut []), Ok(0), "{at}");
+            assert!(client.is_handshaking() && !client.has_ended());
+        }
+        let (_, mut server) = pair(version);
+        let mut response = encrypt(&mut server, b"HTTP/1.0 200 OK\r\n\r\nbody");
+        server.end();
+        response.extend(output(&mut server));
+        for at in 0..=response.len() {
+            let (mut client, mut server) = pair(version);
+            let mut response = encrypt(&mut server, b"HTTP/1.0 200 OK\r\n\r\nbody");
+            server.end();
+            response.extend(output(&mut server));
+            let mut space = [0; 100];
+            client.take(&response[..at], &mut space).expect("valid");
+            assert_eq!(client.has_ended(), at == response.len(), "{at}");
+        }
+    }
 }

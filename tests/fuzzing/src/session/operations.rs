@@ -300,6 +300,7 @@ fn target(index: usize, place: u8, addresses: usize) -> BackendTarget {
         name: format!("b{index}"),
         url: format!("http://{name}"),
         authority: name,
+        tls: None,
         addresses: (0..addresses)
             .map(|port| SocketAddr::from(([192, 0, place, index as u8], 80 + port as u16)))
             .collect(),
