@@ -184,6 +184,34 @@ pub enum ReturnReason {
     CameUp,
 }
 
+/// What keeps requests from a backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OutCause {
+    /// It requested a pause.
+    Held,
+    /// Its requests failed.
+    Ejected,
+    /// Its pings failed, or its connections are refused.
+    Down,
+    /// Its mode or its weight keeps it out of service.
+    OutOfService,
+    /// It is no longer configured.
+    Removed,
+}
+
+impl OutCause {
+    /// The end of a sentence whose subject is the backend.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Held => "requested a pause",
+            Self::Ejected => "is ejected",
+            Self::Down => "is down",
+            Self::OutOfService => "is out of service",
+            Self::Removed => "is no longer configured",
+        }
+    }
+}
+
 /// Why the current backend changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SwitchReason {
@@ -194,9 +222,11 @@ pub enum SwitchReason {
         /// The difference in points.
         by: f64,
     },
-    /// The old backend is down, ejected, held, out of service or no longer configured. Threshold
-    /// and cooldown do not apply.
-    Failover,
+    /// The old backend cannot be used. Threshold and cooldown do not apply.
+    Failover {
+        /// What keeps requests from the old backend.
+        cause: OutCause,
+    },
     /// The old backend is a backup that could serve, and another backend can take requests again.
     /// Threshold and cooldown do not apply.
     FromBackup,

@@ -103,8 +103,8 @@ pub use config::{
 };
 pub use event::{
     Action, AgentState, EjectReason, Event, HoldReason, Lease, LoadReport, NoRoute, Notice,
-    Outcome, ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure, ReturnReason,
-    RouteReason, SwitchReason,
+    OutCause, Outcome, ProbeAnswer, ProbeFailure, ProbeKind, ProbeResult, RequestFailure,
+    ReturnReason, RouteReason, SwitchReason,
 };
 pub use health::Health;
 pub use id::{BackendId, LeaseId, ProbeId};

@@ -101,7 +101,7 @@ fn check_counts_what_is_found() {
     fs::write(folder.file("c.json"), text).expect("a file");
     for (count, code, expected) in [
         (1000, 1, "1001 backends were found, more than 1000".to_owned()),
-        (999, 0, format!("not using b0 (discovery.file {file}): their names are taken")),
+        (999, 0, format!("not using b0 (discovery.file {file}): its name is taken")),
     ] {
         let one = |number| format!(r#"{{"name": "b{number}", "url": "http://127.0.0.1:3"}}"#);
         let all: Vec<String> = (0..count).map(one).collect();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use intelliproxy::config::{Config, Overflow};
 use intelliproxy::proxy::{ConnId, Full, Notice, ReportFault};
 use intelliproxy_core::{
-    EjectReason, HoldReason, Notice as RouterNotice, PolicyKind, ProbeFailure, SwitchReason,
+    EjectReason, HoldReason, Notice as RouterNotice, OutCause, PolicyKind, ProbeFailure,
+    SwitchReason,
 };
 use intelliproxy_driver::Driver;
 
@@ -67,7 +68,8 @@ fn changes_of_the_current_backend_are_reported() {
     driver.pass(Duration::from_secs(6));
     let cause = Some(ProbeFailure::Refused);
     let down = RouterNotice::HealthChanged { backend: a, is_up: false, cause };
-    let switched = RouterNotice::Switched { from: Some(a), to: b, reason: SwitchReason::Failover };
+    let reason = SwitchReason::Failover { cause: OutCause::Down };
+    let switched = RouterNotice::Switched { from: Some(a), to: b, reason };
     assert_eq!(take(&mut driver), [down, switched]);
 
     driver.refusing.clear();

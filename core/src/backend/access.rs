@@ -1,4 +1,6 @@
 //! The access that requests have to a backend.
+use crate::event::OutCause;
+
 /// The access that requests have to a backend. Requests go to the backends with the lowest value
 /// that any has.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -41,19 +43,17 @@ impl Access {
         }
     }
 
-    /// Whether it keeps requests away even if no better backend is left out for it: the backend is
+    /// Why it keeps requests away even if no better backend is left out for it: the backend is
     /// held, ejected, down, out of service or gone. A full one, and a backup that could serve, is
     /// not out.
-    pub(crate) const fn is_out(self) -> bool {
+    pub(crate) const fn out(self) -> Option<OutCause> {
         match self {
-            Self::Free | Self::Slow | Self::Backup | Self::BackupSlow | Self::Full => false,
-            Self::Held
-            | Self::BackupHeld
-            | Self::Ejected
-            | Self::Down
-            | Self::Refusing
-            | Self::Drained
-            | Self::Gone => true,
+            Self::Free | Self::Slow | Self::Backup | Self::BackupSlow | Self::Full => None,
+            Self::Held | Self::BackupHeld => Some(OutCause::Held),
+            Self::Ejected => Some(OutCause::Ejected),
+            Self::Down | Self::Refusing => Some(OutCause::Down),
+            Self::Drained => Some(OutCause::OutOfService),
+            Self::Gone => Some(OutCause::Removed),
         }
     }
 

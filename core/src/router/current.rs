@@ -28,10 +28,12 @@ impl Router {
         };
         let is_better = |id: &BackendId| access(*id) < least;
         match self.table.lowest().filter(is_better) {
-            Some(best) if self.is_out(current) => {
-                self.change_current(now, best, SwitchReason::Failover);
+            Some(best) => {
+                let reason = access(current)
+                    .out()
+                    .map_or(SwitchReason::FromBackup, |cause| SwitchReason::Failover { cause });
+                self.change_current(now, best, reason);
             }
-            Some(best) => self.change_current(now, best, SwitchReason::FromBackup),
             None if self.table.is_configured(current) => {}
             None => self.current = None,
         }
@@ -47,7 +49,7 @@ impl Router {
     /// Whether a backend is unusable or held. A backup that is left because another backend can
     /// serve is not out.
     pub(super) fn is_out(&self, id: BackendId) -> bool {
-        self.table.row(id).is_none_or(|row| row.access.is_out())
+        self.table.row(id).is_none_or(|row| row.access.out().is_some())
     }
 
     /// Applies the gate to the best usable backend for a request's first attempt. Returns the
@@ -117,7 +119,7 @@ impl Router {
             self.switches += 1;
             self.gate.switched(now);
         }
-        self.failed = from.filter(|_| reason == SwitchReason::Failover);
+        self.failed = from.filter(|_| matches!(reason, SwitchReason::Failover { .. }));
         self.last_switch = Some((now, reason));
         self.told_hold = None;
         self.notify(Notice::Switched { from, to, reason });

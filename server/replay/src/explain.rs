@@ -302,7 +302,8 @@ impl Decision<'_> {
             return format!("{open}{chosen} has the lowest score");
         }
         if self.after.switches > self.before.switches {
-            let reason = self.after.last_switch.map_or("", |(_, reason)| why_switched(reason));
+            let reason = self.after.last_switch.map(|(_, reason)| why_switched(reason));
+            let reason = reason.unwrap_or_default();
             return format!("switch to {chosen}: {reason}");
         }
         if self.before.current.is_none() {
@@ -476,13 +477,16 @@ fn known(backend: &BackendSnapshot) -> String {
     )
 }
 
-const fn why_switched(reason: SwitchReason) -> &'static str {
-    match reason {
+fn why_switched(reason: SwitchReason) -> String {
+    let text = match reason {
         SwitchReason::First => "the first choice",
         SwitchReason::Better { .. } => "better by the threshold or more, cooldown over",
-        SwitchReason::Failover => "failover: the one before could not be used",
+        SwitchReason::Failover { cause } => {
+            return format!("failover: the one before {}", cause.text());
+        }
         SwitchReason::FromBackup => "the one before is a backup, which is not needed any more",
-    }
+    };
+    text.to_owned()
 }
 
 /// The maximum number of additional requests in flight that is tried.

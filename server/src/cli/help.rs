@@ -101,9 +101,9 @@ fn push_line(text: &mut String, line: &str) {
 /// The flags that do not set a value of the configuration.
 pub(super) const PROGRAM_FLAGS: [(&str, &str); 7] = [
     ("--config FILE", "read the configuration from a JSON file, and again on SIGHUP"),
-    ("--check", "validate flags and file, resolve names, then exit"),
-    ("--offline", "with --check: resolve no names"),
-    ("--print-config", "print the resulting configuration as JSON, then exit"),
+    ("--check", "validate flags and file, resolve names, read discovery.file, then exit"),
+    ("--offline", "with --check: resolve no names, do not read discovery.file"),
+    ("--print-config", "print the resulting configuration as JSON with secrets, then exit"),
     ("--user NAME[:GROUP]", "serve as this user, by name or number, if root starts the program"),
     ("-h, --help", "print this help, then exit"),
     ("-V, --version", "print the version, then exit"),

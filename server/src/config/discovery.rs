@@ -165,7 +165,7 @@ pub(crate) fn fixed_addresses(host: &str) -> Option<Vec<IpAddr>> {
 /// # Errors
 /// The first fault, with its place.
 pub(crate) fn backends_from_file(text: &str) -> Result<Vec<BackendConfig>, FileError> {
-    let document = Document::parse(text)?;
+    let document = Document::parse_as(text, "must be a list of backends, and is empty")?;
     if document.first_has_key("targets") {
         return of_groups(&document, &document.read::<Vec<TargetGroup>>("")?);
     }

@@ -17,8 +17,13 @@ pub(super) struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
-    /// Parses a text.
+    /// Parses a text that is an object.
     pub(super) fn parse(text: &'t str) -> Result<Self, FileError> {
+        Self::parse_as(text, "must be an object")
+    }
+
+    /// Parses a text. `wrong` is the error if it has no value.
+    pub(super) fn parse_as(text: &'t str, wrong: &str) -> Result<Self, FileError> {
         let refuse = |at, wrong: &str| FileError::new(text, at, String::new(), wrong.to_owned());
         let options = ParseOptions {
             allow_comments: true,
@@ -34,7 +39,7 @@ impl<'t> Document<'t> {
         };
         let parsed = parse_to_ast(text, &CollectOptions::default(), &options)
             .map_err(|error| refuse(error.range().start, &lower(&error.kind().to_string())))?;
-        let root = parsed.value.ok_or_else(|| refuse(text.len(), "must be an object"))?;
+        let root = parsed.value.ok_or_else(|| refuse(text.len(), wrong))?;
         Ok(Self { text, root })
     }
 

@@ -376,7 +376,12 @@ fn check_fields(path: &str, fields: &BTreeMap<String, String>) -> Result<(), Con
             Name::Other | Name::Authorization | Name::Forwarded | Name::XForwardedProto
         );
         let is_own = !is_free || name.eq_ignore_ascii_case("trailer");
-        if !is_token(name) || is_own {
+        if !is_token(name) {
+            // A control character must not break the line of the error.
+            let allowed = "a field name: letters, digits and !#$%&'*+-.^_`|~";
+            return Err(ConfigError::new(&format!("{path}.{}", name.escape_debug()), allowed));
+        }
+        if is_own {
             let allowed = "a field that the proxy does not set: not Host, Connection or the like";
             return Err(ConfigError::new(&format!("{path}.{name}"), allowed));
         }

@@ -22,7 +22,10 @@ pub(crate) fn describe<'a>(
             match reason {
                 SwitchReason::First => change,
                 SwitchReason::Better { by } => format!("{change}: better by {by:.1} points"),
-                SwitchReason::Failover => format!("{change}: failover"),
+                SwitchReason::Failover { cause } => {
+                    let old = from.map_or("the current backend", name);
+                    format!("{change}: failover, {old} {}", cause.text())
+                }
                 SwitchReason::FromBackup => format!("{change}: return from a backup"),
             }
         }
@@ -76,10 +79,11 @@ fn describe_ejection(reason: EjectReason) -> String {
             let others = others.map_or_else(String::new, |others| {
                 format!(", the others fail {:.1} %", 100.0 * others)
             });
-            format!(
-                "{in_row} failures in a row, {:.0} % of its last requests{others}",
-                100.0 * share
-            )
+            let run = match in_row {
+                1 => "1 failure".to_owned(),
+                _ => format!("{in_row} failures in a row"),
+            };
+            format!("{run}, {:.0} % of its last requests{others}", 100.0 * share)
         }
         EjectReason::Refusals { in_row } => {
             format!("it refused {in_row} requests in a row, each the only one there")
@@ -179,6 +183,8 @@ pub(crate) fn describe_change(change: &ConfigChange) -> String {
 mod tests {
     use std::time::Duration;
 
+    use intelliproxy_core::OutCause;
+
     use super::*;
 
     const fn id(number: u32) -> BackendId {
@@ -190,6 +196,7 @@ mod tests {
     fn notices_have_their_lines() {
         let (a, b) = (id(0), id(1));
         let switched = |from, reason| Notice::Switched { from, to: b, reason };
+        let failed_over = |cause| switched(Some(a), SwitchReason::Failover { cause });
         let held = |reason| Notice::Held { current: a, candidate: b, reason };
         let changed = |is_up, cause| Notice::HealthChanged { backend: b, is_up, cause };
         let ejected = |reason| Notice::Ejected { backend: b, reason };
@@ -201,8 +208,11 @@ mod tests {
                 switched(Some(a), SwitchReason::Better { by: 312.44 }),
                 "switch A -> B: better by 312.4 points",
             ),
-            (switched(Some(a), SwitchReason::Failover), "switch A -> B: failover"),
-            (switched(None, SwitchReason::Failover), "start with B: failover"),
+            (failed_over(OutCause::Down), "switch A -> B: failover, A is down"),
+            (failed_over(OutCause::Held), "switch A -> B: failover, A requested a pause"),
+            (failed_over(OutCause::Ejected), "switch A -> B: failover, A is ejected"),
+            (failed_over(OutCause::OutOfService), "switch A -> B: failover, A is out of service"),
+            (failed_over(OutCause::Removed), "switch A -> B: failover, A is no longer configured"),
             (switched(Some(a), SwitchReason::FromBackup), "switch A -> B: return from a backup"),
             (
                 held(HoldReason::BelowThreshold { missing: 18.0 }),
@@ -219,6 +229,10 @@ mod tests {
             (
                 ejected(EjectReason::Failures { in_row: 3, share: 0.6, others: Some(0.01) }),
                 "B is ejected: 3 failures in a row, 60 % of its last requests, the others fail 1.0 %",
+            ),
+            (
+                ejected(EjectReason::Failures { in_row: 1, share: 0.5, others: Some(0.0) }),
+                "B is ejected: 1 failure, 50 % of its last requests, the others fail 0.0 %",
             ),
             (
                 ejected(EjectReason::Failures { in_row: 5, share: 1.0, others: None }),

@@ -98,8 +98,8 @@ impl Decision {
             Some(SwitchReason::Better { by }) => {
                 return format!("switch to {chosen}: better by {by:.1} points");
             }
-            Some(SwitchReason::Failover) => {
-                return format!("failover to {chosen}: the current backend could not be used");
+            Some(SwitchReason::Failover { cause }) => {
+                return format!("failover to {chosen}: the current backend {}", cause.text());
             }
             Some(SwitchReason::FromBackup) => {
                 return format!("switch to {chosen}: the current backend is a backup");
@@ -324,7 +324,7 @@ mod tests {
     use std::time::Duration;
 
     use intelliproxy_core::{
-        LearnedStanding, LearnedView, LeastRequestView, Mode, ScoreParts, ScoreView,
+        LearnedStanding, LearnedView, LeastRequestView, Mode, OutCause, ScoreParts, ScoreView,
     };
     use serde_json::{Value, json};
 
@@ -445,8 +445,11 @@ mod tests {
                 "every backend has been tried",
             ),
             (
-                Decision { switch: Some(SwitchReason::Failover), ..a() },
-                "failover to A: the current backend could not be used",
+                Decision {
+                    switch: Some(SwitchReason::Failover { cause: OutCause::Ejected }),
+                    ..a()
+                },
+                "failover to A: the current backend is ejected",
             ),
             (
                 Decision { switch: Some(SwitchReason::FromBackup), ..a() },

@@ -71,11 +71,7 @@ impl Proxy {
             self.overrides.modes.insert(backend.to_owned(), mode);
         }
         self.command(now);
-        self.show_event(
-            now,
-            Kind::Command,
-            format!("command: mode of {backend} is {}", mode.name()),
-        );
+        self.show_event(now, Kind::Command, format!("mode of {backend} is {}", mode.name()));
         if mode == Mode::Maintain {
             for conn in self.upstreams.trim_idle(id, 0) {
                 self.close(conn, false);
@@ -101,10 +97,8 @@ impl Proxy {
         let change = self.overrides.weights.entry(backend.to_owned()).or_insert((replaced, weight));
         change.1 = weight;
         self.command(now);
-        let text = format!(
-            "command: weight of {backend} is {weight} % instead of {}",
-            replaced.unwrap_or(100)
-        );
+        let text =
+            format!("weight of {backend} is {weight} % instead of {}", replaced.unwrap_or(100));
         self.show_event(now, Kind::Command, text);
         Ok(())
     }
@@ -117,7 +111,7 @@ impl Proxy {
         self.overrides.policy = (replaced != policy).then_some((replaced, policy));
         self.shared.config.routing.policy = policy;
         self.command(now);
-        let text = format!("command: policy is {} instead of {}", policy.name(), used.name());
+        let text = format!("policy is {} instead of {}", policy.name(), used.name());
         self.show_event(now, Kind::Command, text);
     }
 

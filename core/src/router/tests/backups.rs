@@ -272,7 +272,8 @@ fn a_backup_that_fails_is_failed_over() {
         world.await_ping(A);
         world.answer(A, 10);
     }
-    assert_eq!(world.router.last_switch().map(|(_, reason)| reason), Some(SwitchReason::Failover));
+    let reason = SwitchReason::Failover { cause: OutCause::Down };
+    assert_eq!(world.router.last_switch().map(|(_, reason)| reason), Some(reason));
     let lease = world.route();
     assert_eq!((lease.backend(), world.router.reason(&lease)), (A, RouteReason::Failover));
     world.finish(lease, 200);

@@ -10,7 +10,8 @@ fn a_removed_backend_rests_and_returns() {
     assert_eq!(lease.backend(), A);
     world.notices();
     world.reconfigure(&["b", "c"], Rules::default());
-    let switched = Notice::Switched { from: Some(A), to: B, reason: SwitchReason::Failover };
+    let reason = SwitchReason::Failover { cause: OutCause::Removed };
+    let switched = Notice::Switched { from: Some(A), to: B, reason };
     assert_eq!(world.notices(), [switched]);
     assert_eq!(world.router.backend("a"), None);
     assert_eq!(world.router.name(A), Some("a"));

@@ -96,9 +96,10 @@ fn a_current_backend_that_goes_down_is_left_at_once() {
     }
     let cause = Some(ProbeFailure::Status(503));
     let down = Notice::HealthChanged { backend: B, is_up: false, cause };
-    let switched = Notice::Switched { from: Some(B), to: A, reason: SwitchReason::Failover };
+    let reason = SwitchReason::Failover { cause: OutCause::Down };
+    let switched = Notice::Switched { from: Some(B), to: A, reason };
     assert!(world.notices().ends_with(&[down, switched]));
-    assert_eq!(world.snapshot().last_switch, Some((world.now, SwitchReason::Failover)));
+    assert_eq!(world.snapshot().last_switch, Some((world.now, reason)));
     assert_eq!(world.serve(), A);
     assert_eq!(world.snapshot().switches, 1);
 }
@@ -161,7 +162,8 @@ fn fails_open_when_nobody_is_up() {
     world.notices();
     world.answer(A, 10);
     let up = Notice::HealthChanged { backend: A, is_up: true, cause: None };
-    let switched = Notice::Switched { from: Some(B), to: A, reason: SwitchReason::Failover };
+    let reason = SwitchReason::Failover { cause: OutCause::Down };
+    let switched = Notice::Switched { from: Some(B), to: A, reason };
     assert_eq!(world.notices(), [up, switched]);
 }
 

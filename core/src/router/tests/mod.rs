@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{PolicyKind, Weights};
-use crate::event::{LoadReport, Outcome, ProbeAnswer, ProbeKind, ProbeResult, RequestFailure};
+use crate::event::{
+    LoadReport, OutCause, Outcome, ProbeAnswer, ProbeKind, ProbeResult, RequestFailure,
+};
 use crate::health::Health;
 use crate::id::{LeaseId, ProbeId};
 use crate::outlier::StandingView;

@@ -102,7 +102,7 @@ fn files_have_three_forms() {
         ),
         (r#"[{"name": "a", "url": "http://a"},]"#, fine(&["a http://a"])),
         (r#"{"backends": [{"name": "a", "url": "http://a"}]}"#, fine(&["a http://a"])),
-        ("", wrong("1:1: must be an object")),
+        ("", wrong("1:1: must be a list of backends, and is empty")),
         ("[", wrong("1:1: unterminated array")),
         (r#"{"name": "a"}"#, wrong("1:1: must be a list, not an object")),
         (r#"[{"name": "a"}]"#, wrong("1:2: [0]: needs url")),

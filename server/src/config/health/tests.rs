@@ -49,6 +49,7 @@ fn faults_are_told_by_their_paths() {
     let path = "a path: '/' and at most 1023 visible ASCII characters, without '#'";
     let status = "a status from 200 to 599, or two with '-' between them";
     let field = "a field that the proxy does not set: not Host, Connection or the like";
+    let name = "a field name: letters, digits and !#$%&'*+-.^_`|~".to_owned();
     let rows = [
         (r#""path": "up""#, "path", path.to_owned()),
         (r#""port": 0"#, "port", "a whole number from 1 to 65535, or null".to_owned()),
@@ -83,7 +84,9 @@ fn faults_are_told_by_their_paths() {
         (r#""fields": {"Host": "x"}"#, "fields.Host", field.to_owned()),
         (r#""fields": {"content-length": "1"}"#, "fields.content-length", field.to_owned()),
         (r#""fields": {"Content_Length": "1"}"#, "fields.Content_Length", field.to_owned()),
-        (r#""fields": {"A B": "x"}"#, "fields.A B", field.to_owned()),
+        (r#""fields": {"A B": "x"}"#, "fields.A B", name.clone()),
+        (r#""fields": {"A\r\nB": "x"}"#, "fields.A\\r\\nB", name.clone()),
+        (r#""fields": {"": "x"}"#, "fields.", name),
         (
             r#""fields": {"X": "a\r\nb"}"#,
             "fields.X",

@@ -529,8 +529,8 @@ mod tests {
             finder.handle(now, Message::Read { path: "f.json".to_owned(), content });
             told.extend(finder.publish());
         }
-        let line =
-            |names| format!("not using {names} (discovery.file f.json): their names are taken");
-        assert_eq!(told, [line("A"), line("A, B")]);
+        let line = |names, taken| format!("not using {names} (discovery.file f.json): {taken}");
+        let lines = [line("A", "its name is taken"), line("A, B", "their names are taken")];
+        assert_eq!(told, lines);
     }
 }

@@ -150,7 +150,11 @@ pub(crate) fn unused_line(config: &Config, found: &Found) -> Option<String> {
     let from = config.discovery.file.as_ref();
     let from = from.map_or_else(String::new, |file| format!(" (discovery.file {file})"));
     let names = named.join(", ");
-    (!named.is_empty()).then(|| format!("not using {names}{more}{from}: their names are taken"))
+    let taken = match found.unused.len() {
+        1 => "its name is taken",
+        _ => "their names are taken",
+    };
+    (!named.is_empty()).then(|| format!("not using {names}{more}{from}: {taken}"))
 }
 
 /// The error for a reload whose backends did not arrive, not even the earlier ones.

@@ -106,14 +106,13 @@ impl Watched {
             Err(wrong) => {
                 self.is_bad = true;
                 let line = match (self.is_good, in_use) {
-                    (true, _) => {
-                        let count = self.backends.len();
-                        format!("{wrong}: keeping the last {count} backends from it")
+                    // Without their number: the proxy may not use all of them.
+                    (true, _) if !self.backends.is_empty() => {
+                        format!("{wrong}: keeping the last backends from it")
                     }
+                    (true, _) => format!("{wrong}: still no backends from it"),
                     (false, 0) => format!("{wrong}: no backends from it yet"),
-                    (false, count) => {
-                        format!("{wrong}: keeping the {count} backends of the last file")
-                    }
+                    (false, _) => format!("{wrong}: keeping the backends of the last file"),
                 };
                 Reading { is_news: false, line: Some((Level::Warn, line)) }
             }
@@ -169,23 +168,25 @@ mod tests {
         let (is_news, warn) = (true, |line: &str| Some((Level::Warn, line.to_owned())));
         let again = Some((Level::Info, "f can be used again".to_owned()));
         type Row = (Result<Vec<u8>, String>, usize, bool, Option<(Level, String)>);
-        let rows: [Row; 11] = [
+        let rows: [Row; 13] = [
             (bad("f: x"), 0, false, warn("f: x: no backends from it yet")),
             (bad("f: x"), 0, false, None),
-            (bad("f: y"), 2, false, warn("f: y: keeping the 2 backends of the last file")),
+            (bad("f: y"), 2, false, warn("f: y: keeping the backends of the last file")),
             (bad("f: y"), 2, false, None),
             (good("a"), 2, is_news, again.clone()),
             (good("a"), 1, false, None),
             (good("b"), 1, is_news, None),
-            (bad("f: y"), 1, false, warn("f: y: keeping the last 1 backends from it")),
+            (bad("f: y"), 1, false, warn("f: y: keeping the last backends from it")),
             (bad("f: y"), 1, false, None),
             (
                 Ok(b"\"".to_vec()),
                 1,
                 false,
-                warn("f:1:1: unterminated string literal: keeping the last 1 backends from it"),
+                warn("f:1:1: unterminated string literal: keeping the last backends from it"),
             ),
             (good("b"), 1, false, again),
+            (Ok(b"[]".to_vec()), 1, is_news, None),
+            (bad("f: y"), 0, false, warn("f: y: still no backends from it")),
         ];
         let mut file = Watched::new("f");
         for (row, (content, in_use, is_news, line)) in rows.into_iter().enumerate() {
