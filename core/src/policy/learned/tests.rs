@@ -75,6 +75,42 @@ fn repaired_failures_cost_only_their_time() {
     assert!(with > 2.0 * without, "{with} and {without}");
 }
 
+/// Requests come at regular times, one or several at once, and each takes the same time at each of
+/// two equal backends, for half an hour. No chance decides here. Neither backend starves, and the
+/// cost of an idle one does not grow.
+#[test]
+fn regular_arrivals_starve_no_backend() {
+    // The gap between arrivals, the time of a request, and the arrivals at once.
+    for (gap, took, at_once) in [(100, 10, 1), (100, 130, 1), (100, 90, 2), (200, 150, 4)] {
+        let latency = Duration::from_millis(took);
+        let mut bench = bench(2);
+        let start = bench.now;
+        let mut out = std::collections::VecDeque::new();
+        let (mut passed_by, mut costs) = ([0, 0], Vec::new());
+        for number in 0..1_800_000 / gap {
+            let now = start + Duration::from_millis(number * gap);
+            while let Some((end, slot)) = out.front().copied().filter(|(end, _)| *end <= now) {
+                out.pop_front();
+                bench.now = end;
+                bench.end(slot, Outcome::Answered { status: 200, latency });
+            }
+            bench.now = now;
+            bench.mind_pings();
+            for _ in 0..at_once {
+                let slot = bench.send(&[]);
+                out.push_back((now + latency, slot));
+                (passed_by[slot], passed_by[1 - slot]) = (0, passed_by[1 - slot] + 1);
+                assert!(passed_by[1 - slot] < 64, "{gap} {took} {at_once}: {number}");
+            }
+            costs.push(learned(&bench, 0).cost_ms.max(learned(&bench, 1).cost_ms));
+        }
+        let most = |costs: &[f64]| costs.iter().copied().fold(0.0, f64::max);
+        let (first, last) = costs.split_at(costs.len() / 2);
+        let (first, last) = (most(first), most(last));
+        assert!(last < 1.1 * first, "{gap} {took} {at_once}: {first} and {last}");
+    }
+}
+
 /// In a new pool nothing is known: slow start allows two requests each, and requests go to all.
 #[test]
 fn starts_slowly_and_evenly() {
