@@ -185,25 +185,105 @@ test("200 backends: all rows, a filter, sorting; the CPU time of the page is pri
   }
 });
 
+/** Returns an event as it is in a stream. */
+const event = (name, data) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
+
+/** Returns the contents of the first events of a stream. */
+const beginning = (page) =>
+  page.evaluate(
+    () =>
+      new Promise((done) => {
+        const source = new EventSource("events");
+        const found = {};
+        for (const name of ["hello", "backends"]) {
+          source.addEventListener(name, ({ data }) => {
+            found[name] = JSON.parse(data);
+            if (found.hello && found.backends) {
+              source.close();
+              done(found);
+            }
+          });
+        }
+      }),
+  );
+
+/** Loads the page again with a stream of these contents. */
+async function reloadWith(page, body) {
+  await page.route("**/events", (route) => route.fulfill({ contentType: "text/event-stream", body }));
+  await page.reload();
+}
+
+test("rows are drawn while others are on their way, and p50 and p99 in them", async () => {
+  await onStage({ names: ["A", "B"] }, async ({ page }) => {
+    const { hello, backends } = await beginning(page);
+    const first = backends.backends[0];
+    const values = (value) => Array(hello.covered / hello.interval).fill(value);
+    Object.assign(first.history, { p50: values(50), p99: values(100) });
+    await reloadWith(page, event("hello", { ...hello, count: 200 }) + event("backends", { first: 0, backends: [first] }));
+    await until("the first row", async () => (await page.locator("#rows tr").count()) === 1);
+    // Each figure is constant, so its line is a bar of inked lines of pixels over the whole width.
+    const bars = () =>
+      page.evaluate(() => {
+        const canvas = document.querySelector("#rows canvas");
+        const { width, height } = canvas;
+        const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+        const isInked = (y) => Array.from({ length: width }, (_, x) => data[4 * (y * width + x) + 3]).every((alpha) => alpha > 0);
+        return Array.from({ length: height }, (_, y) => isInked(y) && !(y > 0 && isInked(y - 1))).filter(Boolean).length;
+      });
+    await until("two lines", async () => (await bars()) === 2);
+  });
+});
+
+test("the policy's pictures have their scales", async () => {
+  await onStage({ names: ["A", "B"] }, async ({ page }) => {
+    const { hello, backends } = await beginning(page);
+    const guard = { inCharge: true, returnsInMs: null, demotions: 0, controls: 500, ratio: 0.9, interval: [0.8, 1.1], alarm: 0.1 };
+    for (const backend of backends.backends) backend.row[hello.fields.indexOf("width")] = 8;
+    const curves = [[[1, 10], [8, 20], [64, 160]], [[1, 5], [64, 5]]];
+    const body =
+      event("hello", { ...hello, pool: { ...hello.pool, policy: "learned", guard } }) + event("backends", backends) + event("model", { curves });
+    await reloadWith(page, body);
+    await page.waitForSelector(".gain text");
+    const places = await page.evaluate(() => [...document.querySelectorAll(".gain text")].map((text) => [text.getBBox().x, text.getBBox().width]));
+    assert.equal(places.length, 5);
+    for (const [x, width] of places) assert.ok(x >= 0 && x + width <= 400, `a label is cut: ${x} to ${x + width}`);
+    const models = await page.locator(".model").allTextContents();
+    assert.match(models[0], /1 to 64 in flight: 10 ms to 160 ms/);
+    assert.match(models[1], /1 to 64 in flight: 5 ms/);
+  });
+});
+
+test("a screen reader hears the parts of a score and which signal an age is of", async () => {
+  await onStage({ names: ["A", "B"], load: 20 }, async ({ page }) => {
+    const row = page.locator("#rows tr").first();
+    await until("a part of the score", async () => /\d points: .*latency \d/.test(await row.locator("td.score").textContent()));
+    await until("all ages", async () => /^ ping: \S.* report: \S.* request: \S/.test(await row.locator("td.ages").textContent()));
+  });
+});
+
+test("a wide table of candidates scrolls visibly in a narrow window", async () => {
+  const options = { viewport: { width: 360, height: 780 } };
+  await onStage({ names: ["A", "B"], load: 40, options }, async ({ page }) => {
+    await until("traffic", async () => Number(await page.locator('[data-name="requests/s"] dd').textContent()) > 5);
+    const name = await page.evaluate(() => store.backends.find((backend) => store.figure(backend, "rps") > 0).name);
+    await page.getByRole("button", { name }).first().click();
+    await page.waitForSelector("dialog .scroll");
+    assert.equal(await page.locator("dialog .hint").isVisible(), true);
+    assert.equal(await page.evaluate(() => document.getElementById("explain").scrollWidth <= document.getElementById("explain").clientWidth), true);
+    const last = page.locator("dialog th", { hasText: "Parts of the score" });
+    await page.locator("dialog .scroll").focus();
+    await page.keyboard.press("End");
+    await page.evaluate(() => (document.querySelector("dialog .scroll").scrollLeft = 1e6));
+    const box = await last.boundingBox();
+    assert.ok(box.x + box.width <= 360, `its last column ends at ${box.x + box.width}`);
+    await page.setViewportSize({ width: 1280, height: 800 });
+    await until("no hint where all is seen", async () => !(await page.locator("dialog .hint").isVisible()));
+  });
+});
+
 test("ticks between the parts of a large pool disturb nothing", async () => {
   await onStage({ names: ["A", "B"] }, async ({ page }) => {
-    const event = (name, data) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
-    const { hello, backends } = await page.evaluate(
-      () =>
-        new Promise((done) => {
-          const source = new EventSource("events");
-          const found = {};
-          for (const name of ["hello", "backends"]) {
-            source.addEventListener(name, ({ data }) => {
-              found[name] = JSON.parse(data);
-              if (found.hello && found.backends) {
-                source.close();
-                done(found);
-              }
-            });
-          }
-        }),
-    );
+    const { hello, backends } = await beginning(page);
     const tick = (at) => event("tick", { at, pool: hello.pool, rows: [[0, 5, 7.5]], events: [[at, at, "switch", `event ${at}`]] });
     const [first, second] = backends.backends;
     // More ticks than after which the charts choose their backends again.

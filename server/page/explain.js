@@ -8,6 +8,7 @@ const explain = (() => {
   const dialog = document.getElementById("explain");
   const title = document.getElementById("explain-title");
   const body = document.getElementById("explain-body");
+  const hint = element("p", "small muted hint", "The table is wider than this window: it scrolls sideways. →");
   document.getElementById("explain-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
@@ -64,7 +65,7 @@ const explain = (() => {
   async function show(one, others) {
     const full = await fetchJson(store.explainAddress(one.request));
     const parts = [element("p", "why", full.why)];
-    if (full.candidates.length > 0) parts.push(element("h3", "", "Candidates before the decision"), tableOf(full));
+    if (full.candidates.length > 0) parts.push(element("h3", "", "Candidates before the decision"), hint, tableOf(full));
     if (full.wouldChange.length > 0) {
       const list = element("ul");
       full.wouldChange.forEach((text) => list.append(element("li", "", text)));
@@ -73,11 +74,21 @@ const explain = (() => {
     if (full.tried.length > 0) parts.push(element("p", "small", `Tried before: ${full.tried.join(", ")}`));
     parts.push(element("h3", "", "Other decisions"), listOf(others.filter((other) => other !== one)));
     body.replaceChildren(...parts);
+    showHint();
   }
+
+  /** Shows that the table of candidates scrolls if it is wider than its place. */
+  function showHint() {
+    const holder = body.querySelector(".scroll");
+    hint.hidden = !holder || holder.scrollWidth <= holder.clientWidth;
+  }
+  addEventListener("resize", showHint);
 
   function tableOf(full) {
     const holder = element("div", "scroll");
     holder.tabIndex = 0;
+    holder.setAttribute("role", "region");
+    holder.setAttribute("aria-label", "Candidates before the decision");
     const made = element("table", "table");
     const head = element("tr");
     for (const name of ["Backend", "Health", "In flight", "Expected", "Score", "Parts of the score"]) {

@@ -78,12 +78,12 @@
 
   /** Draws the ratio of costs with its interval on a line from 0.5 to 1.5; left of 1 is a gain. */
   function gainPicture({ ratio, interval }) {
-    const place = (value) => 10 + 380 * (Math.min(1.5, Math.max(0.5, value)) - 0.5);
+    const place = (value) => 24 + 352 * (Math.min(1.5, Math.max(0.5, value)) - 0.5);
     const picture = node("svg", { viewBox: "0 0 400 54", role: "img", preserveAspectRatio: "xMinYMid meet" });
     picture.setAttribute("aria-label", `cost ratio ${ratio.toFixed(3)}, 95 % interval ${interval[0].toFixed(3)} to ${interval[1].toFixed(3)}`);
     const [low, high] = interval.map(place);
     picture.append(
-      node("line", { x1: 10, x2: 390, y1: 22, y2: 22, stroke: "var(--line)", "stroke-width": 2 }),
+      node("line", { x1: place(0.5), x2: place(1.5), y1: 22, y2: 22, stroke: "var(--line)", "stroke-width": 2 }),
       node("line", { x1: place(1), x2: place(1), y1: 8, y2: 36, stroke: "var(--muted)", "stroke-dasharray": "3 3" }),
       node("line", { x1: low, x2: high, y1: 22, y2: 22, stroke: "var(--accent)", "stroke-width": 6, "stroke-linecap": "round" }),
       node("circle", { cx: place(ratio), cy: 22, r: 5, fill: "var(--panel)", stroke: "var(--accent)", "stroke-width": 2.5 }),
@@ -108,6 +108,13 @@
     picture.append(line, node("path", { d }));
     picture.setAttribute("aria-label", `predicted latency of ${backend.name}: ${look.millis(curve[0][1])} alone, ${look.millis(high)} with ${curve.at(-1)[0]} in flight`);
     return picture;
+  }
+
+  /** Returns the ends of a curve in words: both of its axes are logarithmic and have no marks. */
+  function rangeOf(curve) {
+    const times = curve.map(([, ms]) => ms);
+    const [low, high] = [Math.min(...times), Math.max(...times)].map(look.millis);
+    return `1 to ${curve.at(-1)[0]} in flight: ${low === high ? low : `${low} to ${high}`}`;
   }
 
   function drawPolicy() {
@@ -153,6 +160,7 @@
         model.append(
           element("b", "", backend.name),
           modelPicture(backend),
+          element("span", "small muted", rangeOf(backend.model)),
           element("span", "small muted", `speed ${look.number(speed)}, width ${width}`),
         );
         models.append(model);

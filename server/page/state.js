@@ -20,8 +20,8 @@ const store = (() => {
     unusable: [],
     pool: {},
     /** One object for each backend: name, url, row, columns of history, and a model or null. It is
-     * null until its part of the stream has come. The other scripts are told "tick" and "model" only
-     * when all have come, which "backends" tells them first. */
+     * null until its part of the stream has come: "part" tells which have. The other scripts are told
+     * "tick" and "model" only when all have come, which "backends" tells them first. */
     backends: [],
     /** The times of the columns, seconds of the epoch. */
     times: [],
@@ -148,7 +148,7 @@ const store = (() => {
   }
 
   function takeBackends({ first, backends }) {
-    backends.forEach((backend, place) => {
+    const arrived = backends.map((backend, place) => {
       const made = { place: first + place, name: backend.name, url: backend.url, row: backend.row, model: null };
       const { interval, covered, times } = own;
       const length = covered / interval;
@@ -161,10 +161,11 @@ const store = (() => {
       }
       if (!own.backends[first + place]) missing -= 1;
       own.backends[first + place] = made;
+      return made;
     });
-    if (missing > 0) return;
     sumUp();
-    tell("backends");
+    tell("part", arrived);
+    if (missing === 0) tell("backends");
   }
 
   function takeTick(tick) {
@@ -201,7 +202,7 @@ const store = (() => {
   }
 
   function sumUp() {
-    own.rps = own.backends.reduce((sum, backend) => sum + own.figure(backend, "rps"), 0);
+    own.rps = own.backends.filter(Boolean).reduce((sum, backend) => sum + own.figure(backend, "rps"), 0);
   }
 
   function takeModel({ curves }) {

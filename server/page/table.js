@@ -12,7 +12,7 @@ const table = (() => {
     ["Req/s", "number", "rps", -1],
     ["p50", "number", "p50", -1],
     ["p99", "number", "p99", -1],
-    ["p99, 10 min", "spark", "p99", -1],
+    ["10 min", "spark", "p99", -1, "p50 and p99, 10 min"],
     ["Errors/s", "number", "errors", -1],
     ["Refused/s", "number", "refused", -1],
     ["In flight", "number", "inFlight", -1],
@@ -27,8 +27,10 @@ const table = (() => {
   let order = { figure: null, sign: 1 };
   let seen = new Set();
   let scale = 1;
-  /** The colour of the small charts: asked for once a tick, as each question costs a layout. */
-  let ink = look.colour("--muted");
+  /** Whether rows are added as their backends arrive: when there is nothing else to show. */
+  let isGrowing = false;
+  /** The colours of the small charts: asked for once a tick, as each question costs a layout. */
+  let inks = askForInks();
 
   const watcher = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
@@ -40,6 +42,10 @@ const table = (() => {
       } else seen.delete(row);
     }
   });
+
+  function askForInks() {
+    return { p50: look.colour("--accent"), p99: look.colour("--muted") };
+  }
 
   /** Sets a text only if it differs: an equal one would still cost a layout. */
   function set(node, text) {
@@ -124,11 +130,12 @@ const table = (() => {
       return part;
     });
     row.scoreCell = score;
-    score.append(row.score, stack);
+    row.scoreParts = element("span", "spoken");
+    score.append(row.score, stack, row.scoreParts);
     row.ages = ["ping", "report", "request"].map((signal) => {
       const age = element("span", "number");
       age.title = `age of the last ${signal}`;
-      ages.append(age);
+      ages.append(element("span", "spoken", ` ${signal}: `), age);
       return age;
     });
     return row;
@@ -184,6 +191,7 @@ const table = (() => {
     });
     const title = `points: ${spoken.join(", ") || "none"}`;
     if (row.scoreCell.title !== title) row.scoreCell.title = title;
+    set(row.scoreParts, ` ${title}`);
   }
 
   function drawAges(row, figure) {
@@ -200,13 +208,18 @@ const table = (() => {
     const context = row.spark.getContext("2d");
     const { width, height } = row.spark;
     context.clearRect(0, 0, width, height);
-    const values = row.backend.p99;
-    const known = values.findIndex((value) => value !== null);
-    const first = Math.max(0, Math.min(known < 0 ? values.length : known, values.length - 30));
+    const { p99 } = row.backend;
+    const known = p99.findIndex((value) => value !== null);
+    const first = Math.max(0, Math.min(known < 0 ? p99.length : known, p99.length - 30));
     let high = 1;
-    for (let at = first; at < values.length; at += 1) high = Math.max(high, values[at] ?? 0);
-    context.strokeStyle = ink;
+    for (let at = first; at < p99.length; at += 1) high = Math.max(high, p99[at] ?? 0);
     context.lineWidth = 1.25 * devicePixelRatio;
+    for (const name of ["p50", "p99"]) drawLine(context, row.backend[name], first, high, inks[name]);
+  }
+
+  function drawLine(context, values, first, high, ink) {
+    const { width, height } = context.canvas;
+    context.strokeStyle = ink;
     context.beginPath();
     let isDown = false;
     for (let at = first; at < values.length; at += 1) {
@@ -227,7 +240,7 @@ const table = (() => {
   /** The scale of the score bars: the highest score, but at most four times the median, so that one
    * backend without a ping does not make all others look equal. */
   function measure() {
-    const totals = store.backends.map((backend) => store.figure(backend, "score") ?? 0).sort((a, b) => a - b);
+    const totals = store.backends.filter(Boolean).map((backend) => store.figure(backend, "score") ?? 0).sort((a, b) => a - b);
     const median = totals[Math.floor(totals.length / 2)] ?? 0;
     scale = Math.max(1, Math.min(totals[totals.length - 1] ?? 1, 4 * median || Infinity));
   }
@@ -261,13 +274,37 @@ const table = (() => {
     rows.forEach((row) => watcher.observe(row.line));
   }
 
+  /** Adds rows of backends that have arrived while others are on their way. */
+  function grow(arrived) {
+    isGrowing &&= arrived[0]?.place === rows.length;
+    if (!isGrowing) return;
+    const added = arrived.map(makeRow);
+    rows.push(...added);
+    document.getElementById("filter").hidden = store.backends.length <= 12;
+    document.getElementById("empty").hidden = true;
+    measure();
+    if (order.figure || filter.value) arrange();
+    else body.append(...added.map((row) => row.line));
+    added.forEach((row) => watcher.observe(row.line));
+  }
+
+  function complete() {
+    if (!isGrowing) return rebuild();
+    isGrowing = false;
+    measure();
+    seen.forEach(draw);
+    if (order.figure) arrange();
+  }
+
   makeHead();
   filter.addEventListener("input", arrange);
-  store.on("backends", rebuild);
+  store.on("hello", () => (isGrowing = rows.length === 0));
+  store.on("part", grow);
+  store.on("backends", complete);
   store.on("tick", () => {
     if (rows.length === 0) return;
     measure();
-    ink = look.colour("--muted");
+    inks = askForInks();
     seen.forEach(draw);
     if (order.figure && order.figure !== "name") arrange();
   });
