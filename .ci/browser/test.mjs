@@ -250,6 +250,7 @@ test("the policy's pictures have their scales", async () => {
     const models = await page.locator(".model").allTextContents();
     assert.match(models[0], /1 to 64 in flight: 10 ms to 160 ms/);
     assert.match(models[1], /1 to 64 in flight: 5 ms/);
+    assert.match(await page.locator(".model").first().innerText(), /to 160 ms\n/);
   });
 });
 
