@@ -170,7 +170,10 @@ def check_queries(folder):
         return print("no prometheus here: the dashboard's queries are not tried", flush=True)
     with Origin("A") as a, Origin("B") as b, socket.create_server(("127.0.0.1", 0)) as free:
         backends = [{"name": origin.name, "url": origin.url, "limit": 1} for origin in (a, b)]
-        rest = {"backends": backends, "accessLog": {"file": str(pathlib.Path(folder) / "dashboard.log")}}
+        # Every figure that has a metric.
+        fields = {"queue": "queueLen", "running": "running", "pressure": "kvCache", "cpuBusyMs": "cpuBusyMs", "memoryBytes": "memRss"}
+        access_log = {"file": str(pathlib.Path(folder) / "dashboard.log")}
+        rest = {"backends": backends, "accessLog": access_log, "reports": {"fields": fields}}
         folders = [pathlib.Path(folder) / policy for policy in ("score", "learned")]
         for path in folders:
             path.mkdir()

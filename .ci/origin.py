@@ -27,7 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(self.server.delay)
             self.answer(b"OK")
         elif self.path == "/metrics":
-            self.answer(json.dumps({"queueLen": 0, "cpuBusyMs": 0, "memRss": 50_000_000}).encode())
+            self.answer(json.dumps({"queueLen": 0, "running": 1, "kvCache": 0.25, "cpuBusyMs": 0, "memRss": 50_000_000}).encode())
         elif self.path.startswith("/blocks/"):
             count = int(self.path.removeprefix("/blocks/"))
             self.send_response(200)
