@@ -80,6 +80,8 @@ pub(crate) struct Edge {
     ending: Vec<RecordGuard>,
     /// Former writers of the state; they may still be writing.
     ending_states: Vec<Ended>,
+    /// Former writers of the access log; they may still be writing.
+    ending_logs: Vec<Ended>,
 }
 
 impl Edge {
@@ -109,6 +111,7 @@ impl Edge {
             certificates: tls::Watch::default(),
             ending: Vec::new(),
             ending_states: Vec::new(),
+            ending_logs: Vec::new(),
         }
     }
 
@@ -172,7 +175,10 @@ impl Edge {
         opened: access::Opened,
         proxy: &mut Proxy,
     ) -> Result<(), String> {
-        AccessLog::replace(&mut self.access, opened, &self.access_totals, now, proxy)
+        let old = AccessLog::replace(&mut self.access, opened, &self.access_totals, now, proxy)?;
+        self.ending_logs.retain(|ended| !ended.wait(Duration::ZERO));
+        self.ending_logs.extend(old);
+        Ok(())
     }
 
     /// Passes records of the access log on, and reports its losses.
@@ -391,6 +397,9 @@ impl Edge {
         }
         for ended in self.ending_states.drain(..) {
             let _ = ended.wait(state::FINISH_TIME);
+        }
+        for ended in self.ending_logs.drain(..) {
+            let _ = ended.wait(access::FINISH_TIME);
         }
         for line in self.limits.tell_all() {
             warn!("{line}");

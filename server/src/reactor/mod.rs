@@ -92,6 +92,8 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     }
     // Once, when everything that needs descriptors is open, so that a limit is reported once.
     reactor.reserve();
+    // From here on only the reactor's handlers catch signals: each one counts once.
+    let has_hung_up = early.is_some_and(|early| early.has_hung_up());
     // Logged after the listeners accept: a script that waits for these lines may connect or send a
     // signal at once.
     for line in announcement {
@@ -101,7 +103,9 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
         warn!("{line}");
     }
     reactor.service.handle_ready();
-    if early.is_some_and(|early| early.has_hung_up()) {
+    if has_hung_up {
+        // The reactor's handler may have caught the same signal.
+        reactor.signals.hangups.take();
         let _ = reactor.reload();
     }
     let mut events = Events::with_capacity(EVENTS_MAX);

@@ -189,7 +189,7 @@ impl AccessLog {
     }
 
     /// Replaces the log in `slot`, or removes it. Exchanges that have ended are written to the old
-    /// log, whose thread then ends by itself.
+    /// log, whose thread then ends by itself. Returns the end of that thread.
     ///
     /// # Errors
     /// The new one cannot be started. In that case the old one continues.
@@ -199,14 +199,13 @@ impl AccessLog {
         totals: &Arc<Totals>,
         now: Instant,
         proxy: &mut Proxy,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Ended>, String> {
         let new = opened.start(totals)?;
         if let Some(old) = slot {
             old.flush(now, proxy);
             old.warn();
         }
-        *slot = new;
-        Ok(())
+        Ok(std::mem::replace(slot, new).map(|old| old.ended))
     }
 
     /// Passes the waiting records to the writer if they are many or have waited long enough.
@@ -312,7 +311,7 @@ const REPORTS_APART: Duration = Duration::from_secs(1);
 /// The maximum number of emptied blocks that wait to be filled again.
 const SPARES_MAX: usize = 8;
 /// The maximum wait for the disk when the program ends. It may occur twice.
-const FINISH_TIME: Duration = Duration::from_secs(1);
+pub(super) const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;
