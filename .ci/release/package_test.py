@@ -204,7 +204,7 @@ def test(root, old, new):
         assert file in listed, file
     say(f"{root.run('intelliproxy', '--version').strip()} serves as user intelliproxy, enabled")
 
-    # What the administrator changes is kept.
+    # A change by the administrator is kept.
     config = root.path("/etc/intelliproxy/proxy.json")
     config.write_text(config.read_text().replace('"listen": ["127', '"limits": { "clients": 777 },\n  "listen": ["127'))
     root.run("systemctl", "reload", UNIT)

@@ -184,7 +184,7 @@ pub enum ReturnReason {
     CameUp,
 }
 
-/// What keeps requests from a backend.
+/// The reason why a backend gets no requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OutCause {
     /// It requested a pause.
@@ -224,7 +224,7 @@ pub enum SwitchReason {
     },
     /// The old backend cannot be used. Threshold and cooldown do not apply.
     Failover {
-        /// What keeps requests from the old backend.
+        /// The reason why the old backend gets no requests.
         cause: OutCause,
     },
     /// The old backend is a backup that could serve, and another backend can take requests again.

@@ -254,8 +254,8 @@ fn an_unverified_backend_is_named() {
     }
 }
 
-/// A backend that requires a certificate serves a proxy that has one, and names the lack of it to one
-/// that has none. A reload brings it. A file that is wrong then changes nothing.
+/// A backend that requires a certificate serves a proxy that has one, and tells a proxy without one
+/// that it is missing. A reload adds it. A later reload with an invalid file changes nothing.
 #[test]
 fn a_backend_may_require_a_certificate() {
     for version in ["TLSv1_2", "TLSv1_3"] {

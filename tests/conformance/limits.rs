@@ -275,6 +275,22 @@ fn attempts() {
     }
 }
 
+/// The first `gone` backends refuse connections. A request then causes `dials` connections to
+/// backends, and its client gets `status`.
+#[track_caller]
+fn assert_refused(driver: &mut Driver, gone: u8, dials: usize, status: u16) {
+    driver.pass(Duration::from_secs(6));
+    let before = driver.peers().len();
+    driver.refusing = (1..=gone).map(|place| SocketAddr::from(([10, 0, 0, place], 80))).collect();
+    let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    // The client is one of the peers.
+    assert_eq!(driver.peers().len(), before + 1 + dials, "{gone} of the backends are gone");
+    if status == 200 {
+        driver.send(driver.upstream(), OWN);
+    }
+    assert!(driver.text(client).starts_with(&format!("HTTP/1.1 {status} ")));
+}
+
 /// A backend that refuses the connection does not count as an attempt as long as another one is up:
 /// four of five backends go at the same moment, and the request reaches the fifth. With one attempt
 /// no other backend is tried. If no backend is up, the request is abandoned.
@@ -286,17 +302,7 @@ fn refused_connections_are_no_attempts() {
         let mut config = Config::default();
         config.limits.attempts = attempts;
         let mut driver = Driver::with_backends(config, &["a", "b", "c", "d", "e"]);
-        driver.pass(Duration::from_secs(6));
-        let before = driver.peers().len();
-        driver.refusing =
-            (1..=gone).map(|place| SocketAddr::from(([10, 0, 0, place], 80))).collect();
-        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        // The client is one of the peers.
-        assert_eq!(driver.peers().len(), before + 1 + dials, "{attempts} {gone}");
-        if status == 200 {
-            driver.send(driver.upstream(), OWN);
-        }
-        assert!(driver.text(client).starts_with(&format!("HTTP/1.1 {status} ")));
+        assert_refused(&mut driver, gone, dials, status);
         if attempts > 1 {
             // From now on they are known to be down.
             let begin = driver.peers().len();
@@ -324,16 +330,7 @@ fn the_backup_of_refused_connections_is_no_attempt() {
             })
             .into();
         let mut driver = Driver::with_backends(config, &names);
-        driver.pass(Duration::from_secs(6));
-        let before = driver.peers().len();
-        driver.refusing =
-            (1..=gone).map(|place| SocketAddr::from(([10, 0, 0, place], 80))).collect();
-        let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_eq!(driver.peers().len(), before + 1 + dials, "{attempts} {gone}");
-        if status == 200 {
-            driver.send(driver.upstream(), OWN);
-        }
-        assert!(driver.text(client).starts_with(&format!("HTTP/1.1 {status} ")));
+        assert_refused(&mut driver, gone, dials, status);
     }
 }
 

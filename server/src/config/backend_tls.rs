@@ -76,7 +76,7 @@ pub struct TlsIdentity {
 }
 
 impl Config {
-    /// Returns the TLS towards a backend; `None` if its URL has none.
+    /// Returns the TLS settings for a backend; `None` if its URL is not `https`.
     pub(crate) fn tls_of(&self, backend: &BackendConfig) -> Option<TargetTls> {
         let url = BackendUrl::parse(&backend.url).ok().filter(|url| url.is_https)?;
         let all = &self.tls;

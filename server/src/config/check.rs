@@ -182,7 +182,7 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that the file of a certificate is none that is written.
+    /// Checks that the proxy does not write to the file of a certificate.
     fn check_read_only(&self, key: impl FnOnce() -> String, path: &str) -> Result<(), ConfigError> {
         let wrong = self.all_files().find_map(|(other, of)| match suffix(of, path)? {
             "" => Some(format!("is {other}")),

@@ -110,7 +110,8 @@ const FIGURES: [(&str, &str); 5] = [
 ];
 
 impl ReportPreset {
-    /// Returns the names of a figure in the server's metrics; empty if there is none.
+    /// Returns the names of a figure in the server's metrics; empty if the server does not export
+    /// it.
     fn names(self, figure: &str) -> &'static str {
         match (self, figure) {
             (Self::Vllm, "queue") => "vllm:num_requests_waiting",

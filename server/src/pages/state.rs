@@ -68,7 +68,7 @@ impl State {
     }
 }
 
-/// A state with the numbers that belong to it; NaN where it has none.
+/// A state with its two numbers; NaN where a state does not use one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Condition {
     pub(crate) state: State,

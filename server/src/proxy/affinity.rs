@@ -64,8 +64,8 @@ impl Affinity {
         self.begun
     }
 
-    /// Returns the key of a request; `None` if it has none. The client that a trusted hop names must
-    /// be known to `hop` already.
+    /// Returns the key of a request, if it has one. `hop` must already know the client that a
+    /// trusted hop named.
     #[cold]
     pub(crate) fn key(&self, head: &RequestHead<'_, '_>, hop: &Hop) -> Option<Box<Sticky>> {
         let origin = match self.by {

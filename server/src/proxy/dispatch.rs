@@ -163,7 +163,8 @@ impl Proxy {
     }
 
     /// Handles a refusal before any of it was forwarded: sends the request to another backend that
-    /// is up and is not held by a refusal. If there is none, the refusal becomes the response.
+    /// is up and is not held by a refusal. If no such backend exists, the refusal becomes the
+    /// response.
     #[cold]
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: ConnId) {
         let Some(session) = self.table.session_mut(id) else {

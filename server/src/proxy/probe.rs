@@ -123,8 +123,8 @@ impl ProbeExchange {
         address
     }
 
-    /// Whether it has the TLS of its backend. A connection alone has none, and neither has an agent,
-    /// which is a program of its own.
+    /// Whether the probe uses the TLS of its backend. Checks that only connect do not, and neither
+    /// do agents, which are separate programs.
     pub(crate) fn may_have_tls(&self) -> bool {
         match &self.work {
             Work::Ping(check) => check.kind != CheckKind::Tcp,

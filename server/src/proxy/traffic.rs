@@ -46,7 +46,7 @@ impl Proxy {
         }
     }
 
-    /// Returns the TLS of a connection to a backend; `None` if it has none.
+    /// Returns the TLS settings of a connection to a backend, if it uses TLS.
     pub fn tls(&self, conn: ConnId) -> Option<&TargetTls> {
         let backend = match self.table.get(conn).map(|entry| &entry.conn)? {
             Conn::Upstream(upstream) => upstream.backend,

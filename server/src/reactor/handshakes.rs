@@ -131,7 +131,7 @@ impl Reactor {
             && begun + timeout <= self.now
         {
             self.handshakes.clients.pop_front();
-            // What has arrived in time is handled first.
+            // Bytes that arrived in time are handled before the timeout.
             if self.socket(conn).is_some_and(|socket| socket.is_queued) {
                 self.shake_one(conn);
             }
@@ -160,7 +160,7 @@ impl Reactor {
             (Shaken::Continues, _) => self.queue_handshake(conn),
             (Shaken::Done, true) => {
                 self.proxy.handle_connected(self.now, conn, Ok(()));
-                // What came with the last message causes no edge.
+                // Bytes that arrived with the last message cause no further edge.
                 if self.socket(conn).is_some_and(|socket| socket.is_readable) {
                     self.queue(conn);
                 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::proxy::ClientIdentity;
 
-/// A TLS connection. Uninhabited: a build without TLS has none.
+/// A TLS connection. Uninhabited in a build without TLS.
 #[derive(Debug)]
 pub(crate) enum Layer {}
 

@@ -1,4 +1,4 @@
-//! What a certificate says about itself: its validity, its subject and the host names it is for.
+//! Reads a certificate's validity, subject and host names.
 //!
 //! rustls verifies certificates; the validity of the proxy's own ones and the subject of a client's
 //! are not in its interface. The reader here goes over DER (X.690) once, copies nothing but names,

@@ -172,7 +172,7 @@ impl Layer {
             };
             match counts - counted {
                 0 if !is_sent => return Err(ErrorKind::WouldBlock.into()),
-                // What waited before had used up the room for a batch.
+                // Earlier bytes had used up the room for a batch.
                 0 if taken == 0 && !bytes.is_empty() => {}
                 news => return Ok(news.min(bytes.len())),
             }

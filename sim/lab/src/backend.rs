@@ -453,8 +453,7 @@ impl Backend {
         (self.station.len() - self.station.waiting()) as f64
     }
 
-    /// Returns the figures that it sends with the response to a request which it has just served;
-    /// `None` if its responses have none.
+    /// Returns the load report that the backend sends with a response; `None` if it sends none.
     #[inline]
     pub(super) fn said(&self) -> Option<LoadReport> {
         if self.probes.reports != Reports::Responses {

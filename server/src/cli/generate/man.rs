@@ -136,7 +136,10 @@ const FILES: [(&str, &str); 3] = [
         "The control socket that the commands ctl, top and stats use, where admin.socket of the \
          configuration names it.",
     ),
-    ("/var/lib/intelliproxy", "What the policy has learned, where stateFile names a file in it."),
+    (
+        "/var/lib/intelliproxy",
+        "The state that the policy has learned, if stateFile names a file in this directory.",
+    ),
 ];
 
 #[cfg(test)]

@@ -240,7 +240,7 @@ mod tests {
         assert!(history.samples.len() <= 12, "{}", history.samples.len());
     }
 
-    /// The times that the proxy reports replace those of buckets, even where there are none.
+    /// Times that the proxy reports replace those from the buckets, even if it reports null.
     #[test]
     fn reported_times_are_shown() {
         let mut history = History::default();

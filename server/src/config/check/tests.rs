@@ -374,7 +374,7 @@ fn similar_files_are_valid() {
     assert_eq!(config.validate(), Ok(()), "beyond the ring");
 }
 
-/// The files of certificates are none of those that are written.
+/// The proxy writes to no file that is also the file of a certificate.
 #[test]
 fn certificates_are_not_overwritten() {
     let files = |chain: &str, key: &str| {

@@ -125,7 +125,7 @@ impl Watched {
 pub(super) struct Reading {
     /// Whether the backends have changed.
     pub(super) is_news: bool,
-    /// A line for the log. A fault that was there at the last reading has none.
+    /// A line for the log; `None` for a fault that the last reading has logged already.
     pub(super) line: Option<(Level, String)>,
 }
 

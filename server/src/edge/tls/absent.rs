@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, ListenTls, TargetTls};
 use crate::tls::{Layer, TlsFault};
 
-/// TLS of a listener. Uninhabited: a build without TLS has none.
+/// TLS of a listener. Uninhabited in a build without TLS.
 #[derive(Debug)]
 pub(crate) enum Server {}
 

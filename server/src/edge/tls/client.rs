@@ -17,10 +17,10 @@ use rustls::{
 };
 
 use super::certificates::read_chain;
+use super::files::{read, refuse};
 use super::roots;
 use crate::config::{Config, OwnCertificate, TargetTls, TlsIdentity};
 use crate::edge::disk::read_named;
-use crate::plain::os_error_text;
 use crate::tls::{Facts, Layer, TlsFault};
 
 /// The maximum size of a file, in bytes. A bundle of all public authorities takes a twentieth of it.
@@ -182,21 +182,6 @@ fn check_validity(certificate: &CertificateDer<'_>) -> Result<(), &'static str> 
         true => Ok(()),
         false => Err("has expired or is not valid yet"),
     }
-}
-
-fn read(
-    path: &str,
-    file: &str,
-    read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
-) -> Result<Vec<u8>, ConfigError> {
-    read_file(Path::new(file)).map_err(|error| {
-        let wrong = format!("cannot be read: {}", os_error_text(&error));
-        refuse(path, "the path of a file", file, &wrong)
-    })
-}
-
-fn refuse(path: &str, allowed: &str, file: &str, wrong: &str) -> ConfigError {
-    ConfigError::new(path, &format!("{allowed}, and {file} {wrong}"))
 }
 
 /// Accepts any certificate (`verify: false`). The handshake still shows that the backend has its key.

@@ -7,6 +7,8 @@ mod certificates;
 #[cfg(feature = "tls")]
 mod client;
 #[cfg(feature = "tls")]
+mod files;
+#[cfg(feature = "tls")]
 mod roots;
 #[cfg(feature = "tls")]
 mod server;

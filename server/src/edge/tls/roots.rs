@@ -40,7 +40,7 @@ pub(super) fn named() -> Vec<String> {
 /// distributions have some that this program's library does not accept.
 ///
 /// # Errors
-/// There is none, or the one that there is has no usable authority.
+/// The system has no bundle, or the bundle has no usable authority.
 pub(super) fn of_system(
     bundles: &[String],
     read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -58,7 +58,7 @@ pub(super) fn of_system(
         let certificates = CertificateDer::pem_slice_iter(&content).flatten();
         roots.add_parsable_certificates(certificates);
         return match roots.is_empty() {
-            true => Err(format!("{bundle} of the system has none")),
+            true => Err(format!("the system's {bundle} contains none")),
             false => Ok(roots),
         };
     }

@@ -11,10 +11,10 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificates::{Certificate, Certificates, Wrong, read_chain};
+use super::files::{read, refuse};
 use super::tickets::{Ticketer, Tickets, seconds};
 use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion};
 use crate::edge::disk::read_named;
-use crate::plain::os_error_text;
 use crate::tls::{Layer, is_ocsp_response};
 
 /// The maximum size of a file, in bytes. A chain of four certificates takes a hundredth of it.
@@ -232,21 +232,6 @@ fn verifier(
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if auth.optional { builder.allow_unauthenticated() } else { builder };
     builder.build().map_err(|error| refuse(&error.to_string()))
-}
-
-fn read(
-    path: &str,
-    file: &str,
-    read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
-) -> Result<Vec<u8>, ConfigError> {
-    read_file(Path::new(file)).map_err(|error| {
-        let wrong = format!("cannot be read: {}", os_error_text(&error));
-        refuse(path, "the path of a file", file, &wrong)
-    })
-}
-
-fn refuse(path: &str, allowed: &str, file: &str, wrong: &str) -> ConfigError {
-    ConfigError::new(path, &format!("{allowed}, and {file} {wrong}"))
 }
 
 /// The files that are permitted.

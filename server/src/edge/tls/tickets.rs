@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 const ROTATE: Duration = Duration::from_secs(6 * 3600);
 /// Bytes of a key's name, with which its tickets begin.
 const NAME_LEN: usize = 16;
-/// Longer tickets are none of ours: they have a client's certificates at most.
+/// Longer tickets are not ours: the largest part of ours is a client's certificates.
 const TICKET_BYTES_MAX: usize = 64 * 1024;
 
 /// The ticket keys of a process. Clones share them.

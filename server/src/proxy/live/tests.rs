@@ -204,7 +204,7 @@ fn a_reload_ends_streams_of_others() {
     }
 }
 
-/// Readers on the admin listener are those of the listener: without it there are none.
+/// A reload without an admin listener ends the readers of the old one.
 #[test]
 fn readers_go_with_the_admin_listener() {
     let (mut config, targets) = setup(&["127.0.0.1"], 1);

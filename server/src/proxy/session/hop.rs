@@ -35,7 +35,7 @@ pub(crate) struct Hop {
     group: u8,
     /// Whether the connection is counted for the peer (`limits.clientConnections`).
     is_counted: bool,
-    /// Properties of the client's listener and TLS; most clients have none.
+    /// Properties of the client's listener and TLS; `None` for most clients.
     extras: Option<Box<Extras>>,
 }
 

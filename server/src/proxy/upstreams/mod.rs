@@ -223,7 +223,7 @@ impl Upstreams {
         self.places.is_first_fault(backend, fault)
     }
 
-    /// Notes the fault of a backend's TLS, or that it has none. Returns whether that is news.
+    /// Stores the fault of a backend's TLS, `None` if it works. Returns whether this is a change.
     pub(crate) fn is_news_tls(&mut self, backend: BackendId, fault: Option<TlsFault>) -> bool {
         self.places.is_news_tls(backend, fault)
     }

@@ -139,7 +139,7 @@ impl Places {
         })
     }
 
-    /// Notes the fault of a backend's TLS, or that it has none. Returns whether that is news.
+    /// Stores the fault of a backend's TLS, `None` if it works. Returns whether this is a change.
     pub(crate) fn is_news_tls(&mut self, backend: BackendId, fault: Option<TlsFault>) -> bool {
         let place = self.places.get_mut(backend.index()).filter(|place| place.id == backend);
         place.is_some_and(|place| std::mem::replace(&mut place.told_tls, fault) != fault)

@@ -215,7 +215,7 @@ fn blocked_writes_count_in_proportion() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     let mut rest = Bounded::new(1000);
     assert!(server.flush(&mut rest).expect("room"));
-    // What was sent meanwhile counts with the next write, and is not sent again.
+    // Bytes sent meanwhile are counted by the next write and are not sent again.
     assert_eq!(server.write(b"x", &mut Bounded::new(0)).expect("sent"), 1);
     assert_eq!(decrypt(&mut client, &rest.bytes, 1000, 100), b"x");
     assert!(waits < 5, "{waits}");

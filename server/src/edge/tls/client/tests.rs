@@ -88,7 +88,7 @@ fn the_bundle_of_the_system_is_found() {
         format!("{start}null finds none in the system, which has no none.pem, neither.pem")
     );
     let error = read_with("{}", &["empty.pem", "ca.pem"], "").expect_err("an empty bundle");
-    assert_eq!(error, format!("{start}empty.pem of the system has none"));
+    assert_eq!(error, format!("{start}the system's empty.pem contains none"));
     assert!(read_with(r#"{"verify": false}"#, &["none.pem"], "").is_ok());
     // A watched file may have no backend that needs it.
     let clients = read_with(r#"{"verify": false}"#, &["none.pem"], r#""file": "f.json""#);
