@@ -1,19 +1,20 @@
-//! `linear_rl`: a linear value of eight features, learned from the results of past choices.
+//! `linear_rl`: ranks backends by a linear function of eight features, learned from the results of
+//! past choices.
 //!
 //! `Q = w·f`, the highest wins. f = [tanh(latency/500 ms), loss, error share, tanh(inFlight/10),
-//! tanh(queue/20), tanh(cpu/100 ms), tanh(memory/200 MiB), 1]. w starts at −1, −5, −20, −1, −2,
-//! −1, −1, 0.1. The reward is `10 − ms/100 − 50·error`, where ms is at most the charge for a
-//! failure. The weights follow stochastic gradient descent with rate 0.1 over batches of 5: `w +=
+//! tanh(queue/20), tanh(cpu/100 ms), tanh(memory/200 MiB), 1]. w starts at −1, −5, −20, −1, −2, −1,
+//! −1, 0.1. The reward is `10 − ms/100 − 50·error`, where ms is at most the charge for a failure.
+//! The weights are updated by stochastic gradient descent with rate 0.1 over batches of 5: `w +=
 //! 0.1 · mean((r − w·f)·f)`.
 //!
-//! Features are those at the time of the decision, kept until its end. The weights of costs are at
-//! most 0; without that bound they learned to reward lost pings. Requests in flight are exact. The
-//! figures that a backend reports count at most half as much as the weight of requests in flight,
-//! so that no report attracts all traffic.
+//! The features are those at the time of the decision, kept until the request ends. The weights of
+//! costs are at most 0; without that bound, the policy learned to reward lost pings. Requests in
+//! flight are exact. A backend's reported figures can lower its value by at most half the weight of
+//! requests in flight, so that no report attracts all traffic.
 //!
 //! Exploration: with probability ε a random candidate, `ε = max(0.01, 0.1/(1 + decisions/1000))`,
-//! for the default start of 0.1. The policy is a simple baseline for learning. Its model cannot
-//! distinguish a queue from a slow backend.
+//! for the default start of 0.1. The policy is a simple baseline. Its model cannot distinguish a
+//! queue from a slow backend.
 pub(crate) mod rules;
 
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ pub(crate) struct LinearRl {
     rules: Rules,
     weights: [f64; FEATURES],
     decisions: u64,
-    /// Features of the latest choices. The first has the number `first`.
+    /// Features of the latest choices, of which the first has the number `first`.
     frozen: VecDeque<[f64; FEATURES]>,
     first: u32,
     /// Sum of the steps of the batch, and the size of the batch.
@@ -45,7 +46,7 @@ pub(crate) struct LinearRl {
     squashed: Vec<Squashed>,
     /// The features of each backend, by slot.
     rows: Vec<Row>,
-    /// A lower bound of each backend's cost, by slot. For most backends a decision reads only this.
+    /// A lower bound of each backend's cost, by slot. A decision reads only this for most backends.
     bounds: Vec<CostBound>,
     /// The features behind each bound, by slot.
     bounded: Vec<[f64; FEATURES]>,
@@ -57,20 +58,20 @@ pub(crate) struct LinearRl {
 #[derive(Clone, Copy, Debug, Default)]
 struct CostBound {
     cost: f64,
-    /// The time until which it holds if the backend does not change.
+    /// The time until which the bound holds if the backend does not change.
     until: Instant,
-    /// The state that it was computed for: the generation of the backend's id, and the counter of
-    /// its changes.
+    /// The state that the bound was computed for: the generation of the backend's id, and the
+    /// counter of its changes.
     of: (u32, u32),
     /// Whether `cost` is the cost itself.
     is_exact: bool,
 }
 
-/// The features of a backend, kept from one decision to the next: with hundreds of backends nearly
-/// all are unchanged.
+/// The features of a backend, kept between decisions: of hundreds of backends nearly all are
+/// unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
-    /// The backend that they belong to, and the counter of its changes at that time.
+    /// The backend that the features belong to, and the counter of its changes at that time.
     of: Option<(BackendId, u32)>,
     /// The time until which all but the share of errors stay the same if the backend does not
     /// change.
@@ -106,13 +107,13 @@ impl Row {
         }
     }
 
-    /// Whether the share of errors is that of `now`.
+    /// Whether the stored share of errors is valid at `now`.
     fn is_exact(&self, now: Instant) -> bool {
         now <= self.errors_hold_until
     }
 
-    /// A lower bound of the cost, from `now` until the bound's own end, and its features. Fewer
-    /// errors mean a lower cost, so it assumes the least share of errors in that time.
+    /// A lower bound of the cost, valid from `now` on for a limited time, and its features. Fewer
+    /// errors mean a lower cost, so the bound uses the least share of errors in that time.
     fn bound(
         &self,
         now: Instant,
@@ -143,7 +144,7 @@ impl Row {
     }
 }
 
-/// The figures of a backend with their `tanh`. Few of them change from one decision to the next.
+/// The figures of a backend with their `tanh`. Few figures change between two decisions.
 #[derive(Clone, Copy, Debug, Default)]
 struct Squashed {
     latency: Tanh,
@@ -153,7 +154,7 @@ struct Squashed {
     memory: Tanh,
 }
 
-/// `tanh(figure / unit)` with its latest figure.
+/// `tanh(figure / unit)`, cached for the latest figure.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tanh {
     figure: f64,
@@ -161,8 +162,8 @@ struct Tanh {
 }
 
 impl Tanh {
-    /// Returns `tanh(figure / unit)`, computed again only for another figure. The unit is always
-    /// the same.
+    /// Returns `tanh(figure / unit)`. Computes it only if the figure has changed; the unit is
+    /// always the same.
     fn of(&mut self, figure: f64, unit: f64) -> f64 {
         if self.figure.to_bits() != figure.to_bits() {
             *self = Self { figure, value: libm::tanh(figure / unit) };
@@ -210,7 +211,7 @@ impl LinearRl {
             self.first = self.first.wrapping_add(1);
         }
         self.frozen.push_back(features);
-        // The highest bit is set, so that a token is never 0, which means a missing one.
+        // The highest bit is set, because a token of 0 means a missing one.
         self.first.wrapping_add(self.frozen.len() as u32 - 1) | TOKEN_BIT
     }
 
@@ -241,8 +242,8 @@ impl LinearRl {
         }
     }
 
-    /// Brings the bounds up to date with the weights: one pass for each batch, since the features
-    /// have not changed. Makes room for `slots` backends.
+    /// Updates the bounds after a change of the weights: one pass for each batch, since the
+    /// features have not changed. Makes room for `slots` backends.
     fn move_bounds(&mut self, slots: usize) {
         if self.bounds.len() < slots {
             self.bounds.resize(slots, CostBound::default());
@@ -285,7 +286,7 @@ fn value(weights: &[f64; FEATURES], features: &[f64; FEATURES]) -> f64 {
     let part = |index: usize| weights[index] * features[index];
     let seen: f64 = [0, 1, 2, 3, 7].into_iter().map(part).sum();
     let said: f64 = (4..7).map(part).sum();
-    // Weights of costs are negative, so the bound is on how much a report can lower the value.
+    // Weights of costs are negative, so this limits how much a report can lower the value.
     seen + said.max(SAID_SHARE * weights[IN_FLIGHT])
 }
 
@@ -345,7 +346,7 @@ impl Policy for LinearRl {
         let Some(is_error) = ended.outcome.is_error().filter(|_| ended.token != 0) else {
             return;
         };
-        // The features at the decision: the current ones describe another state.
+        // The features at the time of the decision: the current ones describe another state.
         let Some(features) = self.frozen(ended.token) else {
             return;
         };
@@ -401,7 +402,8 @@ const LATENCY_UNKNOWN_MS: f64 = 10_000.0;
 const WEIGHTS_START: [f64; FEATURES] = [-1.0, -5.0, -20.0, -1.0, -2.0, -1.0, -1.0, 0.1];
 const ERRORS: usize = 2;
 const IN_FLIGHT: usize = 3;
-/// The upper bound of the weight of requests in flight, so that no backend can attract everything.
+/// The upper bound of the weight of requests in flight, so that no backend can attract all
+/// requests.
 const IN_FLIGHT_MAX: f64 = -0.1;
 /// The reported figures together lower a value by at most this share of the weight of requests in
 /// flight.
@@ -422,9 +424,9 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// By hand: with only the constant feature the value is 0.1. A batch of five rewards of 5, each
-    /// 4.9 above the value, moves its weight by 0.1·4.9 to 0.59. The weight of a cost does not rise
-    /// above 0.
+    /// By hand: if only the constant feature is not 0, the value is 0.1. A batch of five rewards of
+    /// 5, each 4.9 above the value, moves the weight by 0.1·4.9 to 0.59. The weight of a cost does
+    /// not rise above 0.
     #[test]
     fn steps_by_hand() {
         let mut policy = LinearRl::new(&Rules::default());
@@ -453,7 +455,7 @@ mod tests {
         assert!((value(&bench) + 0.9 + 0.761_594).abs() < 1e-6);
     }
 
-    /// A kept `tanh` is that of its own figure, bit for bit, whichever figures preceded it.
+    /// A cached `tanh` is that of its figure, bit for bit, whichever figures came before.
     #[test]
     fn a_kept_tanh_is_the_right_one() {
         let mut tanh = Tanh::default();

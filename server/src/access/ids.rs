@@ -1,12 +1,12 @@
-//! Ids of requests: taken from the client or made.
+//! Request ids: the client's, or generated.
 use crate::config::{RequestIdRules, TakeId};
 use crate::mix::mixed;
 
-/// Takes and makes ids.
+/// Decides whose id a request gets, and generates ids.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
     rules: RequestIdRules,
-    /// The number of this instance: the first half of its ids.
+    /// The number of this instance. It determines the first half of each generated id.
     instance: u64,
     made: u64,
 }
@@ -30,7 +30,8 @@ impl Ids {
         name.eq_ignore_ascii_case(self.rules.field.as_str())
     }
 
-    /// Whether the id of a client's request is taken: it is valid, and the client may choose it.
+    /// Whether the client's id is used: it must be valid, and the client must be allowed to choose
+    /// it.
     pub(super) fn takes(&self, id: &[u8], is_trusted: bool) -> bool {
         let may_choose = match self.rules.take {
             TakeId::Any => true,
@@ -40,7 +41,7 @@ impl Ids {
         may_choose && (1..=ID_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
     }
 
-    /// Makes an id of 32 hexadecimal digits.
+    /// Generates an id of 32 hexadecimal digits.
     pub(super) fn make(&mut self) -> [u8; 32] {
         self.made += 1;
         // Mixing is one to one, so the ids of one instance differ.
@@ -54,8 +55,8 @@ impl Ids {
     }
 }
 
-/// Returns the eight hexadecimal digits of a number below 2^32, all at once: one by one they take
-/// 150 instructions more for each id.
+/// Returns the eight hexadecimal digits of a number below 2^32. Computing them all at once saves
+/// 150 instructions for each id.
 const fn eight_digits(number: u64) -> [u8; 8] {
     const ONES: u64 = 0x0101_0101_0101_0101;
     // Each half byte moves to a byte of its own.
@@ -67,7 +68,7 @@ const fn eight_digits(number: u64) -> [u8; 8] {
     (halves + b'0' as u64 * ONES + letters * (b'a' - 10 - b'0') as u64).to_be_bytes()
 }
 
-/// The maximum length of an id that is taken from a client, characters.
+/// The maximum length of a client's id, characters.
 const ID_MAX: usize = 128;
 
 #[cfg(test)]
@@ -97,7 +98,7 @@ mod tests {
         }
     }
 
-    /// An id is taken if the client may choose it and it is valid; row by row.
+    /// A client's id is used if the client may choose it and it is valid; row by row.
     #[test]
     fn ids_are_taken_by_the_rules() {
         let long = [b'x'; ID_MAX + 1];

@@ -1,11 +1,10 @@
-//! The access log's part in the proxy: the facts about each exchange, as plain data. `edge/access/`
-//! writes the lines.
+//! The access log's part in the proxy: collects the facts about each exchange as plain data.
+//! `edge/access/` writes the lines.
 //!
 //! While an exchange is in progress its session has a [`Visit`]. At its end the visit becomes a
-//! [`Record`] in a block ([`Records`]), which the driver takes and writes. Without a log, added
-//! fields or ids for backends there are no visits, and a step costs one branch. Records have no
-//! allocation of their own: a block holds their texts one after the other. Blocks and visits are
-//! reused.
+//! [`Record`] in a block ([`Records`]), which the driver takes and writes. If no log, added field
+//! or backend id is configured, there are no visits, and each step costs one branch. Records do not
+//! allocate: a block holds their texts one after the other. Blocks and visits are reused.
 mod ids;
 mod record;
 mod visit;
@@ -20,7 +19,7 @@ use crate::http::forward::AddedField;
 use crate::http::head::RequestHead;
 use crate::pages::AccessCounts;
 
-/// The records that the driver has not taken yet, and the visits that are free.
+/// The records that the driver has not yet taken, and visits for reuse.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
     /// Whether exchanges have visits.
@@ -32,7 +31,7 @@ pub(crate) struct Access {
     /// The field that names backend and rule.
     route_field: Option<String>,
     ids: Ids,
-    /// Whether queries are left out.
+    /// Whether the query is removed from recorded targets.
     cuts_queries: bool,
     records: Records,
     #[expect(clippy::vec_box, reason = "a visit moves to its session and back without a copy")]
@@ -41,7 +40,7 @@ pub(crate) struct Access {
     open: u64,
     /// Exchanges recorded so far.
     lines: u64,
-    /// Records that the driver did not fetch in time.
+    /// Records lost because too many were waiting for the driver.
     lost: u64,
     /// The driver's own counts.
     driver: AccessCounts,
@@ -75,7 +74,7 @@ impl Access {
         self.is_on
     }
 
-    /// Begins the visit of an exchange.
+    /// Starts a visit.
     pub(crate) fn begin(&mut self, started: Instant) -> Box<Visit> {
         self.open += 1;
         let mut visit = self.spares.pop().unwrap_or_default();
@@ -83,7 +82,7 @@ impl Access {
         visit
     }
 
-    /// Begins the visit of an exchange with a complete head.
+    /// Starts a visit for a request with a complete head.
     #[inline(never)]
     pub(crate) fn begin_request(
         &mut self,
@@ -132,8 +131,8 @@ impl Access {
         }
     }
 
-    /// Begins the visit of a request whose head is incomplete or invalid, or of a client that gets a
-    /// response without a request.
+    /// Starts a visit for an incomplete or invalid head, or for a client that gets a response
+    /// without having sent a request.
     #[cold]
     pub(crate) fn begin_invalid(
         &mut self,
@@ -146,8 +145,8 @@ impl Access {
         visit
     }
 
-    /// Ends a visit. With a log its record waits for the driver. It is lost if [`WAITING_MAX`]
-    /// bytes wait already.
+    /// Ends a visit. If the log is on, its record waits for the driver. The record is lost if
+    /// [`WAITING_MAX`] bytes are already waiting.
     #[inline(never)]
     pub(crate) fn end(&mut self, visit: Box<Visit>) {
         self.open -= 1;
@@ -170,18 +169,18 @@ impl Access {
         self.records.bytes()
     }
 
-    /// Takes the waiting records, and leaves an empty block for the next ones.
+    /// Takes the waiting records and leaves an empty block in their place.
     pub(crate) fn take(&mut self, empty: Records) -> Records {
         debug_assert!(empty.is_empty(), "records are taken once");
         std::mem::replace(&mut self.records, empty)
     }
 
-    /// Takes the driver's counts.
+    /// Stores the driver's counts.
     pub(crate) const fn handle_counts(&mut self, counts: AccessCounts) {
         self.driver = counts;
     }
 
-    /// Returns the exchanges recorded so far, and the losses.
+    /// Returns the number of exchanges recorded so far, and of records lost.
     pub(crate) const fn counts(&self) -> AccessCounts {
         let AccessCounts { dropped, failed_writes, .. } = self.driver;
         AccessCounts { lines: self.lines, dropped: dropped + self.lost, failed_writes }
@@ -193,10 +192,9 @@ impl Access {
     }
 }
 
-/// The maximum number of bytes of records that wait for the driver; later ones are lost. With usual
-/// requests a turn of 1024 events produces less than half of it.
+/// The maximum size of the records that wait for the driver, bytes. Further records are lost. A
+/// turn of 1024 events usually produces less than half of this.
 const WAITING_MAX: usize = 1024 * 1024;
-/// The maximum number of free visits that are kept. Many visits that end in one turn are needed
-/// again in the next one: if fewer were kept, they would go through the allocator. A visit takes
-/// 0.3 to 1.3 KB.
+/// The maximum number of visits kept for reuse. A turn can end many visits and the next turn start
+/// as many; without these, each would be allocated again. A visit takes 0.3 to 1.3 KB.
 const SPARES_MAX: usize = 1024;

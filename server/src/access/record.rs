@@ -14,7 +14,7 @@ pub(crate) struct Record {
     pub(crate) started: Instant,
     /// The client; port 0 behind a trusted hop, where it is unknown.
     pub(crate) client: SocketAddr,
-    /// The version of a valid request; `None` for others, whose version is one of the texts.
+    /// The version of a valid request. For other requests it is `None`, and the version is a text.
     pub(crate) version: Option<Version>,
     /// The status of the final response; 0 if the client got none.
     pub(crate) status: u16,
@@ -28,8 +28,8 @@ pub(crate) struct Record {
     pub(crate) head: Span,
     /// The wait for a backend with room.
     pub(crate) queue: Span,
-    /// Time until the connection to the backend was open or had failed; missing with a kept
-    /// connection.
+    /// Time until the connection to the backend was open or had failed; missing if an idle
+    /// connection was reused.
     pub(crate) connect: Span,
     /// From the last dispatch to the response's head, or to the end of an attempt without one. The
     /// wait for the client is excluded.
@@ -38,8 +38,7 @@ pub(crate) struct Record {
     pub(crate) first_byte: Span,
     /// From the start to the end.
     pub(crate) total: Span,
-    /// Attempts: one for each backend that was chosen, and one for each repetition over a new
-    /// connection.
+    /// Attempts: one for each chosen backend, and one for each repetition over a new connection.
     pub(crate) tries: u16,
     pub(crate) why: Why,
     pub(crate) ending: Ending,
@@ -91,7 +90,7 @@ impl Span {
 pub(crate) enum Text {
     Method,
     Target,
-    /// The version as it was sent. Only requests without a valid head have it.
+    /// The version as sent; only for requests without a valid head.
     Version,
     RequestId,
     TraceParent,
@@ -110,7 +109,7 @@ impl Text {
 /// The rule by which the request got its last backend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Why {
-    /// There was no backend.
+    /// No backend was chosen.
     None,
     /// The backend's connection belongs to this client (`http/authentication.rs`).
     Bound,
@@ -141,7 +140,7 @@ pub(crate) enum Ending {
     ClientError,
     /// Too many clients were connected.
     Refused,
-    /// Every backend was full, and so was the queue, or no backend had room in time.
+    /// Every backend and the queue were full, or no backend had room in time.
     Queue,
     /// No backend could be tried.
     NoBackend,
@@ -216,7 +215,7 @@ impl Records {
         self.bytes
     }
 
-    /// Drops all records; the memory stays.
+    /// Removes all records and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.texts.clear();

@@ -13,18 +13,19 @@ use crate::http::head::RequestHead;
 use crate::http::{ClientError, UpstreamError};
 use crate::pages::metrics::{CLOSED_IDLE, REFUSED, reason};
 
-/// The facts about an exchange so far.
+/// The facts known so far about an exchange.
 #[derive(Debug)]
 pub(crate) struct Visit {
     record: Record,
     /// Its texts, one after the other.
     texts: Vec<u8>,
     cuts_queries: bool,
-    /// The time since which it waits for a backend with room.
+    /// The time at which it began to wait for a backend with room.
     waits_since: Option<Instant>,
-    /// The time since which a connection is being made for it.
+    /// The time at which the proxy began to connect for it.
     dials_since: Option<Instant>,
-    /// Its end. Bytes of its response may still wait for the client.
+    /// The way it ended, if it has ended. Bytes of its response may still be waiting for the
+    /// client.
     ending: Option<Ending>,
 }
 
@@ -42,7 +43,7 @@ impl Default for Visit {
 }
 
 impl Visit {
-    /// Begins with the first byte of a request.
+    /// Starts with the first byte of a request.
     pub(super) fn begin(&mut self, started: Instant, cuts_queries: bool) {
         self.record = Record { started, ..Record::EMPTY };
         self.texts.clear();
@@ -68,7 +69,7 @@ impl Visit {
         self.texts.capacity() <= TEXTS_KEPT_MAX
     }
 
-    /// Takes a complete and valid head.
+    /// Records a complete and valid head.
     pub(super) fn take_head(
         &mut self,
         now: Instant,
@@ -105,8 +106,8 @@ impl Visit {
         self.begin_texts([head.method.as_bytes(), &target, b"", id, trace, &referer, agent]);
     }
 
-    /// Takes the bytes of a head that is incomplete or invalid: the first two words of its first line
-    /// are taken for method and target, and its last one for the version if it looks like one.
+    /// Records the bytes of an incomplete or invalid head. The first two words of the first line
+    /// become method and target, and the last one becomes the version if it looks like one.
     pub(crate) fn take_fragment(&mut self, now: Instant, input: &[u8], id: &[u8]) {
         let begin = input.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(input.len());
         let rest = &input[begin..];
@@ -125,24 +126,24 @@ impl Visit {
         self.push(Text::RequestId, id);
     }
 
-    /// Notes bytes of the request's body or of a tunnel that were read.
+    /// Counts bytes that were read of the request's body or of a tunnel.
     #[inline]
     pub(crate) const fn receive(&mut self, count: usize) {
         self.record.received += count as u64;
     }
 
-    /// Notes bytes that the client's connection accepted.
+    /// Counts bytes that the client's connection accepted.
     #[inline]
     pub(crate) const fn send(&mut self, count: usize) {
         self.record.sent += count as u64;
     }
 
-    /// Notes that the request waits for a backend with room.
+    /// Records that the request waits for a backend with room.
     pub(crate) const fn wait(&mut self, now: Instant) {
         self.waits_since = Some(now);
     }
 
-    /// Notes a backend for the request.
+    /// Records the backend chosen for the request.
     pub(crate) fn route(&mut self, now: Instant, why: Why, backend: &str) {
         self.end_wait(now);
         self.record.why = why;
@@ -152,19 +153,19 @@ impl Visit {
         self.push(Text::Backend, backend.as_bytes());
     }
 
-    /// Notes that a connection is being made.
+    /// Records that the proxy begins to connect to the backend.
     pub(crate) fn dial(&mut self, now: Instant) {
         self.dials_since.get_or_insert(now);
     }
 
-    /// Notes that the request has a connection.
+    /// Records that the request has a connection.
     pub(crate) fn link(&mut self, now: Instant) {
         if let Some(since) = self.dials_since.take() {
             self.record.connect = Span::of(now.since(since));
         }
     }
 
-    /// Notes a final response: its status, its time at the backend, and the bytes of its head.
+    /// Records a final response: its status, the backend's time, and the bytes of its head.
     pub(crate) fn answer(
         &mut self,
         now: Instant,
@@ -181,36 +182,37 @@ impl Visit {
         self.record.heads += head as u64;
     }
 
-    /// Notes an interim response with a head of this many bytes.
+    /// Records an interim response with a head of this many bytes.
     pub(crate) const fn interim(&mut self, head: usize) {
         self.record.heads += head as u64;
     }
 
-    /// Notes a response of the proxy itself, which begins with a head of `head` bytes.
+    /// Records a response of the proxy itself with a head of `head` bytes.
     pub(crate) fn answer_itself(&mut self, now: Instant, status: u16, head: usize) {
         self.answer(now, status, None, head);
         self.end(Ending::Complete);
     }
 
-    /// Notes the end of an attempt without a response: the time that the backend had.
+    /// Records the backend's time of an attempt that ended without a response.
     pub(crate) fn give_up(&mut self, now: Instant, backend: Duration) {
         self.record.backend = Span::of(backend);
         self.link(now);
     }
 
-    /// Notes a failed attempt. `is_redialled`: the request is sent again over a new connection.
+    /// Records a failed attempt. If `is_redialled`, the request is sent again over a new
+    /// connection.
     pub(crate) fn fail(&mut self, error: UpstreamError, is_redialled: bool) {
         let reason = if is_redialled { CLOSED_IDLE } else { reason(error) };
         self.record.tries = self.record.tries.saturating_add(is_redialled.into());
         self.push(Text::Error, reason.as_bytes());
     }
 
-    /// Notes that a backend refused the request, which goes to another one.
+    /// Records that a backend refused the request, which now goes to another one.
     pub(crate) fn refuse(&mut self) {
         self.push(Text::Error, REFUSED.as_bytes());
     }
 
-    /// Notes the end by an error of the client.
+    /// Records that a client error ended the exchange.
     pub(crate) fn end_by_client(&mut self, error: ClientError) {
         self.push(Text::Error, error.to_string().as_bytes());
         self.end(match error {
@@ -220,18 +222,18 @@ impl Visit {
         });
     }
 
-    /// Notes the end by an error of the backend or of the way to it.
+    /// Records that an error of the backend, or of the connection to it, ended the exchange.
     pub(crate) fn end_by_backend(&mut self, error: UpstreamError) {
         self.end(Ending::of(error));
     }
 
-    /// Notes how the exchange ended. Only the first end counts.
+    /// Records how the exchange ended. Later calls have no effect.
     pub(crate) fn end(&mut self, ending: Ending) {
         self.ending.get_or_insert(ending);
     }
 
-    /// Notes the end of the client's connection. It replaces an earlier end only if that was a
-    /// complete response whose bytes still waited.
+    /// Records the end of the client's connection. It replaces an earlier end only if that was a
+    /// complete response whose bytes were still waiting.
     pub(crate) fn cut(&mut self, ending: Ending) {
         if matches!(self.ending, None | Some(Ending::Complete)) {
             self.ending = Some(ending);
@@ -267,7 +269,7 @@ impl Visit {
         without_user(target.split(|byte| *byte == b'?').next().unwrap_or_default())
     }
 
-    /// Sets the first texts, before any other is set.
+    /// Sets the first texts. No other text may be set before.
     fn begin_texts<const N: usize>(&mut self, texts: [&[u8]; N]) {
         debug_assert!(self.texts.is_empty(), "a head comes first, and once");
         self.texts.reserve(texts.iter().map(|text| text.len()).sum::<usize>() + LATER_TEXTS);
@@ -277,7 +279,7 @@ impl Visit {
         }
     }
 
-    /// Sets one of the texts. Texts are usually set in their order, so this one is appended.
+    /// Sets one of the texts. Texts are usually set in order, so this usually appends.
     fn push(&mut self, text: Text, bytes: &[u8]) {
         let Range { start: begin, end } = self.range(text);
         if end == self.texts.len() {
@@ -289,7 +291,7 @@ impl Visit {
         self.record.lengths[text as usize] = bytes.len() as u32;
     }
 
-    /// Returns the place of one of the texts.
+    /// Returns the range of one of the texts in `texts`.
     fn range(&self, text: Text) -> Range<usize> {
         let index = text as usize;
         let begin = self.record.lengths[..index].iter().sum::<u32>() as usize;
@@ -298,7 +300,7 @@ impl Visit {
 }
 
 impl Ending {
-    /// Returns the end that an error of a backend means.
+    /// Returns the ending for an error of a backend.
     const fn of(error: UpstreamError) -> Self {
         match error {
             UpstreamError::NoBackend => Self::NoBackend,
@@ -322,7 +324,7 @@ impl Ending {
     }
 }
 
-/// Masks `user:password` of `http://user:password@host`, as in the program's log.
+/// Masks `user:password` in `http://user:password@host`, as the program's log does.
 fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
     if matches!(target, [] | [b'/', ..]) {
         return Cow::Borrowed(target);
@@ -332,7 +334,7 @@ fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
         rest.iter().position(|byte| b"/?#".contains(byte)).map_or(target.len(), |at| begin + at)
     };
     let first = end_from(0);
-    // Without a scheme it is `user:password@host:port`, of CONNECT.
+    // Without a scheme this is the `user:password@host:port` of a CONNECT request.
     let has_scheme = target[..first].ends_with(b":") && target[first..].starts_with(b"//");
     let begin = if has_scheme { first + 2 } else { 0 };
     match target[begin..end_from(begin)].iter().rposition(|byte| *byte == b'@') {
@@ -343,9 +345,9 @@ fn without_user(target: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Room for the texts after the head's, bytes: usual names of a backend and an error.
+/// Room for the texts after those of the head, bytes: enough for the usual backend name and error.
 const LATER_TEXTS: usize = 32;
-/// The largest memory of texts that is reused, bytes; usual requests need less than a third.
+/// The largest text memory that is reused, bytes. Usual requests need less than a third of it.
 const TEXTS_KEPT_MAX: usize = 1024;
 /// The maximum number of bytes of an invalid request line that are recorded.
 const FRAGMENT_MAX: usize = 1024;

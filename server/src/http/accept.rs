@@ -10,14 +10,14 @@ pub(crate) fn list_of(fields: &Fields<'_, '_>, name: &str) -> Vec<u8> {
     lines.map(|(.., value)| value).collect::<Vec<_>>().join(&b","[..])
 }
 
-/// Whether a client that sent this Accept names a media type, and wants it at least as much as
-/// `other`. A wildcard names none.
+/// Whether this Accept lists a media type by name, with a weight of at least that of `other`.
+/// Wildcards do not count as names.
 pub(crate) fn prefers(accept: &[u8], wanted: &[u8], other: &[u8]) -> bool {
     let named = weight_named(accept, wanted);
     named > 0 && named >= weight_of_type(accept, other)
 }
 
-/// Whether a client that sent this Accept-Encoding accepts gzip.
+/// Whether this Accept-Encoding allows gzip.
 pub(crate) fn accepts_gzip(accept_encoding: &[u8]) -> bool {
     // RFC 9110 section 8.4.1.3: x-gzip is the same coding.
     let names: [&[u8]; 2] = [b"gzip", b"x-gzip"];
@@ -25,12 +25,13 @@ pub(crate) fn accepts_gzip(accept_encoding: &[u8]) -> bool {
     found.or_else(|| find(accept_encoding, b"*")).is_some_and(|weight| weight > 0)
 }
 
-/// Returns the weight of a media type that the list names; 0 if it does not.
+/// Returns the weight of a media type that the list names; 0 if the list does not name it.
 pub(crate) fn weight_named(accept: &[u8], wanted: &[u8]) -> u16 {
     find(accept, wanted).unwrap_or(0)
 }
 
-/// Returns the weight of a media type by the most specific range of the list that it is in.
+/// Returns the weight of a media type: that of the most specific range in the list that contains
+/// it.
 fn weight_of_type(accept: &[u8], wanted: &[u8]) -> u16 {
     let slash = wanted.iter().position(|byte| *byte == b'/').map_or(0, |at| at + 1);
     let range = [&wanted[..slash], b"*"].concat();
@@ -38,8 +39,7 @@ fn weight_of_type(accept: &[u8], wanted: &[u8]) -> u16 {
     found.or_else(|| find(accept, b"*/*")).unwrap_or(0)
 }
 
-/// Returns the weight of the member of this name, in any case and with any parameters; the highest
-/// one if there are several.
+/// Returns the highest weight of the members with this name, in any case and with any parameters.
 fn find(list: &[u8], wanted: &[u8]) -> Option<u16> {
     let members = tokens(list).filter_map(|member| {
         let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -73,7 +73,8 @@ fn parse_weight(text: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
 
-    /// A type must be named, in any case, and be wanted as much as the other one.
+    /// A type is preferred if it is named, in any case, and its weight is at least that of the
+    /// other one.
     #[test]
     fn named_types_are_preferred() {
         let rows = [
@@ -110,7 +111,8 @@ mod tests {
         }
     }
 
-    /// gzip is accepted by its name, its old name or `*`; the name goes before `*`.
+    /// gzip is accepted by its name, its old name or `*`. The weight of the name overrides that of
+    /// `*`.
     #[test]
     fn codings_are_accepted() {
         let rows = [

@@ -1,4 +1,4 @@
-//! Responses that the proxy makes itself.
+//! Responses from the proxy itself.
 
 /// Returns a complete response. `date` is its Date line, and `fields` are further header lines,
 /// each with its line end. `connection` is the value of Connection, if it is sent.
@@ -83,8 +83,8 @@ pub(crate) fn encode_error(
     encode(status, date, kind, "", body.as_bytes(), is_head_request, connection)
 }
 
-/// Returns an error response with Retry-After of a second: no backend has room (503), or the client
-/// exceeds its limit (429).
+/// Returns an error response with a Retry-After of one second, for when no backend has room (503)
+/// or the client exceeds its limit (429).
 pub(crate) fn encode_busy(
     status: u16,
     date: &str,

@@ -3,8 +3,8 @@
 use super::field::{Fields, Name, tokens};
 use super::head::ResponseHead;
 
-/// Whether a response requires one of these schemes: a 401 in WWW-Authenticate, a 407 in
-/// Proxy-Authenticate.
+/// Whether a response requires one of these schemes, by WWW-Authenticate in a 401 or
+/// Proxy-Authenticate in a 407.
 #[cold]
 pub(crate) fn challenges_connection(head: &ResponseHead<'_, '_>) -> bool {
     let field = if head.status == 401 { "www-authenticate" } else { "proxy-authenticate" };
@@ -18,8 +18,9 @@ pub(crate) fn logs_connection_in(fields: &Fields<'_, '_>) -> bool {
         && fields.values(Name::Authorization).flat_map(tokens).any(is_of_connection)
 }
 
-/// Whether a challenge or credentials begin with the name of one of these schemes. A parameter's
-/// value that looks like one counts as well. The only effect is that the connection is not shared.
+/// Whether a challenge or credentials begin with the name of one of these schemes. A parameter
+/// value that looks like such a name also counts; this only means that the connection is not
+/// shared.
 fn is_of_connection(text: &[u8]) -> bool {
     let end = text.iter().position(|byte| b" \t".contains(byte)).unwrap_or(text.len());
     let scheme = &text[..end];

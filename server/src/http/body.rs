@@ -1,5 +1,5 @@
-//! Forwarding of bodies: data that is read in one framing is written in another. Whole buffers are
-//! moved where that is possible; otherwise the data is copied.
+//! Forwards bodies: reads data in one framing and writes it in another. Whole buffers are moved
+//! where that is possible; otherwise the data is copied.
 //!
 //! `framing.rs` decides the framing of a body, `chunked.rs` parses chunks.
 use super::chunked::{ChunkLimits, ChunkedReader, Piece};
@@ -20,7 +20,7 @@ pub(crate) enum BodyReader {
 /// Form in which a body is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BodyWriter {
-    /// The data alone. The head announces its length, or the end of the connection ends it.
+    /// The data alone. It ends at the length given in the head, or with the connection.
     Plain,
     /// In chunks; `with_trailer` if the recipient accepts trailer fields.
     Chunked { with_trailer: bool },
@@ -59,7 +59,7 @@ impl BodyReader {
     }
 }
 
-/// Maximum bytes of a chunk besides its data: 16 digits and two CRLF.
+/// Maximum bytes of a chunk in addition to its data: 16 digits and two CRLF.
 const CHUNK_OVERHEAD: usize = 20;
 /// The end of a chunked body without trailer fields.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -176,7 +176,7 @@ fn relay_into_chunks(
     Relayed { data: moved, parsed: 0, is_end: false }
 }
 
-/// Forwards consecutive chunks as one, as far as there is room.
+/// Forwards consecutive chunks as one, limited by the room in `output`.
 fn relay_chunked(
     reader: &mut ChunkedReader,
     writer: BodyWriter,
@@ -217,8 +217,8 @@ fn relay_chunked(
     Ok(relayed)
 }
 
-/// Moves the buffer, all of which the piece consumed, after removing the framing in it. Returns
-/// false without a change if there is no room for a chunk's size before the data.
+/// Removes the framing from a wholly consumed buffer and moves the buffer. Returns false, without a
+/// change, if there is no room for the chunk size before the data.
 fn move_chunk(
     piece: &Piece,
     writer: BodyWriter,
@@ -245,7 +245,7 @@ fn move_chunk(
     true
 }
 
-/// Copies the data of a piece to the output. Removes what the piece consumed from the input.
+/// Copies the data of a piece to the output, and removes the consumed bytes from the input.
 fn copy_chunk(
     piece: &Piece,
     writer: BodyWriter,
@@ -379,7 +379,7 @@ mod tests {
     }
 
     /// Tiny chunks that arrive together are forwarded as one, whether their data is moved or
-    /// copied. Each of their bytes is counted.
+    /// copied. All of their bytes are counted.
     #[test]
     fn chunks_that_came_together_go_on_as_one() {
         for count in [10, 5000] {
@@ -416,7 +416,8 @@ mod tests {
         }
     }
 
-    /// Four pairs of framings carry the same data, for four combinations of piece and drain size.
+    /// The data is the same after each of four pairs of framings, for four combinations of piece
+    /// and drain size.
     #[test]
     fn data_is_kept() {
         let data: Vec<u8> = (0..200_000_u32).map(|i| (i.wrapping_mul(i) / 7) as u8).collect();

@@ -74,10 +74,10 @@ impl ChunkedReader {
     }
 
     /// Reads up to the next piece of data of at most `data_max` bytes, to the end of the body, or
-    /// to the end of the input. After the end it returns the end again and consumes nothing.
+    /// to the end of the input. After the end it returns the end again without consuming anything.
     ///
     /// # Errors
-    /// The first rule that the body breaks; the reader is of no use afterwards.
+    /// The first rule that the body breaks. The reader cannot be used afterwards.
     pub(crate) fn read(&mut self, input: &[u8], data_max: usize) -> Result<Piece, ChunkError> {
         let mut at = 0;
         while self.state != State::Done {
@@ -133,8 +133,8 @@ impl ChunkedReader {
         }
     }
 
-    /// Recognises a whole size line, the CRLF after data, or a run of an extension. Returns the
-    /// next state and the length. `None`: `step` takes the next byte.
+    /// Consumes a whole size line, the CRLF after data, or a run of an extension. Returns the next
+    /// state and the length, or `None` if `step` must consume a single byte.
     #[inline]
     fn leap(&self, input: &[u8]) -> Option<(State, usize)> {
         match self.state {
@@ -156,7 +156,7 @@ impl ChunkedReader {
         }
     }
 
-    /// Returns the trailer fields that may be forwarded, as lines. Call it after the end.
+    /// Returns the lines of the trailer fields that may be forwarded. Call it after the end.
     ///
     /// A field that frames or routes a message, or controls its treatment, is not allowed after a
     /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
@@ -176,7 +176,7 @@ impl ChunkedReader {
         self.state == State::Done
     }
 
-    /// Whether the body has trailer fields. Call it after the end.
+    /// Whether the body has trailer fields. Valid after the end.
     pub(crate) fn has_trailer(&self) -> bool {
         !self.trailer.is_empty()
     }
@@ -303,7 +303,7 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
     is_field.then_some(name)
 }
 
-/// Whether a trailer field may be forwarded.
+/// Whether the trailer field `name` may be forwarded.
 fn is_passed_on(name: &[u8]) -> bool {
     const REFUSED: [&str; 22] = [
         "age",
@@ -429,7 +429,7 @@ mod tests {
         }
     }
 
-    /// Extensions and trailers may reach their limit and not exceed it.
+    /// Extensions and trailers may reach their limit but not exceed it.
     #[test]
     fn limits_are_exact() {
         for (len, is_good) in [(7, true), (8, true), (9, false)] {
@@ -461,8 +461,8 @@ mod tests {
         check(b"3\r\na", 9, b"a", 4, None);
     }
 
-    /// Every byte is consumed by the call that brings it, so it is never parsed again. The test
-    /// reads one body in pieces of four sizes.
+    /// Each call consumes all bytes that it gets, so none is parsed twice. The test reads one body
+    /// in pieces of four sizes.
     #[test]
     fn every_byte_is_looked_at_once() {
         let body = [&b"1\r\nx\r\n".repeat(1000)[..], b"0 ;aaaaa\r\nA: 1\r\nB: 2\r\n\r\n"].concat();

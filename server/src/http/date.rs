@@ -4,7 +4,7 @@ use crate::utc::{Utc, days_from_civil};
 const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-/// The first second of the year 10000, which has no such date.
+/// The first second of the year 10000: an HTTP date has a year of four digits.
 const END: u64 = 253_402_300_800;
 
 /// Writes a date as `Sun, 06 Nov 1994 08:49:37 GMT`. A time after the year 9999 is shown as 1970.

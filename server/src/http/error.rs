@@ -3,8 +3,8 @@ use std::fmt;
 
 use crate::tls::TlsFault;
 
-/// Returns an error from a cold function, so that the compiler keeps the code for valid messages in
-/// one piece.
+/// Returns an error. The function is cold so that the compiler keeps the code for valid messages
+/// together.
 #[cold]
 #[inline(never)]
 pub(crate) const fn refuse<T, E: Copy>(error: E) -> Result<T, E> {
@@ -18,7 +18,7 @@ pub enum ClientError {
     /// A line ends in LF without CR. RFC 9112 section 2.2 lets a recipient accept it, but two
     /// readers that differ on it allow request smuggling.
     BareLineFeed,
-    /// Anything but empty lines before the request line, or an invalid request line.
+    /// An invalid request line, or bytes other than empty lines before it.
     MalformedRequestLine,
     /// A version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
@@ -122,8 +122,8 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// A fault of a backend's response or of the way to it. The client gets [`status`](Self::status) if
-/// nothing of the response has been forwarded; otherwise the response is cut.
+/// A fault of a backend, its response or the connection to it. If nothing of the response was
+/// forwarded, the client gets [`status`](Self::status); otherwise the response is cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UpstreamError {
     /// No backend is in service.
@@ -157,7 +157,7 @@ pub enum UpstreamError {
     /// Content-Length and Transfer-Encoding together, invalid or differing lengths, or a
     /// transfer coding other than chunked.
     AmbiguousFraming,
-    /// Bytes that arrived before any of the request was sent. They belong to another exchange.
+    /// Bytes that arrived before any part of the request was sent. They belong to another exchange.
     Unsolicited,
     /// A 101 that was not requested, or that names another protocol.
     UnexpectedUpgrade,
@@ -165,7 +165,7 @@ pub enum UpstreamError {
     Truncated,
     /// The response's chunked body breaks its grammar.
     MalformedChunk(ChunkError),
-    /// The response's body stalled, or the backend stopped accepting the request's.
+    /// The response body stalled, or the backend stopped accepting the request body.
     BodyTimeout,
 }
 
@@ -235,7 +235,8 @@ pub enum ChunkError {
 }
 
 impl ChunkError {
-    /// Whether a chunk's size or extension is malformed. Its line end and length do not count.
+    /// Whether the error is a malformed chunk size or extension, as opposed to a line end or a
+    /// length.
     pub(crate) const fn is_in_size_line(self) -> bool {
         matches!(self, Self::InvalidSize | Self::SizeOverflow | Self::InvalidExtension)
     }

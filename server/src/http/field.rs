@@ -12,7 +12,7 @@ pub(crate) const FIELDS_MAX: usize = 1000;
 /// Fields of a head for which there is room without allocating.
 pub(super) const FIELDS_AT_FIRST: usize = 128;
 
-/// Room for parsing one head, without allocating for usual heads.
+/// Room for parsing one head. Usual heads need no allocation.
 pub(crate) struct Slots<'b> {
     pub(super) headers: [MaybeUninit<httparse::Header<'b>>; FIELDS_AT_FIRST],
     pub(super) names: [Name; FIELDS_AT_FIRST],
@@ -68,8 +68,8 @@ impl<'h, 'b> Fields<'h, 'b> {
         list.first().map_or(end, |header| offset(input, header.name.as_bytes()))
     }
 
-    /// Checks what httparse leaves open: each line ends in CRLF and follows the previous one
-    /// directly, and the empty line ends at `len`. Returns `None` if one of these is wrong.
+    /// Checks what httparse does not: each line ends in CRLF and directly follows the previous one,
+    /// and the empty line ends at `len`. Returns `None` if one of these does not hold.
     #[inline(always)]
     pub(super) fn check(
         input: &'b [u8],
@@ -97,7 +97,7 @@ impl<'h, 'b> Fields<'h, 'b> {
         named.map(|(header, _)| header.value)
     }
 
-    /// Returns each field: its name as sent, its known name, its value.
+    /// Returns each field: the name as sent, the known name and the value.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'b str, Name, &'b [u8])> + '_ {
         self.list.iter().zip(self.names.iter()).map(|(h, &name)| (h.name, name, h.value))
     }
@@ -137,9 +137,9 @@ impl<'h, 'b> Fields<'h, 'b> {
         }
     }
 
-    /// Does the same as [`write_kept`](Self::write_kept), but line by line and without the fields
-    /// whose names are in `replaced`. There an underscore equals a hyphen: gateways to CGI and WSGI
-    /// cannot tell them apart.
+    /// Like [`write_kept`](Self::write_kept), but line by line and without the fields named in
+    /// `replaced`. Underscores and hyphens match each other, because gateways to CGI and WSGI do
+    /// not distinguish them.
     #[cold]
     pub(crate) fn write_kept_but(
         &self,
@@ -167,8 +167,8 @@ impl<'h, 'b> Fields<'h, 'b> {
 }
 
 /// Does the work of [`Fields::check`] and names the fields. Returns the offset of the empty line (0
-/// if a line is invalid) and the sets of present names (lower half) and repeated names. These are
-/// two numbers, which are returned in registers.
+/// if a line is invalid), and one number with the set of present names in its lower half and that
+/// of repeated names in its upper half. Two numbers fit in registers.
 #[inline(never)]
 fn check_lines(
     input: &[u8],
@@ -215,11 +215,11 @@ fn blanks_len(bytes: &[u8]) -> usize {
 }
 
 /// Marks the fields that Connection names as hop-by-hop. Returns the set of marked names. Fields
-/// that frame or route the message are never marked (RFC 9110 section 7.6.1: not those intended for
-/// all recipients).
+/// that frame or route the message are never marked, because they are intended for all recipients
+/// (RFC 9110 section 7.6.1).
 #[inline(never)]
 fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
-    // Usually there is one option, and it is not a field's name.
+    // Usually there is one option, and it does not name a field.
     let mut all = list.iter().zip(names.iter()).filter(|(_, name)| **name == Name::Connection);
     if all.all(|(header, _)| names_no_field(header.value)) {
         return 0;
@@ -250,9 +250,9 @@ fn names_no_field(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// Does the work of [`mark_nominated`] for any number of options, with a sorted index of the
-/// fields. Comparing each option with each field would be too much work for one head. `compare` is
-/// the order of names.
+/// Like [`mark_nominated`], for any number of options. It searches a sorted index of the fields,
+/// because a head could cause too many comparisons of each option with each field. `compare` is the
+/// order of names.
 #[cold]
 fn mark_many<'b>(
     list: &[httparse::Header<'b>],
@@ -280,7 +280,7 @@ fn mark_many<'b>(
     marked
 }
 
-/// Options of Connection that are compared with every field. More are rare.
+/// Maximum number of Connection options that are compared with every field. More are rare.
 const FEW_OPTIONS: usize = 4;
 
 /// Compares two names in lower case.
@@ -294,7 +294,7 @@ pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-/// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
+/// Whether a byte is allowed in a token (RFC 9110 section 5.6.2).
 pub(super) const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
@@ -348,8 +348,8 @@ mod tests {
         }
     }
 
-    /// The bytes compared for Connection's options are at most ten times the bytes of fields and
-    /// options. They do not grow with options times fields.
+    /// The number of compared bytes is at most ten times the bytes of fields and options. It does
+    /// not grow with the product of options and fields.
     #[test]
     fn work_for_options_is_bounded() {
         let long = "y".repeat(200);

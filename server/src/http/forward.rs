@@ -58,7 +58,7 @@ impl HostLine {
         Self([HOST, authority, "\r\n"].concat())
     }
 
-    /// Names another backend.
+    /// Changes the line to name another backend.
     pub(crate) fn set(&mut self, authority: &str) {
         self.0.truncate(HOST.len());
         self.0.push_str(authority);
@@ -132,8 +132,8 @@ pub(crate) fn request_len_max(
     plan: &RequestPlan<'_>,
     context: &RequestContext<'_>,
 ) -> usize {
-    // The sum includes the lines that the proxy adds. Other additions are no longer than the
-    // client's fields that they replace: a comma replaces each further X-Forwarded-For, and a new
+    // The sum includes the lines that the proxy adds. Other additions are not longer than the
+    // client's fields that they replace: each further X-Forwarded-For becomes a comma, and the new
     // Connection replaces TE or Upgrade.
     let hosts = context.host_line.0.len() + plan.destination.host.len();
     // One more byte for `https` instead of `http`.
@@ -153,7 +153,7 @@ pub(crate) fn encode_request(
 ) -> Range<usize> {
     let start = out.len();
     let fields = &head.fields;
-    // A path as long as the target is the whole target. Otherwise a scheme and a host precede it.
+    // A path of the target's length is the whole target. Otherwise a scheme and a host precede it.
     let is_own =
         plan.destination.path.len() == head.target.len() && head.version == Version::Http11;
     let line =
@@ -167,7 +167,8 @@ pub(crate) fn encode_request(
     }
     let host = host_start..out.len() - start - "\r\n".len();
     let keeps = |name| match name {
-        // Framing has checked that there is one Content-Length and that it is a number.
+        // `request_framing` has checked that the head has one Content-Length and that it is a
+        // number.
         Name::Other | Name::Authorization | Name::ContentLength | Name::Date | Name::Via => true,
         Name::MaxForwards => plan.max_forwards.is_none(),
         Name::XRealIp => true,
@@ -227,7 +228,7 @@ fn encode_replaced(
     }
 }
 
-/// Appends the fields about a client that is a trusted hop. Leaves out those that it sent itself.
+/// Appends the fields about a client that is a trusted hop, except those that the hop sent itself.
 #[cold]
 fn encode_trusted(head: &RequestHead<'_, '_>, client: &str, client_host: &[u8], out: &mut Buffer) {
     let address = client.split("\r\n").next().unwrap_or_default();
@@ -297,7 +298,7 @@ const DROPPED: u32 = Name::Connection.bit()
     | Name::TransferEncoding.bit()
     | Name::Upgrade.bit();
 
-/// Whether a response's head is forwarded unchanged, without encoding. This is the usual case.
+/// Whether a response's head is forwarded unchanged, without encoding. Usually it is.
 pub(crate) fn is_verbatim(head: &ResponseHead<'_, '_>, plan: &ResponsePlan) -> bool {
     head.version == Version::Http11
         && head.reason.is_some()
@@ -341,7 +342,7 @@ pub(crate) fn encode_response(
     let keeps = |name| match name {
         Name::ContentLength => keeps_length,
         Name::Upgrade => keeps_upgrade,
-        // Fields of requests have no special meaning in a response.
+        // Request fields have no special meaning in a response.
         Name::Other
         | Name::Authorization
         | Name::Date

@@ -1,5 +1,5 @@
-//! The length of a body, decided only here, by the rules of RFC 9112 section 6.3. No other file
-//! reads Content-Length or Transfer-Encoding.
+//! Decides the length of each body by the rules of RFC 9112 section 6.3. No other file reads
+//! Content-Length or Transfer-Encoding.
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};
@@ -11,14 +11,14 @@ pub(crate) enum Framing {
     None,
     /// A known number of bytes.
     Length(u64),
-    /// Chunks up to the last one.
+    /// Chunks, until the last chunk.
     Chunked,
-    /// Everything until the connection ends; responses only.
+    /// All bytes until the connection ends; only in responses.
     UntilClose,
 }
 
 impl Framing {
-    /// Returns the framing of the rest after the first `taken` bytes of the body.
+    /// Returns the framing of the remaining body after its first `taken` bytes.
     pub(crate) const fn after(self, taken: u64) -> Self {
         match self {
             Self::Length(length) => Self::Length(length.saturating_sub(taken)),
@@ -32,7 +32,7 @@ impl Framing {
 /// # Errors
 /// The framing is ambiguous: two readers could read different bodies.
 pub(crate) fn request_framing(head: &RequestHead<'_, '_>) -> Result<Framing, ClientError> {
-    // Rule 7: a request without either has no body.
+    // Rule 7: a request without either field has no body.
     if !head.fields.has_any(Name::TransferEncoding.bit() | Name::ContentLength.bit()) {
         return Ok(Framing::None);
     }
@@ -124,9 +124,8 @@ pub(crate) fn response_framing(
     Ok((framing, field))
 }
 
-/// Returns the length that all members of all Content-Length lines agree on: equal members are one
-/// length, as lines or as a list (RFC 9110 sections 5.3 and 8.6). Returns `None` if they differ or
-/// one is not a number.
+/// Returns the length given by Content-Length. Several lines or list members are one length if all
+/// are equal (RFC 9110 sections 5.3 and 8.6). Returns `None` if they differ or one is not a number.
 #[cold]
 fn listed_length(fields: &Fields<'_, '_>) -> Option<u64> {
     let lists = fields.values(Name::ContentLength);
@@ -136,7 +135,7 @@ fn listed_length(fields: &Fields<'_, '_>) -> Option<u64> {
     lengths.all(|length| length == Some(first)).then_some(first)
 }
 
-/// Returns the treatment of the Content-Length of a response without a body. The field gives the
+/// Returns the treatment of Content-Length in a response without a body. There the field gives the
 /// length that a body would have, unless Transfer-Encoding overrides it (RFC 9112 section 6.3 rule
 /// 3).
 #[inline(never)]
@@ -160,7 +159,7 @@ fn is_chunked(fields: &Fields<'_, '_>) -> bool {
     is_plain && values.next().is_none()
 }
 
-/// Parses a plain decimal number of at most 18 digits: no body is longer, and nothing overflows.
+/// Parses a plain decimal number of at most 18 digits: enough for any body, and without overflow.
 fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;

@@ -1,8 +1,9 @@
-//! Request and response heads: from the first byte to the empty line, without state.
+//! Parses request and response heads, from the first byte to the empty line. The parsers have no
+//! state.
 //!
-//! httparse splits the head into tokens. This file refuses what httparse accepts although two
-//! readers could understand it differently. A parser consumes nothing and reads nothing after the
-//! head.
+//! httparse splits the head into tokens. This file refuses heads that httparse accepts but that two
+//! readers could understand differently. A parser does not consume its input and does not read past
+//! the head.
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{FIELDS_AT_FIRST, Fields, MoreSlots, Name, Slots, is_token_byte};
 
@@ -333,7 +334,8 @@ pub(crate) fn empty_lines_len(input: &[u8]) -> usize {
     2 * input.chunks_exact(2).take_while(|pair| pair == b"\r\n").count()
 }
 
-/// Returns the number of bytes of the empty lines before a request line.
+/// Returns the number of bytes of the complete empty lines before a request line. Refuses an
+/// invalid line end after them.
 #[cold]
 fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
     let skipped = empty_lines_len(input);
@@ -348,8 +350,8 @@ fn empty_lines(input: &[u8]) -> Result<usize, ClientError> {
 /// A line that ends in LF without CR.
 struct BareLineFeed;
 
-/// Searches an incomplete head for an invalid line end, so that the sender gets a response now and
-/// not at the head's timeout.
+/// Searches an incomplete head for an invalid line end, so that the sender gets the error response
+/// at once and not after the head's timeout.
 fn check_line_ends(input: &[u8]) -> Result<(), BareLineFeed> {
     let mut before = 0;
     for &byte in input {
@@ -370,8 +372,8 @@ fn oversize(input: &[u8], limits: &HeadLimits) -> Option<ClientError> {
     (input.len() >= limits.head_bytes_max).then_some(ClientError::HeadTooLarge)
 }
 
-/// Returns the maximum length of a request line without its LF: method, spaces and version are
-/// added to the target. A method that does not fit is not one that the proxy knows.
+/// Returns the maximum length of a request line without its LF: the maximum target, plus room for
+/// method, spaces and version. A method that does not fit is not a known one.
 const fn line_bytes_max(limits: &HeadLimits) -> usize {
     limits.target_bytes_max + 32
 }
@@ -386,8 +388,8 @@ const fn request_error(error: httparse::Error) -> ClientError {
     }
 }
 
-/// Distinguishes an unsupported version (505) from an invalid one (400) once the line shows which
-/// it is, so that the response does not depend on how the line was split.
+/// Distinguishes an unsupported version (505) from an invalid one (400), as soon as the line shows
+/// it. The response must not depend on how the line was split into reads.
 fn version_error(input: &[u8]) -> Result<(), ClientError> {
     let end = input.iter().position(|&byte| byte == b'\r' || byte == b'\n');
     let line = &input[..end.unwrap_or(input.len())];

@@ -1,4 +1,4 @@
-//! The steps of the codec one by one, for benchmarks without a connection.
+//! Single steps of the codec, for benchmarks without a connection.
 use std::net::Ipv4Addr;
 
 use super::chunked::{ChunkLimits, ChunkedReader};

@@ -55,7 +55,7 @@ fn is_idempotent_besides_get(method: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The table is sorted, so that every member is found, and nothing else.
+    /// The search finds every member of the table and no other name.
     #[test]
     fn registered_methods_are_known() {
         assert!(IDEMPOTENT.is_sorted());

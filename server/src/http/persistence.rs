@@ -32,7 +32,7 @@ fn asks_to_persist(mut asks_to_keep: bool, fields: &Fields<'_, '_>) -> bool {
 }
 
 /// Returns the time for which the sender of a response keeps its idle connection open:
-/// `Duration::MAX` if it names none, `None` if it closes.
+/// `Duration::MAX` if it does not say, `None` if it closes the connection.
 pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Duration> {
     if !is_persistent(version, fields) {
         return None;
@@ -42,7 +42,7 @@ pub(crate) fn kept_for(version: Version, fields: &Fields<'_, '_>) -> Option<Dura
 
 /// Reads `timeout=N` of Keep-Alive, in seconds, and subtracts a margin: the sender counts from the
 /// response, and the next request takes time to arrive. The margin is 1 s, as in Node's client, or
-/// half of a shorter time. The shortest of several values counts; 0 gives `None`.
+/// half of the timeout if that is less. Of several values the shortest is used; 0 gives `None`.
 #[cold]
 fn hinted(fields: &Fields<'_, '_>) -> Option<Duration> {
     let seconds = |parameter: &[u8]| {

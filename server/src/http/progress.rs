@@ -1,5 +1,5 @@
-//! Progress in a head that arrives in pieces. The parser does not start again for each piece, so
-//! the work grows with the length of the head only.
+//! Progress in a head that arrives in pieces. The parser does not run for each piece, so the work
+//! depends only on the length of the head.
 
 /// The number of line ends at which a head is parsed early, so that an invalid first line is
 /// refused at once. They cover a few empty lines before it and its own end.
@@ -9,17 +9,17 @@ const EARLY_LINES: u8 = 5;
 /// limit, after its first lines, and whenever its length has doubled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct HeadProgress {
-    /// Bytes that were searched for the end; 0 before the first parse.
+    /// Number of bytes already searched for the end; 0 before the first parse.
     searched: u32,
-    /// The length at which the head is parsed in any case.
+    /// The length at which the next parse is due, whatever the bytes are.
     parse_at: u32,
     /// Line ends seen since the first parse, up to [`EARLY_LINES`].
     lines: u8,
 }
 
 impl HeadProgress {
-    /// Whether the head at the start of `input` is to be parsed now. Reads only the bytes that
-    /// arrived since the last call.
+    /// Whether to parse the head at the start of `input` now. Reads only the bytes that arrived
+    /// since the last call.
     #[inline]
     pub(crate) fn is_due(&mut self, input: &[u8], head_bytes_max: usize) -> bool {
         self.searched == 0 || self.is_due_again(input, head_bytes_max)
@@ -42,7 +42,7 @@ impl HeadProgress {
         is_due
     }
 
-    /// Notes that the first `len` bytes are an incomplete head.
+    /// Records that the first `len` bytes are an incomplete head.
     #[cold]
     pub(crate) fn note_partial(&mut self, len: usize) {
         self.searched = u32::try_from(len).unwrap_or(u32::MAX);

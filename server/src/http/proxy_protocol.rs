@@ -77,7 +77,7 @@ fn parse_text(line: &[u8]) -> Option<Option<SocketAddr>> {
 }
 
 fn parse_binary(input: &[u8]) -> Result<Parsed<ProxyHeader>, ClientError> {
-    // A fault in the bytes so far is refused at once.
+    // An invalid byte is refused at once, without waiting for the rest.
     let version = input.get(12).copied().unwrap_or(0x20);
     let length = match input.get(14..FIXED) {
         Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),

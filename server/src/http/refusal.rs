@@ -7,13 +7,13 @@ use super::field::{Fields, Name};
 /// A response by which a backend reports that it is full or gets too many requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Refusal {
-    /// Time for which the backend asks to get no requests; `None` without a valid Retry-After.
+    /// Time for which the backend asks for a pause; `None` without a valid Retry-After.
     pub(crate) hold: Option<Duration>,
 }
 
 impl Refusal {
     /// Returns the refusal if the response is one: status 429 (RFC 6585 section 4) or 503 (RFC 9110
-    /// section 15.6.4). `date` is the proxy's Date line, for a response without one.
+    /// section 15.6.4). `date` is the proxy's Date line, used if the response lacks one.
     pub(crate) fn of(status: u16, fields: &Fields<'_, '_>, date: &str) -> Option<Self> {
         match status {
             429 | 503 => Some(Self { hold: hold(fields, date) }),
@@ -23,8 +23,8 @@ impl Refusal {
 }
 
 /// Reads Retry-After (RFC 9110 section 10.2.3): seconds, or a date. A date is relative to the
-/// response's own Date, so that the two clocks need not agree. The longest of several values
-/// counts; invalid ones are ignored.
+/// response's own Date, so that the two clocks need not agree. Of several values the longest is
+/// used; invalid values are ignored.
 #[cold]
 fn hold(fields: &Fields<'_, '_>, date_line: &str) -> Option<Duration> {
     let named = |wanted: &'static str| {
@@ -52,8 +52,8 @@ mod tests {
     use crate::http::field::Slots;
     use crate::http::head::{HeadLimits, Parsed, parse_response};
 
-    /// Retry-After is read as seconds, or as a date relative to the response's Date, or to the
-    /// proxy's if that is missing. Invalid values are ignored.
+    /// Retry-After is read as seconds or as a date. The date is relative to the response's Date, or
+    /// to the proxy's if the response lacks one. Invalid values are ignored.
     #[test]
     fn retry_after_is_read() {
         let sent = "Date: Sun, 06 Nov 1994 08:49:30 GMT\r\n";

@@ -18,8 +18,7 @@ pub(crate) struct Destination<'b> {
 pub(crate) struct KnownHost(Vec<u8>);
 
 impl KnownHost {
-    /// The maximum length of a Host that is remembered, bytes. A longer one is checked for each
-    /// request.
+    /// The maximum length of a remembered Host, bytes. A longer Host is checked for each request.
     const LEN_MAX: usize = 255;
 
     #[inline]
@@ -41,7 +40,7 @@ impl KnownHost {
 /// Checks the method, the target and Host of a request.
 ///
 /// # Errors
-/// The rule that one of them breaks.
+/// The first rule that one of these breaks.
 #[inline(always)]
 pub(crate) fn destination<'b>(
     head: &RequestHead<'_, 'b>,
@@ -81,7 +80,7 @@ pub(crate) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
 
 #[cold]
 fn valid_max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
-    /// Larger numbers are forwarded as this one.
+    /// Larger numbers are forwarded as this number.
     const MAX: u64 = 999_999_999;
     let is_one = head.method == "OPTIONS" && !head.fields.is_repeated(Name::MaxForwards);
     let value = head.fields.values(Name::MaxForwards).next().filter(|_| is_one)?;
@@ -135,7 +134,7 @@ fn host<'b>(
 }
 
 /// Returns the part after `http://` or `https://`, in any case. Clients of a TLS terminator send
-/// the latter, and RFC 9112 section 3.2.2 requires a server to accept it.
+/// `https://`, which RFC 9112 section 3.2.2 requires a server to accept.
 fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
     [&b"http://"[..], b"https://"].into_iter().find_map(|known| {
         let (scheme, rest) = target.split_at_checked(known.len())?;

@@ -23,7 +23,7 @@ fn is_passed_on(head: &RequestHead<'_, '_>) -> bool {
 /// The maximum number of protocols that one 101 may name. Each is compared with the requested ones.
 const GRANTED_MAX: usize = 8;
 
-/// Whether a 101 switches only to protocols that `asked` (an Upgrade value) names.
+/// Whether a 101 switches only to protocols named in `asked`, the request's Upgrade.
 pub(crate) fn is_granted(head: &ResponseHead<'_, '_>, asked: &[u8]) -> bool {
     let fields = &head.fields;
     let count = protocols(fields).take(GRANTED_MAX + 1).count();

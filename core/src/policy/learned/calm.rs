@@ -1,11 +1,11 @@
-//! The short path for a model that is seldom consulted: successful requests at a backend without
+//! The short path for a model that is rarely consulted: successful requests at a backend without
 //! restrictions.
 //!
 //! Policy `score` consults its model only while the current backend is full. Until then a success
 //! is only counted. Its effect on speed, errors and cost is applied at the next consultation, at
-//! any other event of the backend, or after [`BATCH`] successes. With a single backend successes
-//! are not counted at all. The resulting speeds and costs equal those of the long path, except that
-//! the successes of a batch count as evenly spaced.
+//! any other event of the backend, or after [`BATCH`] successes. If the pool has a single backend,
+//! successes are not counted at all. The resulting speeds and costs are those of the long path,
+//! except that the successes in a batch are taken as evenly spaced.
 use std::time::Duration;
 
 use super::curve::{LEVELS, bin};
@@ -30,7 +30,7 @@ impl Learned {
         is_done
     }
 
-    /// Handles a success at a calm backend. Returns `false` if the long path has to.
+    /// Handles a success at a calm backend. Returns `false` if the long path has to handle it.
     #[inline]
     fn completed_calmly(&mut self, now: Instant, slot: usize, elapsed: Duration) -> bool {
         let is_alone = self.present < 2;
@@ -40,7 +40,8 @@ impl Learned {
             unit.in_flight = unit.in_flight.saturating_sub(1);
             return true;
         }
-        // At a fit, and while the scale is unknown, every completion has effects that cannot wait.
+        // When a fit is due, and while the scale is unknown, a completion has effects that cannot
+        // be postponed.
         let is_short = !pool.is_booting()
             && unit.unsettled < BATCH
             && !(pool.completions + 1).is_multiple_of(REFRESH)
@@ -49,7 +50,7 @@ impl Learned {
         if !is_short {
             return false;
         }
-        // The time until now belongs to the number in flight before this end. Counting it may find
+        // The time until now is counted under the number in flight before this end. This may detect
         // a stall.
         unit.count(now, pool);
         if unit.restraints.is_stalled {
@@ -73,8 +74,8 @@ impl Learned {
         true
     }
 
-    /// Applies a change of the requests in flight. The time from now on is counted under the new
-    /// number. The cost is updated at the next consultation of the model.
+    /// Applies a change in the number of requests in flight. The time from now on is counted under
+    /// the new number. The cost is updated when the model is next consulted.
     #[inline]
     pub(super) fn postpone(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
@@ -85,7 +86,7 @@ impl Learned {
         }
     }
 
-    /// Passes the counted ends of a backend to its speed and errors.
+    /// Adds the counted successes of a backend to its speed and errors.
     pub(super) fn settle_up(&mut self, slot: usize) {
         let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
         let good = std::mem::take(&mut unit.unsettled);
@@ -139,13 +140,13 @@ impl Unit {
         self.due = 0.0;
     }
 
-    /// Whether a success changes no restriction.
+    /// Whether a success leaves all restrictions unchanged.
     #[inline]
     fn is_calm(&self) -> bool {
         self.is_present && self.restraints.is_calm()
     }
 }
 
-/// Maximum number of successes that wait to be applied. An estimate of the speed costs about as
-/// much as the rest of a decision.
+/// Maximum number of successes in a batch. Estimating the speed costs about as much as the rest of
+/// a decision.
 const BATCH: u32 = 16;

@@ -1,5 +1,5 @@
-//! The ways to choose a backend: the least cost, the control's rule, probation, and the last
-//! resort. Trials of idle backends are in [`explore`](super::explore).
+//! Ways of choosing a backend: least cost, the control's rule, probation, and the last resort.
+//! Trials of idle backends are in [`explore`](super::explore).
 use super::Learned;
 use crate::backend::ScanRow;
 use crate::id::BackendId;
@@ -15,8 +15,8 @@ impl Learned {
         candidates: &Candidates<'_>,
         rng: &mut Rng,
     ) -> Option<BackendId> {
-        // Costs in the tree date from each backend's last event. Time alone only raises a cost, so
-        // it suffices to weigh the winner again until it stays the winner, at most [`LOOKS_MAX`]
+        // Each cost in the tree dates from the backend's last event. As time passes a cost can only
+        // rise. So the winner is weighed again until it stays the winner, at most [`LOOKS_MAX`]
         // times.
         let mut slot = self.costs.draw(rng)?.slot;
         for _ in 0..LOOKS_MAX {
@@ -31,8 +31,8 @@ impl Learned {
         if candidates.has(winner) {
             return Some(winner);
         }
-        // The tree does not know which backends were tried or are held. A scan is good enough for
-        // the few requests whose winner is one of these.
+        // The tree does not know which backends were already tried or are on hold. For the few
+        // requests whose winner is one of these, a scan is fast enough.
         let open = |id: BackendId| self.units.get(id.index()).filter(|unit| unit.is_open());
         let cost = |id, _: &ScanRow| open(id).map_or(f64::INFINITY, |unit| unit.cost);
         candidates.least(rng, cost).filter(|id| open(*id).is_some())
@@ -51,7 +51,7 @@ impl Learned {
     }
 
     /// The open backend with the fewest in flight. Backends whose last response was a recent
-    /// failure come last: they would have the fewest because they fail fast.
+    /// failure come last: they have few in flight only because they fail fast.
     pub(super) fn fewest(
         &self,
         now: Instant,
@@ -68,7 +68,7 @@ impl Learned {
         candidates.least(rng, load).filter(|id| open(*id).is_some())
     }
 
-    /// The least bad backend, for when no backend is open.
+    /// The least bad backend, used if no backend is open.
     pub(super) fn least_bad(
         &self,
         candidates: &Candidates<'_>,
@@ -79,8 +79,8 @@ impl Learned {
                 return f64::INFINITY;
             };
             let wait = unit.latency_at(&self.pool, unit.busy(unit.in_flight).saturating_add(1));
-            // No backend is good here, so earlier charges for errors say little. The chance to
-            // fail is used instead.
+            // If no backend is open, earlier charges for errors hardly distinguish them, so the
+            // chance of failure is used instead.
             let is_shut = if unit.restraints.is_normal() { 0 } else { 1 };
             // Backends in quarantine or on probation come last: a normal one is usable, however
             // full.
@@ -106,8 +106,7 @@ impl Learned {
     }
 }
 
-/// The maximum number of backends that one decision evaluates again, which bounds its work. Usually
-/// it is one or two.
+/// The maximum number of backends that one decision evaluates again. Usually one or two are.
 const LOOKS_MAX: usize = 4;
 /// Longer than any wait, so that ejected backends come after all others.
 const SHUT_MS: f64 = 1e12;

@@ -1,11 +1,12 @@
-//! The rate of completions by requests in flight: one congestion curve for the pool, and each
-//! backend's lasting deviation from it. The speed of a backend is in [`speed`](super::speed).
+//! The rate of completions as a function of the requests in flight: one congestion curve for the
+//! pool, and each backend's lasting deviation from it. The speed of a backend is in
+//! [`speed`](super::speed).
 //!
 //! [`Curve`]: `D(n)` is the number of completions per ms of a backend of speed 1 with n in flight,
-//! for n from 1 to 96. With four workers the rates are as 1, 2, 3, 4, 4, 4 …; a server that batches
-//! gives a concave curve. Above 96 the rate is constant. The evidence at n in flight is the number
-//! of good `completions` and the `time`, weighted by the backend's speed. Both are slowly
-//! forgotten.
+//! for n from 1 to 96. With four workers the rates are proportional to 1, 2, 3, 4, 4, 4 …; a server
+//! that batches has a concave curve. Above 96 the rate is constant. The evidence at n in flight is
+//! the number of good `completions` and the `time`, weighted by the backend's speed. Both decay
+//! slowly.
 //!
 //! - `D(n) = (completions[n] + 20) / (time[n] + 20/prior)`
 //! - `prior = D(n−1)·√(n/(n−1))`; for n = 1 it is `1/scale`
@@ -46,7 +47,7 @@ pub(super) struct Shape {
     floor: [f64; BINS],
     /// The latency of a single request at speed 1, by the curve that was adopted last, ms.
     single: f64,
-    /// Requests in flight that it works on at once, by that curve.
+    /// Number of requests that the backend works on at once, by that curve.
     width: u32,
 }
 
@@ -89,8 +90,8 @@ impl Curve {
         let mut rate = 1.0 / self.scale;
         for (level, root) in ROOTS.iter().enumerate().skip(1) {
             let n = level as f64;
-            // The prior continues from the fitted rate of the level below. Without evidence one
-            // more in flight is assumed to multiply the rate by √(n/(n−1)). That is between 1 (a
+            // The prior continues from the fitted rate of the level below. Without evidence, one
+            // more request in flight is assumed to multiply the rate by √(n/(n−1)), between 1 (a
             // saturated backend) and n/(n−1) (a free worker).
             let prior = rate * root;
             let weight = self.completions[level] + PRIOR;
@@ -134,16 +135,16 @@ impl Shape {
         }
     }
 
-    /// The latency of this backend at n in flight if its speed were 1, ms.
+    /// The latency of this backend at n in flight, at speed 1, ms.
     pub(super) fn latency(&self, curve: &Curve, n: u32) -> f64 {
         let bin = bin(n);
         // The floor keeps the latency monotone where a fast bin follows a slow one.
         (curve.latency(n) * self.inverse[bin]).max(self.floor[bin])
     }
 
-    /// Requests in flight that it works on at once, 1 to 96: the highest number with a predicted
-    /// latency of at most [`WIDTH_LATENCIES`] times that of a single one. 1 while the latency of a
-    /// single request is unknown.
+    /// Number of requests that the backend works on at once, 1 to 96: the highest number whose
+    /// predicted latency is at most [`WIDTH_LATENCIES`] times that of a single request. It is 1
+    /// while the latency of a single request is unknown.
     pub(super) const fn width(&self) -> u32 {
         self.width
     }
@@ -158,13 +159,13 @@ impl Shape {
         1.0 / self.inverse[bin(n)]
     }
 
-    /// Fits the deviation to the evidence, and then forgets `share` of that, 0 to 1. `phi` is the
-    /// dispersion of the backend's completions.
+    /// Fits the deviation to the evidence, and then forgets `share` of the evidence, 0 to 1. `phi`
+    /// is the dispersion of the backend's completions.
     pub(super) fn fit(&mut self, phi: f64, share: f64) {
         let mut below = 1.0;
         for bin in 0..BINS {
             let (seen, predicted) = (self.completions[bin], self.predicted[bin]);
-            // A bin without evidence equals the bin below it, not the pool.
+            // A bin without evidence uses the factor of the bin below it, not that of the pool.
             if seen + predicted >= EVIDENCE_MIN {
                 let ratio = libm::log((predicted + 1.0) / (seen + 1.0));
                 let error = 2.0 * (phi.max(1.0) / (seen + 1.0)).sqrt();
@@ -181,7 +182,7 @@ impl Shape {
         let mut floor = 0.0_f64;
         for bin in 0..BINS {
             self.floor[bin] = floor;
-            // Within a bin latency never falls, so its highest is at the upper end.
+            // Within a bin latency never falls, so it is highest at the upper end.
             if let Some(end) = BIN_ENDS.get(bin) {
                 floor = floor.max(curve.latency(*end) * self.inverse[bin]);
             }
@@ -189,9 +190,9 @@ impl Shape {
         self.single = self.latency(curve, 1);
         let most = WIDTH_LATENCIES * self.single;
         self.width = 1;
-        // The width compares with the latency of a single request. Without completions of single
-        // requests in the pool that is only the guess of the prior, and the width stays 1. Latency
-        // never falls with n, so the first level above `most` ends the search.
+        // The width is relative to the latency of a single request. Before any single request has
+        // completed in the pool, that latency is only the prior's guess, and the width stays 1.
+        // Latency never falls with n, so the first level above `most` ends the search.
         while curve.completions[1] >= PRIOR
             && self.width < LEVELS as u32
             && self.latency(curve, self.width + 1) <= most
@@ -211,24 +212,24 @@ pub(super) fn soft(number: f64, error: f64) -> f64 {
     if number.abs() <= error { 0.0 } else { number - error.copysign(number) }
 }
 
-/// Levels of requests in flight that the pool's curve distinguishes. Beyond it a backend counts as
+/// Number of levels in the pool's curve. Above this many requests in flight a backend counts as
 /// saturated.
 pub(super) const LEVELS: usize = 96;
-/// Bins of n that a backend's shape distinguishes.
+/// Number of bins in a backend's shape.
 pub(super) const BINS: usize = 14;
-/// The last level of each bin but the last one, which has no end. From 3 on each end is about 1.4
-/// times the one before, so that all bins get evidence.
+/// The last level of each bin except the last bin, which has no end. From 3 on, each end is about
+/// 1.4 times the previous one, so that all bins get evidence.
 const BIN_ENDS: [u32; BINS - 1] = [1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90];
 /// The numbers of requests in flight at which a curve is shown: the last level of each bin.
 pub(super) fn shown() -> impl Iterator<Item = u32> {
     BIN_ENDS.into_iter()
 }
 
-/// A latency above this many times that of a single request shows waiting for others. Chosen.
+/// A latency above this many times that of a single request means waiting for others. Chosen.
 const WIDTH_LATENCIES: f64 = 1.25;
 /// The weight of the prior, in completions. Chosen; halving or doubling it hardly changes results.
 const PRIOR: f64 = 20.0;
-/// Least sum of seen and predicted completions with which a bin is fitted by itself. Chosen;
+/// A bin is fitted if the sum of its seen and predicted completions is at least this. Chosen;
 /// halving or doubling it hardly changes results.
 const EVIDENCE_MIN: f64 = 1.0;
 

@@ -1,22 +1,22 @@
-//! Trials: requests to idle backends that the model would not choose, and the budget for them.
+//! Trials: requests to idle backends that the model would not choose. A budget limits them.
 //!
-//! Each request earns 0.005 tokens (configurable). The balance is at most four. A trial is a
-//! request to a backend that was idle for 1 s or 30 of the pool's mean latencies, whichever is
-//! longer. (With its own latency, a slow phase would delay the discovery of its recovery.)
+//! Each request adds 0.005 tokens (configurable) to the balance, up to four. A trial is a request
+//! to a backend that was idle for 1 s or 30 of the pool's mean latencies, whichever is longer. (If
+//! it were the backend's own latency, a slow phase would delay the discovery of its recovery.)
 //!
-//! A trial needs a balance of one token. Its price is the excess of the backend's cost over the
-//! pool's mean latency, in such latencies, from 1 to 16 tokens. The balance may become negative.
+//! A trial needs a balance of one token. Its price is the backend's cost in excess of the pool's
+//! mean latency, divided by that latency: from 1 to 16 tokens. The balance may become negative.
 //! Trials therefore cost about the same share of the total delay, whether the idle backends are a
-//! little slower or ten times slower. With a price of one token, up to 1 % of the requests went to
-//! backends that were ten times slower, and these decided the p99.
+//! little slower or ten times slower. When each trial cost one token, up to 1 % of the requests
+//! went to backends that were ten times slower, and these determined the p99.
 //!
 //! A trial with a response in under half of the predicted time starts a series: up to 16 more
 //! requests for its backend, one at a time, while each ends within the time predicted before the
-//! first. These are paid like trials: with an exponential service two of five trials are that fast
-//! by luck. After a series that ends in a slow response, the next 1, then 2, then 4 fast trials of
-//! this backend start no series, for as long as it is configured. A backend that is mostly fast and
-//! sometimes very slow would otherwise count as recovered every time. A backend that has recovered
-//! after that is found four trials later.
+//! first. These are paid for like trials: if service times are exponential, two of five trials are
+//! that fast by luck. After a series that ends in a slow response, the next 1, then 2, then 4 fast
+//! trials of this backend start no series, for as long as it is configured. A backend that is
+//! mostly fast and sometimes very slow would otherwise count as recovered every time. The recovery
+//! of such a backend is then found up to four trials later.
 use std::time::Duration;
 
 use super::Learned;
@@ -39,13 +39,14 @@ pub(super) struct Explorer {
 /// Results of a backend's series of trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trials {
-    /// Fast trials that start no series, after the last series that ended in a slow response.
+    /// Number of fast trials that start no series, after the last series that ended in a slow
+    /// response.
     wait: u8,
-    /// The part of `wait` that is left.
+    /// Number of these that are left.
     left: u8,
 }
 
-/// A backend in a series, because its trial was much faster than predicted.
+/// The backend of a series, whose trial was much faster than predicted.
 #[derive(Clone, Copy, Debug)]
 struct Following {
     backend: BackendId,
@@ -63,7 +64,7 @@ impl Explorer {
         self.rate = rate;
     }
 
-    /// Adds the share of one request to the budget.
+    /// Adds the tokens of one request to the budget.
     pub(super) fn earn(&mut self) {
         self.tokens = (self.tokens + self.rate).min(TOKENS_MAX);
     }
@@ -131,7 +132,7 @@ impl Learned {
             && self.units[backend.index()].is_open()
             && candidates.has(backend)
         {
-            // A trial there was fast. Only more requests show whether it has recovered.
+            // A trial there was fast. More requests must show whether the backend has recovered.
             self.explorer.follow();
             self.explorer.spend(self.price_of_trial(backend.index()));
             return Some(Choice { backend, token: LEARNER | IDLE_TRIAL });
@@ -139,7 +140,7 @@ impl Learned {
         if now < self.explorer.look_at || !self.explorer.can_spend(TRIAL) {
             return None;
         }
-        // The search covers all backends, so it is bounded by time and not made for each request.
+        // The search covers all backends, so it runs at intervals and not for each request.
         self.explorer.look_at = now + IDLE_LOOKS_APART;
         let idle = (0..self.units.len()).find(|slot| {
             let unit = &self.units[*slot];
@@ -165,7 +166,7 @@ fn price(cost_ms: f64, usual_ms: f64) -> f64 {
 
 /// The minimum price of a trial, and the balance that it needs.
 const TRIAL: f64 = 1.0;
-/// The highest price, for a backend that failed everything: a trial each 3200 requests shows
+/// The highest price, for a backend that fails every request. Every 3200 requests a trial shows
 /// whether it has recovered. Chosen; a quarter of it and four times as much hardly change results
 /// in random scenarios.
 const TRIAL_MAX: f64 = 16.0;
@@ -174,7 +175,7 @@ const IDLE_MIN_MS: f64 = 1000.0;
 /// The minimum idle time before a trial, in mean latencies of the pool. Chosen; halving or doubling
 /// it hardly changes results.
 const IDLE_LATENCIES: f64 = 30.0;
-/// Time between two searches for an idle backend. The work of one grows with the number of
+/// Time between two searches for an idle backend. The work of a search grows with the number of
 /// backends. Chosen; halving or doubling it hardly changes results.
 const IDLE_LOOKS_APART: Duration = Duration::from_millis(50);
 /// The maximum balance, tokens. Chosen; the run of [`learned`](super) does not reach it.

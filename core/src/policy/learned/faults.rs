@@ -1,4 +1,4 @@
-//! The effects of errors and refusals on a backend's standing, compared with the other backends.
+//! Effects of errors and refusals on a backend's standing. The backend is compared with the others.
 use std::time::Duration;
 
 use super::unit::Unit;
@@ -64,8 +64,8 @@ impl Learned {
     }
 
     /// Handles the refusal of a request, which `in_flight` no longer counts. If a backend refuses
-    /// [`REFUSED_ALONE`] requests in a row, each the only one there, it is not full: it refuses
-    /// everything.
+    /// [`REFUSED_ALONE`] requests in a row, each while no other was in flight there, it is not
+    /// full: it refuses everything.
     pub(super) fn refused(&mut self, now: Instant, slot: usize) {
         self.pool.refused();
         let unit = &mut self.units[slot];
@@ -76,8 +76,8 @@ impl Learned {
         }
     }
 
-    /// Handles an error that is not charged to the backend. It ends a stall: otherwise a backend
-    /// whose last request ends like this after a long wait would be ejected for silence.
+    /// Handles an error that is not charged to the backend. It ends a stall; otherwise a backend
+    /// would be ejected for silence if its last request ends like this after a long wait.
     #[cold]
     pub(super) fn excused(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
         let unit = &mut self.units[slot];
@@ -87,8 +87,8 @@ impl Learned {
         }
     }
 
-    /// Ejects a stalled backend whose last request has ended without a response. No request is left
-    /// that could show its recovery, so pings and probation have to.
+    /// Ejects a stalled backend whose last request has ended without a response. As no request is
+    /// left to show its recovery, pings and probation must.
     #[cold]
     pub(super) fn eject_silent(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];
@@ -99,7 +99,7 @@ impl Learned {
         restraints.is_stalled = restraints.is_normal();
     }
 
-    /// The median share of errors of the other backends, and their requests.
+    /// The median error share of the other backends, and the number of their requests.
     pub(super) fn others(&mut self, slot: usize) -> Option<Others> {
         let others = self.units.iter().enumerate();
         let others = others.filter(|(other, unit)| *other != slot && unit.is_present);
@@ -119,21 +119,22 @@ impl Learned {
         usable.filter(|unit| unit.is_backup && !unit.restraints.is_stalled)
     }
 
-    /// Whether a backup could take the requests of this backend, and it is not known how many it
-    /// would fail.
+    /// Whether a backup with an unknown error share could take the requests of this backend.
     fn has_unknown_spare(&self, slot: usize) -> bool {
         self.spares(slot).any(|unit| !Others::know(unit.errors))
     }
 
-    /// The results of a backup that could take the requests of this backend and fails clearly less.
+    /// The results of a backup that could take the requests of this backend and fails clearly
+    /// fewer.
     pub(super) fn better_spare(&self, slot: usize) -> Option<Others> {
         let watch = &self.units[slot].restraints.watch;
         let mut spares = self.spares(slot).map(|unit| unit.errors);
         spares.find(|spare| watch.is_worse_than_spare(*spare)).map(Others::one)
     }
 
-    /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many are
-    /// out, if a recent ejection was regretted, if it is the last usable backend, or in a model.
+    /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many
+    /// backends are out, if a recent ejection was regretted, if this is the last usable backend, or
+    /// in a model.
     pub(super) fn eject(&mut self, now: Instant, slot: usize, share: f64, reason: EjectReason) {
         let out = self.quarantined + self.probation + 1;
         // The last usable backend is never ejected, however much it fails.
@@ -145,13 +146,13 @@ impl Learned {
             return;
         }
         let here = self.units.iter().filter(|unit| unit.is_present);
-        // The share is that of its capacity, not of its requests: a backend that is already avoided
-        // gets few of them.
+        // This is its share of the capacity, not of the requests: a backend that is already avoided
+        // gets few requests.
         let capacity: f64 = here.map(|unit| unit.capacity(&self.pool)).sum();
         let of_all = self.units[slot].capacity(&self.pool) / capacity;
         let others = self.others(slot).map_or(0.0, |others| others.share);
         let refused = self.pool.refused_of_late();
-        // `share` already counts the refusals of a backend that is ejected for them.
+        // For a backend ejected for refusals, `share` already includes them.
         let counted = if matches!(reason, EjectReason::Refusals { .. }) { of_all } else { 0.0 };
         self.regret.ejected(&Saving {
             share: of_all,
@@ -174,7 +175,7 @@ impl Learned {
             self.units.iter_mut().for_each(|unit| unit.restraints.watch.call_back(now));
         }
         if is_regretted {
-            // Refusals of the others, and the caps after them, may be due to the ejections.
+            // The ejections may have caused the refusals of the others, and their caps.
             self.has_regretted = true;
             self.pool.forget_refusals();
             for slot in 0..self.units.len() {
@@ -189,8 +190,8 @@ impl Learned {
         }
     }
 
-    /// Reverses the ejections of backends that are not worse than the others, when the whole pool
-    /// fails.
+    /// If the whole pool fails, reverses the ejections of backends that are not worse than the
+    /// others.
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
@@ -208,8 +209,8 @@ impl Learned {
     }
 
     /// Ends the stall of a backend without requests in flight. It was silent but could not be
-    /// quarantined: too many are out, ejections are suspended after a regret, or no other one is
-    /// usable.
+    /// quarantined, because too many backends are out, ejections are suspended after a regret, or
+    /// no other backend is usable.
     pub(super) fn end_stall(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];
         if unit.restraints.is_stalled && unit.restraints.is_normal() && unit.in_flight == 0 {
@@ -218,7 +219,7 @@ impl Learned {
         }
     }
 
-    /// Updates a backend that is avoided because of refusals, which fade.
+    /// Updates the cost of a backend that is avoided for its refusals as these fade.
     pub(super) fn fade(&mut self, slot: usize, facts: &Backend) {
         if self.units[slot].turned_away > facts.turned_away() {
             self.units[slot].turned_away = facts.turned_away();
@@ -249,6 +250,6 @@ pub(super) fn shows(outcome: &Outcome) -> Option<bool> {
 /// Refusals of single requests in a row that eject a backend. Chosen; the same number as of
 /// failures.
 const REFUSED_ALONE: u32 = 3;
-/// The share of errors from which on the pool counts as failing as a whole. Chosen; the run of
+/// The error share at which the pool counts as failing as a whole. Chosen; the run of
 /// [`learned`](super) does not reach it.
 const AMNESTY: f64 = 0.1;

@@ -1,4 +1,4 @@
-//! The services of the learner to the router besides its choices: state, guard, pings, ejections.
+//! Interface of the learner to the router, apart from its choices: state, guard, pings, ejections.
 use std::time::Duration;
 
 use super::unit::Unit;
@@ -57,5 +57,5 @@ impl Learner for Learned {
     }
 }
 
-/// The time for which a good response vouches for a backend; about the timeout of a lost ping.
+/// The time for which a good response replaces a ping; about the timeout of a lost ping.
 const VOUCHED: Duration = Duration::from_secs(1);

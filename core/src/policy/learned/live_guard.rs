@@ -1,34 +1,34 @@
-//! The live guard: `least_request` routes a slice of the requests, and the learner stays in charge
-//! only while it is not worse.
+//! The live guard: `least_request` routes a slice of the requests (the control), and the learner
+//! stays in charge only while it does no worse.
 //!
 //! A sample `y` is taken at each good or failed end of a control request: the mean of `ln cost` of
 //! the learner's requests that ended since the previous sample, minus the control's own `ln cost`.
 //! The cost is the time from decision to end, ms; a failure is charged (`errors.chargeMs`). Both
-//! sides cover the same stretch of time, so they saw the same load.
+//! cover the same period, so they saw the same load.
 //!
-//! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, where σ is from samples that are forgotten after
-//! 2000. For each λ of 0.1, 0.25, 0.5 there is a one-sided CUSUM `g ← max(0, g + λx − λ²/2)`. The
-//! learner is demoted when one of them is above ln 10⁶. For samples no worse than the allowance
-//! each `exp g` is bounded by a process of Shiryaev–Roberts kind. A false alarm therefore comes at
-//! most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in
+//! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, where σ is estimated from about the last 2000
+//! samples. For each λ of 0.1, 0.25, 0.5 there is a one-sided CUSUM `g ← max(0, g + λx − λ²/2)`.
+//! The learner is demoted when one of them exceeds ln 10⁶. If the samples are no worse than the
+//! allowance, each `exp g` is bounded by a Shiryaev–Roberts process. A false alarm therefore comes
+//! at most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in
 //! 5·10⁷ requests at the default slice.
 //!
-//! Logarithms emphasise the usual request. By them a learner looks worse if it avoids a backend
-//! that is mostly fast and sometimes very slow (`seed_ab` of the lab). For a suspicion or demotion
-//! the learner must therefore also have the higher mean cost over the same samples.
+//! Logarithms emphasise the typical request, so a learner looks worse if it avoids a backend that
+//! is mostly fast and sometimes very slow (`seed_ab` of the lab). A suspicion or demotion therefore
+//! also requires that the learner's mean cost is higher over the same samples.
 //!
-//! The slice, not the test, limits the speed of a verdict. It is therefore ten times as large, but
-//! at most a tenth of the requests, for the first ten samples and while an alarm is above a
-//! quarter of its threshold. The test allows that the sampling rate depends on earlier samples.
-//! The lab's broken learner is demoted after 24 to 33 control samples. (Ranks instead of sizes
-//! need 8 to 21, but would also demote a learner that avoids a backend that is mostly fast and
-//! sometimes very slow.)
+//! The size of the slice, not the test, limits how fast a verdict is reached. The slice is
+//! therefore ten times as large, up to a tenth of the requests, for the first ten samples and while
+//! an alarm is above a quarter of its threshold. The test remains valid if the sampling rate
+//! depends on earlier samples. The lab's broken learner is demoted after 24 to 33 control samples.
+//! (Ranks instead of sizes need 8 to 21, but would also demote a learner that avoids a backend that
+//! is mostly fast and sometimes very slow.)
 //!
-//! While the learner is better beyond the 95 % interval, a fifth of the slice suffices: control
+//! While the learner is better beyond the 95 % interval, the slice is a fifth of its size: control
 //! requests to slow backends are the cost of the guard.
 //!
-//! A demotion lasts 10 s. It doubles, up to 10 min, with each further demotion within ten times
-//! that time after the return. Meanwhile `least_request` routes over the backends that the
+//! A demotion lasts 10 s. If the next demotion follows within ten times the last duration, its
+//! duration is doubled, up to 10 min. Meanwhile `least_request` routes over the backends that the
 //! restraints leave open, and the learner continues to learn.
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub(super) struct LiveGuard {
     spread: f64,
     alarms: [f64; LAMBDAS.len()],
     pub(super) controls: u64,
-    /// Whether the learner is better beyond the noise, so that less control suffices.
+    /// Whether the learner is better beyond the noise, so that a smaller slice suffices.
     is_gain_clear: bool,
 }
 
@@ -132,7 +132,7 @@ impl LiveGuard {
     pub(super) fn control_ended(&mut self, now: Instant, elapsed_ms: f64, is_error: bool) {
         let (sum, count) = std::mem::take(&mut self.since);
         let sum_ms = std::mem::take(&mut self.since_ms);
-        // While demoted both sides are `least_request`, so a comparison is useless.
+        // During a demotion `least_request` routes all requests, so a comparison is useless.
         if count == 0 || !self.is_in_charge() {
             return;
         }
@@ -227,13 +227,13 @@ const ALLOWANCE: f64 = 0.05;
 /// The bound of a single sample, in standard deviations: one request of a heavy tail does not
 /// decide (bounded influence: Huber 1964). Chosen.
 const X_MAX: f64 = 3.0;
-/// Samples before the guard judges. With fewer, the deviation is uncertain by more than a
-/// quarter (1/√(2·(n − 1)) of itself, for normal samples).
+/// Samples before the guard judges. With fewer, the relative error of the deviation is more than a
+/// quarter: 1/√(2·(n − 1)) for normal samples.
 const SAMPLES_MIN: f64 = 10.0;
-/// Samples that mean and deviation remember. Chosen.
+/// Number of samples that mean and deviation average. Chosen.
 const SAMPLES_MAX: f64 = 2000.0;
-/// The minimum deviation. Otherwise a difference of one percent would be an extreme sample among
-/// nearly equal costs. Chosen.
+/// The minimum deviation. Without it, a difference of one percent would be extreme among nearly
+/// equal costs. Chosen.
 const DEVIATION_MIN: f64 = 0.1;
 /// Keeps logarithms finite.
 const COST_MIN_MS: f64 = 1e-3;
@@ -244,7 +244,8 @@ const CLEAR_GAIN: f64 = 5.0;
 /// First and longest duration of a demotion. Chosen.
 const BACK_OFF_MIN: Duration = Duration::from_secs(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(600);
-/// A demotion within this many times the last one's duration after the return is a relapse. Chosen.
+/// A demotion is a relapse if it comes within this many times the last one's duration after the
+/// return. Chosen.
 const CALM: u32 = 10;
 
 #[cfg(test)]
@@ -298,8 +299,9 @@ mod tests {
     const SAMPLES: u32 = 50_000;
 
     /// Both sides draw from the same distribution, for four distributions. The highest of the three
-    /// CUSUMs exceeds ln A in at most 3 of A samples. For A = 100 and 1000 this is counted, with a
-    /// restart after each crossing. At A = 10^6 none of 4 times 50 000 samples is a demotion.
+    /// CUSUMs exceeds ln A in at most 3 of A samples. The test counts this for A = 100 and 1000,
+    /// restarting after each crossing. For A = 10^6 none of 4 times 50 000 samples causes a
+    /// demotion.
     #[test]
     fn equal_sides_are_left_alone() {
         let exponential = |rng: &mut Rng| -10.0 * libm::log(1.0 - rng.unit());
@@ -334,8 +336,8 @@ mod tests {
         }
     }
 
-    /// The first demotion lasts 10 s, the next ones soon after a return 20 s and 40 s. Half an hour
-    /// later it is 10 s again.
+    /// The first demotion lasts 10 s. The next two, each soon after a return, last 20 s and 40 s.
+    /// One half an hour later lasts 10 s again.
     #[test]
     fn back_off_doubles_and_forgets() {
         let mut guard = guard();

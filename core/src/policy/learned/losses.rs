@@ -1,4 +1,4 @@
-//! Failures and refusals of the pool: the charge for one, and the share of refusals.
+//! Failures and refusals in the pool: the charge for a failure, and the share of refusals.
 use super::unit::Pool;
 use crate::errors::Rare;
 use crate::outlier::REGRET_MEMORY;
@@ -44,14 +44,14 @@ impl Pool {
         self.completions + self.losses.broken_ever
     }
 
-    /// Records that a failed request is tried again. Second opinions are not distinguished from
-    /// retries here. The count is therefore at most that of the failures.
+    /// Records that a failed request is tried again. Second opinions are counted as retries, so the
+    /// count is bounded by the number of failures.
     pub(super) fn is_tried_again(&mut self) {
         self.losses.repaired = (self.losses.repaired + 1.0).min(self.losses.broken);
     }
 
-    /// The expected charge for a failed attempt, ms. One that is tried again costs its client only
-    /// the time.
+    /// The expected charge for a failed attempt, ms. An attempt that is repeated costs the client
+    /// only its time.
     pub(super) fn charge(&self) -> f64 {
         let share = self.losses.repaired / (self.losses.broken + REPAIRS_PRIOR);
         self.charge_ms + share * (self.latency_ms - self.charge_ms)
@@ -67,9 +67,9 @@ const REPAIRS_PRIOR: f64 = 2.0;
 mod tests {
     use super::*;
 
-    /// By hand: 1 failure, 2 added ones and 1 retry: a third of the charge is replaced by the time
-    /// of a request. After 400 failures that are tried again the charge is below 250 ms of 5000;
-    /// after 400 more that are not it is above 4900.
+    /// By hand: with 1 failure, 2 added ones and 1 retry, a third of the charge is replaced by the
+    /// time of a request. After 400 failures that are tried again the charge is below 250 ms of
+    /// 5000; after 400 more that are not it is above 4900.
     #[test]
     fn a_retry_repairs() {
         let mut pool = Pool::new();

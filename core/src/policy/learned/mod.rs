@@ -1,19 +1,20 @@
 //! `learned`: shortest expected delay under a model that is learned online.
 //!
 //! Each request goes to the backend with the lowest `cost = q(n+1)/v · (1 + (0.08 + p·w)·(n+1)) +
-//! T·excess`, drawn among equals:
+//! T·excess`, with ties broken at random:
 //! - v: the backend's relative speed ([`speed`])
 //! - q(n): its latency with n in flight if its speed were 1 ([`curve`])
-//! - w = 1 − q(1)/q(n+1): the part of that latency that is waiting
+//! - w = 1 − q(1)/q(n+1): the share of waiting in that latency
 //! - p: the price of waiting, which rises while queues persist ([`unit`])
-//! - T: the charge for a failure, less where failed requests are tried again
-//! - excess: the share of its errors above the pool's and beyond the noise
+//! - T: the charge for a failure, reduced if failed requests are tried again
+//! - excess: its error share above the pool's and beyond the noise
 //!
-//! Speed and curve are learned from the proxy's own completions. Where backends report the requests
-//! that they work on, n includes those of others, and the proxy's completions are compared with its
-//! part of the work. Without reports n is the proxy's own. A false report changes n and, with the next
-//! completions, the speed in the opposite direction. Speeds are shrunk towards the pool's median by their standard error: equal
-//! backends become exactly equal, and the policy becomes `least_request`.
+//! Speed and curve are learned from the proxy's own completions. If a backend reports the number of
+//! requests that it works on, n includes those of other proxies, and the proxy's completions are
+//! compared with its part of the work. Without reports, n counts the proxy's own requests. A false
+//! report changes n and, with the next completions, the speed in the opposite direction. Speeds are
+//! shrunk towards the pool's median by their standard error: equal backends become exactly equal,
+//! and the policy becomes `least_request`.
 //!
 //! | module | content |
 //! |---|---|
@@ -22,14 +23,14 @@
 //! | [`unit`] | one backend: counters and cost; the figures of the pool |
 //! | [`restraints`] | stall, quarantine, probation, caps, slow start |
 //! | [`choosing`] | the ways to choose a backend, except trials of idle ones |
-//! | [`calm`] | the short path for a model that is seldom consulted |
+//! | [`calm`] | the short path for a model that is rarely consulted |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
-//! | [`faults`] | effects of errors on a standing, compared with all others |
+//! | [`faults`] | effects of errors on a backend's standing |
 //! | [`losses`] | the charge for a failure, and the share of refusals |
 //! | [`rules`] | the configuration |
 //! | [`explore`] | trials of idle backends, and the budget for them |
 //! | [`marks`] | the bits of a request's token |
-//! | [`outsiders`] | requests of others, by the reports of backends |
+//! | [`outsiders`] | requests of others, from the backends' reports |
 //! | [`start`] | the first speed of a backend with a configured weight |
 //! | [`learner`] | state, guard, pings and ejections, for the router |
 //! | [`state`] | the state kept across restarts |
@@ -37,11 +38,11 @@
 //! | [`live_guard`] | the control slice, and demotion to `least_request` |
 //!
 //! A cost rises while a backend works without completing anything. Speeds are estimated when a
-//! request ends, so a cost in the tournament tree dates from that time or from a later dispatch. If
-//! the winner has had more exposure than that of one completion since, its speed is estimated and
-//! its cost computed again, at most four times for each choice. If it still wins, its cost is the
-//! lowest, with an error of at most that one completion. (Shortest expected delay: Whitt 1986;
-//! adaptive memory: Lepski 1991.)
+//! request ends, so a cost in the tournament tree dates from the last end or dispatch. If the
+//! winner's exposure since then exceeds that of one completion, its speed and cost are computed
+//! again, at most four times for each choice. If it still wins, its cost is the lowest, with an
+//! error of at most that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
+//! Lepski 1991.)
 //!
 //! # Constants
 //! A constant without a source was chosen. "Hardly changes" means that halving or doubling the
@@ -108,7 +109,7 @@ pub(crate) struct Learned {
     is_model: bool,
     /// Whether reports showed requests of others.
     has_others: bool,
-    /// The backend whose others are estimated next.
+    /// The backend for which the requests of others are estimated next.
     others_next: usize,
     /// Decides whether ejections are worth their cost.
     regret: Regret,
@@ -151,7 +152,8 @@ impl Learned {
     }
 
     /// The model alone, for a policy that ranks by something else and uses only delays and widths.
-    /// It quarantines no backend, since such a policy makes no trials that would bring it back.
+    /// It quarantines no backend, since such a policy makes no trials that could end the
+    /// quarantine.
     pub(super) fn model(rules: &Rules) -> Self {
         Self { is_model: true, ..Self::new(rules) }
     }
@@ -200,7 +202,7 @@ impl Learned {
         unit.quiet_since = now;
         unit.due = 0.0;
         if was_booting {
-            // Before the time scale is known, a completion shows nothing about the speed: it would
+            // While the time scale is unknown, a completion shows nothing about the speed: it would
             // be compared with a guessed duration.
             pool.boot();
             if !pool.is_booting() {
@@ -246,8 +248,8 @@ impl Policy for Learned {
             self.forget_others(now);
         }
         let mut token = 0;
-        // A retry is neither a trial nor a control request: the backend that failed it is
-        // excluded, so its cost cannot be compared.
+        // A retry is neither a trial nor a control request: it excludes the backend that failed it,
+        // so its cost cannot be compared.
         if candidates.is_first_attempt() {
             self.explorer.earn();
             let is_control = self.guard.draw(now, rng);
@@ -290,7 +292,7 @@ impl Policy for Learned {
     fn reconfigure(&mut self, rules: &Rules) {
         self.pool.confidence = rules.learned.confidence;
         self.pool.charge_ms = millis(rules.errors.charge);
-        // The learned model is kept: it does not contain any of these.
+        // The model is kept: it does not depend on these settings.
         self.explorer.configure(rules.learned.exploration);
         self.guard.configure(rules.learned.control_share, self.pool.charge_ms);
     }
@@ -330,7 +332,7 @@ impl Policy for Learned {
     }
 
     fn on_leave(&mut self, _now: Instant, backend: BackendId) {
-        // The row stays until its slot is taken, since requests of the backend still end.
+        // The row stays until its slot is reused, since requests of the backend still end.
         self.units[backend.index()].is_present = false;
         self.explorer.forget(backend);
         self.present = self.units.iter().filter(|unit| unit.is_present).count();
@@ -378,7 +380,8 @@ impl Policy for Learned {
         if self.is_model {
             self.settle_up(slot);
             if is_error == Some(true) {
-                // An error is compared with the other backends, whose ends must be counted first.
+                // An error is compared with those of the other backends, so their ends must be
+                // counted first.
                 self.catch_up();
             }
         }
@@ -393,7 +396,7 @@ impl Policy for Learned {
         }
         debug_assert!(unit.in_flight > 0, "only requests that were sent end");
         unit.in_flight = unit.in_flight.saturating_sub(1);
-        // The prediction is made before this end is learned, for a backend that is idle again.
+        // The prediction for an idle backend, made before the model learns from this end.
         let predicted_ms = if is_trial { unit.latency_at(&self.pool, 1) } else { 0.0 };
         match is_error {
             Some(false) => self.completed(now, slot, ended.elapsed),
@@ -408,7 +411,7 @@ impl Policy for Learned {
         }
         self.units[slot].heed_refusals(ended.facts.turned_away(), is_error == Some(false));
         if ended.token & PROBATION != 0 {
-            // While a backup does better, failures are not usual, however much the others fail.
+            // While a backup does better, failures are not excused, even if all others fail.
             let others = self.better_spare(slot).or_else(|| self.others(slot));
             let unit = &mut self.units[slot];
             if !unit.restraints.is_normal() {
@@ -453,8 +456,7 @@ impl Policy for Learned {
     }
 
     fn on_pause(&mut self, now: Instant, backend: BackendId) {
-        // Until now the backend worked, so this time counts. The time that follows belongs to the
-        // client.
+        // The time until now counts, because the backend worked. From now on the client is awaited.
         self.settle_up(backend.index());
         let unit = &mut self.units[backend.index()];
         unit.look(now, &mut self.pool);
@@ -531,19 +533,19 @@ fn average(mean: &mut f64, ms: f64) {
 /// Completions from one fit of the pool's curve to the next, so that the cost of a fit is shared.
 /// Chosen; halving or doubling it hardly changes results.
 const REFRESH: u64 = 64;
-/// Completions that a backend's shape remembers: it is a property of the machine. Chosen; halving
-/// or doubling it hardly changes results.
+/// Number of completions that a backend's shape averages. It is large because the shape is a
+/// property of the machine. Chosen; halving or doubling it hardly changes results.
 const SHAPE_MEMORY: f64 = 4000.0;
-/// Requests that the pool's share of errors remembers. Chosen; halving or doubling it hardly
+/// Number of requests that the pool's error share averages. Chosen; halving or doubling it hardly
 /// changes results.
 const POOL_MEMORY: f64 = 1000.0;
-/// Requests that a backend's share of errors remembers. Chosen; halving or doubling it hardly
+/// Number of requests that a backend's error share averages. Chosen; halving or doubling it hardly
 /// changes results.
 const OWN_MEMORY: f64 = 200.0;
 /// Share of a new sample in the mean latencies. Chosen; halving or doubling it hardly changes
 /// results.
 const LATENCY_ALPHA: f64 = 0.05;
-/// Keeps a mean above 0, which means unknown.
+/// The minimum of a mean, since 0 means unknown.
 const LATENCY_MIN_MS: f64 = 1e-3;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! The requests of others at each backend, as its reports show them. They take part in the cost and in
-//! the comparison of completions with exposure.
+//! Requests of others at each backend, from its reports. They affect the cost and the comparison of
+//! completions with exposure.
 use super::Learned;
 use crate::others::Others;
 use crate::time::Instant;
 
 impl Learned {
-    /// Sets the number of requests of others at a backend. The time until now was spent under the
-    /// number before.
+    /// Sets the number of requests of others at a backend. The time until now is counted under the
+    /// previous number.
     pub(super) fn set_others(&mut self, now: Instant, slot: usize, others: f64) {
         if self.is_model {
             return;
@@ -21,9 +21,9 @@ impl Learned {
         }
     }
 
-    /// Estimates the others at a few backends. Between two reports an estimate returns to the usual
-    /// number. Without this update, a backend that was full at its last report would stay expensive
-    /// until the next one.
+    /// Estimates the requests of others at a few backends. Between two reports an estimate returns
+    /// to the usual number. Without this update, a backend that was full at its last report would
+    /// stay expensive until the next one.
     pub(super) fn look_at_others(&mut self, now: Instant, others: &Others) {
         for _ in 0..self.units.len().min(LOOKS) {
             let slot = self.others_next % self.units.len();
@@ -35,7 +35,7 @@ impl Learned {
         }
     }
 
-    /// Forgets all others: the last reports have lost their weight.
+    /// Sets all numbers to 0: the last reports have lost their weight.
     #[cold]
     pub(super) fn forget_others(&mut self, now: Instant) {
         self.has_others = false;
@@ -45,5 +45,5 @@ impl Learned {
     }
 }
 
-/// Backends whose others one decision estimates, which bounds its work. Chosen.
+/// Number of backends that one decision updates, to bound its work. Chosen.
 const LOOKS: usize = 8;

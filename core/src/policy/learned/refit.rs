@@ -1,13 +1,13 @@
-//! The fit over all backends together: the pool's curve, the median of the speeds, and with them
-//! every backend's cost. It runs every [`REFRESH`] completions.
+//! Fits the pool's curve and the median of the speeds over all backends, and updates every cost. It
+//! runs every [`REFRESH`] completions.
 use super::{Learned, REFRESH, unit};
 use crate::time::Instant;
 
 impl Learned {
     /// Fits the curve and the median of the speeds, and weighs all backends.
     pub(super) fn refresh(&mut self, now: Instant) {
-        // A backend that is charged for its errors gets no requests that could show its recovery.
-        // Its errors therefore fade even without requests.
+        // A backend that is charged for its errors may get no requests to show its recovery. Its
+        // errors therefore fade even without requests.
         let stale = REFRESH as f64 / (UNASKED_MEMORY * self.present.max(1) as f64);
         for slot in 0..self.units.len() {
             self.settle_up(slot);
@@ -26,7 +26,7 @@ impl Learned {
         self.recenter();
         let pool = &mut self.pool;
         if pool.center.abs() > CENTER_MAX {
-            // Only the product of speed and curve is observable: keep the speeds around 1.
+            // Only the product of speed and curve can be observed, so keep the speeds around 1.
             let factor = libm::exp(pool.center);
             pool.curve.rescale(factor);
             for unit in &mut self.units {
@@ -80,13 +80,13 @@ impl Learned {
     }
 }
 
-/// Bounds of the number of completions that the pool's curve remembers, which is a third of all so
-/// far. Chosen; halving or doubling it hardly changes results.
+/// Bounds of the number of completions that the pool's curve averages: a third of all so far.
+/// Chosen; halving or doubling it hardly changes results.
 const CURVE_MEMORY_MIN: f64 = 640.0;
 const CURVE_MEMORY_MAX: f64 = 20_000.0;
-/// Completions of the pool, per backend, after which the errors of a backend without requests have
-/// faded to 1/e. Chosen; halving or doubling it hardly changes results.
+/// The errors of a backend without requests fade to 1/e over this many completions of the pool per
+/// backend. Chosen; halving or doubling it hardly changes results.
 const UNASKED_MEMORY: f64 = 400.0;
-/// Speeds are rescaled when their median is beyond e^0.7, about 2. Only their product with the
-/// curve has a meaning: this keeps both near 1.
+/// Speeds are rescaled when their median differs from 1 by more than a factor of e^0.7, about 2.
+/// Only their product with the curve has a meaning; this keeps both near 1.
 const CENTER_MAX: f64 = 0.7;

@@ -2,10 +2,10 @@
 //!
 //! The standing (in use, ejected, on probation) is that of [`outlier`](crate::outlier). In
 //! addition, a backend may be:
-//! - stalled: no completion where twelve were due. It is ejected when every request there has
+//! - stalled: no completion when twelve were due. It is ejected when every request there has
 //!   ended without a response.
 //! - capped: it refused or failed a request while full.
-//! - suspect: it failed a request where errors are rare. It gets no more while requests are in
+//! - suspect: it failed a request although errors are rare. It gets no more while requests are in
 //!   flight there.
 use crate::outlier::{Others, WINDOW_START, Watch};
 use crate::time::Instant;
@@ -23,8 +23,8 @@ pub(super) struct Restraints {
     full_at: u32,
     /// Good responses since then.
     good_since: u32,
-    /// Whether its last request failed where errors are rare. It gets no request while others are
-    /// in flight there.
+    /// Whether its last request failed although errors are rare. If so, it gets one request at a
+    /// time.
     is_suspect: bool,
 }
 
@@ -42,7 +42,7 @@ impl Restraints {
         }
     }
 
-    /// Whether requests may go there while n are in flight.
+    /// Whether the backend may get a request while n are in flight there.
     pub(super) fn is_open(&self, n: u32) -> bool {
         self.watch.is_in()
             && !self.is_stalled
@@ -72,9 +72,9 @@ impl Restraints {
         }
     }
 
-    /// Records an error that is the backend's own fault, of a request that was sent at `sent_at`.
-    /// Returns whether the backend [may be bad](Watch::failed). `others` are the errors of the
-    /// others; `is_seldom` is whether the backend gets few requests.
+    /// Records an error that is the backend's own fault. The request was sent at `sent_at`. Returns
+    /// whether the backend [may be bad](Watch::failed). `others` are the errors of the other
+    /// backends; `is_seldom` is whether this one gets few requests.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -86,10 +86,10 @@ impl Restraints {
         self.watch.failed(now, sent_at, is_seldom)
     }
 
-    /// Records an error or refusal while full, with n in flight. It shows only the backend's
-    /// capacity. If n is about the same as the last time, after at least n good responses, the
-    /// limit is confirmed: the cap then grows more slowly. A small cap grows faster, because it may
-    /// date from a time when everything was refused.
+    /// Records an error or refusal while full, with n in flight. It shows nothing but the backend's
+    /// capacity. If n is about the same as last time, and at least n good responses came in
+    /// between, the limit is confirmed: from then on the cap grows more slowly. A small cap grows
+    /// faster, because it may date from a time when everything was refused.
     pub(super) fn was_full(&mut self, n: u32) {
         let gap = (f64::from(n) - f64::from(self.full_at)).abs();
         let is_near = gap <= (CAP_SAME * f64::from(self.full_at)).max(CAP_SAME_MIN);
@@ -106,7 +106,7 @@ impl Restraints {
         self.cap = Some((CAP_SHARE * f64::from(n) - 1.0).max(1.0));
     }
 
-    /// Returns the backend: its errors are forgotten, and slow start begins.
+    /// Puts the backend back in use: its errors are forgotten, and slow start begins.
     pub(super) fn come_back(&mut self, now: Instant) {
         self.watch.come_back(now);
         self.clear();
@@ -132,7 +132,7 @@ impl Restraints {
         self.full_at = 0;
     }
 
-    /// The chance of failure used for ranking when no backend is open, 0 to 1.
+    /// The estimated chance of failure, 0 to 1. Ranks backends when none is open.
     pub(super) fn risk(&self, n: u32) -> f64 {
         let is_full = self.cap.is_some_and(|cap| f64::from(n) >= cap);
         if !self.is_normal() {
@@ -147,7 +147,7 @@ impl Restraints {
     }
 }
 
-/// Share of the requests in flight at a refusal that may be in flight after it. Chosen; halving or
+/// The cap after a refusal, as a share of the requests in flight at the refusal. Chosen; halving or
 /// doubling it hardly changes results.
 const CAP_SHARE: f64 = 0.97;
 /// Growth of the cap per good response: one request per hundred responses. Chosen; halving or
@@ -156,14 +156,14 @@ const CAP_GROWTH: f64 = 0.01;
 /// The minimum growth of a cap, after several refusals have confirmed it. Chosen on random
 /// scenarios.
 const CAP_GROWTH_MIN: f64 = CAP_GROWTH / 16.0;
-/// The growth of a small cap, times the square of the requests in flight at the refusal: above
-/// [`CAP_GROWTH`] up to five. Chosen.
+/// The growth of a small cap is this divided by the square of the requests in flight at the
+/// refusal. That exceeds [`CAP_GROWTH`] up to five requests. Chosen.
 const CAP_GROWTH_SMALL: f64 = 32.0 * CAP_GROWTH;
-/// Refusals within this share of the requests in flight, or this many, are at the same number.
-/// Chosen.
+/// Two refusals count as at the same number if their requests in flight differ by at most this
+/// share, or by at most [`CAP_SAME_MIN`]. Chosen.
 const CAP_SAME: f64 = 0.1;
 const CAP_SAME_MIN: f64 = 1.5;
-/// Chance to fail of a backend that is stalled or at its cap. Matters only where no backend is
+/// The chance of failure of a backend that is stalled or at its cap. Matters only if no backend is
 /// open. Chosen; the run of [`learned`](super) does not reach it.
 const RISK_UNKNOWN: f64 = 0.7;
 
@@ -191,8 +191,8 @@ mod tests {
         assert!((restraints.risk(0) - 5.8525 / 6.8525).abs() < 1e-12);
     }
 
-    /// After a refusal with 100 in flight at most 96 are allowed. Each hundred good responses allow
-    /// about one more.
+    /// After a refusal with 100 in flight, at most 96 are allowed. Each hundred good responses
+    /// allow about one more.
     #[test]
     fn caps_grow_slowly() {
         let mut restraints = Restraints::new();
@@ -208,8 +208,8 @@ mod tests {
 
     /// A backend refuses with 100 in flight, repeatedly, after a hundred good responses each time:
     /// the cap grows half as fast each time, down to a sixteenth. A refusal with far fewer is
-    /// another limit. A cap of a few grows faster, and a refusal without good responses before it
-    /// confirms nothing. After a return there is no cap.
+    /// another limit. A cap of a few requests grows faster, and a refusal that no good response
+    /// precedes confirms nothing. After a return there is no cap.
     #[test]
     fn a_limit_that_stays_is_tried_seldom() {
         let mut restraints = Restraints::new();

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::range::{self, ConfigError};
 
-/// The policy `learned`.
+/// Settings of the policy `learned`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LearnedRules {

@@ -1,4 +1,5 @@
-//! The current speed of one backend: completions against exposure, under several memories.
+//! The current speed of one backend: completions relative to exposure, with several lengths of
+//! memory.
 //!
 //! While a backend has n requests for dt ms, a backend of speed 1 would complete `dx = D(n)·dt` of
 //! them: the exposure. The speed is completions / exposure, which also accounts for requests that
@@ -7,21 +8,21 @@
 //!
 //! The memory in use is Lepski's choice: the longest one whose interval for the root of the speed,
 //! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), overlaps those of all
-//! shorter ones. The shortest one considered has 4·φ to 8·φ completions, and at least 8; fewer
-//! completions, in clumps, are not a sample. The memory is therefore long while the speed is steady
+//! shorter ones. The shortest memory considered has 4·φ to 8·φ completions, and at least 8, because
+//! fewer completions in clumps are not a sample. So the memory is long while the speed is steady,
 //! and short just after a change.
 //!
 //! A longer memory describes an earlier time if its interval and that of the memory in use would be
 //! disjoint even at twice their width. All memories longer than the one in use then restart with
-//! its contents. Without this rule, the longer memories in turn gave estimates one or two standard
-//! errors below a recovered speed, and a backend got half its share for 30 s.
+//! its contents. Without this rule, one longer memory after the other gave estimates one or two
+//! standard errors below a recovered speed, and a backend got half its share for 30 s.
 
 /// Completions and exposure of one backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Speed {
     /// Completions, by memory.
     pub(super) completions: [f64; MEMORIES],
-    /// Completions that a backend of speed 1 would have had, by memory.
+    /// Number of completions expected at speed 1, by memory.
     pub(super) exposure: [f64; MEMORIES],
     block: Stretch,
 }
@@ -79,9 +80,9 @@ impl Speed {
         self.block = Stretch::default();
     }
 
-    /// Takes back the exposure of a time in which no completion was due, until the speed of each
-    /// memory is `most`. It is known only roughly how much of that exposure belonged to other
-    /// requests.
+    /// Takes back the exposure of a time in which no completion was due, but only until the speed
+    /// of each memory is `most`: how much of that exposure belonged to other requests is known only
+    /// roughly.
     pub(super) fn withdraw_up_to(&mut self, dx: f64, most: f64) {
         let before = self.exposure;
         self.withdraw(dx);
@@ -131,29 +132,29 @@ impl Speed {
             apart(used, memory) || apart(memory, used)
         };
         let (completions, exposure) = (self.completions[used], self.exposure[used]);
-        // A certain change: the longer memories would need their own length to forget the time
-        // before it.
+        // The speed has certainly changed. The longer memories would need their whole length to
+        // forget the time before.
         if (used + 1..MEMORIES).any(is_past) {
             self.completions[used + 1..].fill(completions);
             self.exposure[used + 1..].fill(exposure);
         }
         Estimate {
-            // Half a completion and its exposure at speed 1 keep the logarithm finite.
+            // Adding half a completion, and its exposure at speed 1, keeps the logarithm finite.
             ln_speed: libm::log((completions + 0.5) / (exposure + 0.5)),
             error: (phi / (completions + 1.0)).sqrt(),
             memory: used as u8,
         }
     }
 
-    /// Converts the exposure to a curve `factor` times as high.
+    /// Adapts the exposure to a curve that is `factor` times as high.
     pub(super) fn rescale(&mut self, factor: f64) {
         self.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
         self.block.exposure.iter_mut().for_each(|exposure| *exposure *= factor);
     }
 }
 
-/// A configured weight counts as this much exposure: the length of the shortest memory. About as
-/// many completions correct a wrong weight.
+/// A configured weight counts as this much exposure: the length of the shortest memory. It takes
+/// about as many completions to correct a wrong weight.
 const START: f64 = 8.0;
 
 impl Stretch {
@@ -182,10 +183,10 @@ pub(super) const fn length(memory: usize) -> f64 {
 }
 
 pub(super) const MEMORIES: usize = 9;
-/// Keeps the division finite before there is any exposure.
+/// Keeps the division finite while the exposure is 0.
 const EXPOSURE_MIN: f64 = 1e-9;
-/// Exposure of a stretch: about as many completions at speed 1. Chosen; halving or doubling it
-/// hardly changes results.
+/// Exposure of a stretch, about the number of completions at speed 1. Chosen; halving or doubling
+/// it hardly changes results.
 const BLOCK_EXPOSURE: f64 = 32.0;
 
 #[cfg(test)]
@@ -222,8 +223,8 @@ mod tests {
         assert!((after - before).abs() < 0.02, "{before} and {after}");
     }
 
-    /// A steady speed of 2 is found with the longest memory. After a fall to a fifth, a short
-    /// memory is used within 40 completions, and the estimate is close after 150. Without
+    /// A steady speed of 2 is found with the longest memory. After the speed falls to a fifth, a
+    /// short memory is used within 40 completions, and the estimate is close after 150. Without
     /// completions, exposure alone lowers the speed.
     #[test]
     fn follows_a_change_with_a_short_memory() {

@@ -1,4 +1,4 @@
-//! The start of a backend whose relative capacity is configured.
+//! The initial speed of a backend whose relative capacity is configured.
 use super::unit::{Pool, Unit};
 
 impl Unit {

@@ -84,7 +84,7 @@ impl Unit {
 }
 
 impl LearnedPolicyState {
-    /// Checks every number against the range that can be learned.
+    /// Checks that every number is within the range that can be learned.
     pub(super) fn validate(&self) -> Result<(), PolicyStateError> {
         check("scaleMs", SCALE_MS.contains(&self.scale_ms))?;
         check("phi", PHI.contains(&self.phi))?;

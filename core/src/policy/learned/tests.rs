@@ -18,7 +18,7 @@ fn bench(count: usize) -> Bench {
     Bench::with(rules, count)
 }
 
-/// Sends requests one after another. A request takes the `ms` of its backend. Returns the number of
+/// Sends requests one after another. Each takes the `ms` of its backend. Returns the number of
 /// requests by backend.
 fn serve(bench: &mut Bench, requests: usize, ms: &[f64]) -> Vec<usize> {
     let mut counts = vec![0; ms.len()];
@@ -75,12 +75,12 @@ fn repaired_failures_cost_only_their_time() {
     assert!(with > 2.0 * without, "{with} and {without}");
 }
 
-/// Requests come at regular times, one or several at once, and each takes the same time at each of
-/// two equal backends, for half an hour. No chance decides here. Neither backend starves, and the
-/// cost of an idle one does not grow.
+/// For half an hour, requests arrive at regular times, one or several at once, and take the same
+/// time at both of two equal backends. Nothing is random. Neither backend starves, and the cost of
+/// an idle one does not grow.
 #[test]
 fn regular_arrivals_starve_no_backend() {
-    // The gap between arrivals, the time of a request, and the arrivals at once.
+    // The gap between arrivals, the time of a request, and the number of simultaneous arrivals.
     for (gap, took, at_once) in [(100, 10, 1), (100, 130, 1), (100, 90, 2), (200, 150, 4)] {
         let latency = Duration::from_millis(took);
         let mut bench = bench(2);
@@ -124,7 +124,7 @@ fn starts_slowly_and_evenly() {
     assert_eq!(learned(&bench, 0).speed, 1.0);
 }
 
-/// Of three backends one is five times as slow. It gets less than a twentieth of the requests, and
+/// One of three backends is five times as slow. It gets less than a twentieth of the requests, and
 /// the view shows the reason. The two equal backends have exactly the same speed.
 #[test]
 fn finds_the_fast() {
@@ -139,8 +139,8 @@ fn finds_the_fast() {
 }
 
 /// Consecutive responses of 500 quarantine a backend. A good ping after the back-off starts the
-/// probation, and good responses, one at a time, end it in slow start. Until then nothing goes
-/// there.
+/// probation, and good responses, one at a time, end it in slow start. Until the probation the
+/// backend gets no requests.
 #[test]
 fn quarantine_and_return() {
     let mut bench = bench(4);
@@ -211,7 +211,7 @@ fn reasons(bench: &mut Bench) -> Vec<Notice> {
 
 /// One client's errors are not charged. The last request in flight lasts until its backend seems
 /// silent, and then ends with such an error. As the backend has responded, it is not ejected. If
-/// the client leaves instead, the backend is ejected, and the reason is the silence.
+/// instead the client leaves, the backend is ejected for its silence.
 #[test]
 fn an_excused_error_is_a_sign_of_life() {
     for leaves in [false, true] {
@@ -331,7 +331,7 @@ fn a_backend_is_small() {
     assert!(size_of::<Unit>() <= 4096, "{}", size_of::<Unit>());
 }
 
-/// If all backends fail, requests still go somewhere, and the pool recovers.
+/// If all backends fail, requests are still routed, and the pool recovers.
 #[test]
 fn a_pool_that_fails_as_a_whole_goes_on() {
     let mut bench = bench(3);
@@ -378,8 +378,8 @@ fn a_broken_learner_is_demoted() {
     assert!((70..130).contains(&counts[0]), "least_request: {counts:?}");
 }
 
-/// While `least_request` is in charge, a backend gets requests again after it was restarted, and
-/// after it failed a single request: at least 12 of 40.
+/// While `least_request` is in charge, a backend that was restarted, or that failed a single
+/// request, gets requests again: at least 12 of 40.
 #[test]
 fn who_is_up_gets_requests_while_the_learner_is_demoted() {
     let mut rules = Rules { policy: PolicyKind::Learned, ..Rules::default() };
@@ -418,7 +418,7 @@ fn who_is_up_gets_requests_while_the_learner_is_demoted() {
 
 /// A backend that refuses single requests is ejected after the third in a row. The trial on
 /// probation is also refused, and ejects it again. A backend that refuses only requests beyond its
-/// limit is not ejected: it gets no more at a time than it accepts.
+/// limit is not ejected. It gets at most as many at a time as it accepts.
 #[test]
 fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
     let refusal = Outcome::Refused { status: 503, hold: None };
@@ -466,9 +466,9 @@ fn what_refuses_everything_is_ejected_and_what_is_full_is_not() {
 }
 
 /// Forty streams at one of two equal backends send a head at once and then nothing, with and
-/// without other requests beside them. When the streams have left the account both
-/// backends still have about the same speed: silence is no work. Counted as such it made that
-/// backend look a third as fast.
+/// without other requests beside them. After the streams are taken out of the count, both backends
+/// have about the same speed. When silence was counted as work, that backend looked a third as
+/// fast.
 #[test]
 fn silent_streams_leave_no_trace() {
     for rounds in [0, 25] {

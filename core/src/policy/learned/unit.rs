@@ -30,12 +30,12 @@ pub(super) struct Pool {
     pub(super) completions: u64,
     /// The average share of the requests in flight that wait for others, 0 to 1.
     waiting: f64,
-    /// The price of a queued request for later ones, per request in flight.
+    /// The cost that a queued request adds for later ones, per request in flight.
     price: f64,
     /// While booting: `Σ √n·dt` over all backends, with n in flight for dt ms.
     pub(super) boot_exposure: f64,
-    /// Standard errors by which completions must differ from a speed before older ones are
-    /// forgotten.
+    /// Number of standard errors by which completions must differ from a speed before older ones
+    /// are forgotten.
     pub(super) confidence: f64,
     /// The charge for a failed request, ms.
     pub(super) charge_ms: f64,
@@ -47,7 +47,7 @@ pub(super) struct Pool {
 pub(super) struct Unit {
     pub(super) id: BackendId,
     pub(super) is_present: bool,
-    /// Whether it gets requests only while no other backend can take them.
+    /// Whether it gets requests only while no primary backend can take them.
     pub(super) is_backup: bool,
     /// Whether it may be used, by its pings and connections.
     pub(super) is_up: bool,
@@ -57,20 +57,21 @@ pub(super) struct Unit {
     pub(super) others: u32,
     /// Recent refusals, which the cost counts as requests in flight.
     pub(super) turned_away: u32,
-    /// Recent refusals as a sum: a refusal with n in flight adds 1/n, and good responses reduce it.
+    /// A sum over recent refusals: a refusal with n in flight adds 1/n, and good responses reduce
+    /// the sum.
     refused_lately: f64,
-    /// Refusals in a row, each of the only request in flight at the backend.
+    /// Consecutive refusals of the only request in flight.
     pub(super) refused_alone: u32,
     /// The time up to which exposure is counted.
     pub(super) looked_at: Instant,
-    /// The time from which all counted exposure was passed on: before it the backend was not
-    /// configured, the time scale was unknown, or a silence was dropped.
+    /// The time since which all counted exposure was passed to `speed`. Before it, the backend was
+    /// not configured, the time scale was unknown, or a silence was dropped.
     pub(super) counted_from: Instant,
-    /// Counted exposure that was not passed to `speed` yet.
+    /// Counted exposure that was not yet passed to `speed`.
     pending: f64,
     /// Exposure per ms at the current number in flight.
     pace: f64,
-    /// Counted successes that were not passed to speed and errors yet; only in a model.
+    /// Counted successes that were not yet passed to `speed` and `errors`; only in a model.
     pub(super) unsettled: u32,
     /// Whether its cost is out of date; only in a model.
     pub(super) is_postponed: bool,
@@ -95,7 +96,7 @@ pub(super) struct Unit {
     pub(super) used_at: Instant,
     /// The time of the last response, or of the dispatch that ended idleness.
     pub(super) quiet_since: Instant,
-    /// Completions due since then, at the speed `due_speed` of that time.
+    /// Completions due since then, at the speed of that time (`due_speed`).
     pub(super) due: f64,
     pub(super) due_speed: f64,
     /// Expected delay and charge of one more request, ms.
@@ -197,8 +198,8 @@ impl Unit {
         unit
     }
 
-    /// Whether the estimate of the speed is out of date: at the estimated speed or at speed 1, a
-    /// completion has become due since.
+    /// Whether the estimated speed is out of date: since the estimate a completion has become due,
+    /// at that speed or at speed 1.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         if self.in_flight == 0 || self.looked_at == now {
             return false;
@@ -223,7 +224,7 @@ impl Unit {
             return;
         }
         if pool.is_booting() {
-            // The prior curve √n/scale gives this exposure up to the unknown scale.
+            // By the prior curve √n/scale, this is the exposure times the unknown scale.
             pool.boot_exposure += self.share() * f64::from(self.busy(self.in_flight)).sqrt() * dt;
             return;
         }
@@ -233,7 +234,7 @@ impl Unit {
         if self.restraints.is_normal() && !self.restraints.is_stalled {
             let worked = self.shrunk_speed * dt;
             let n = self.busy(self.in_flight);
-            // Of the completions at n in flight, the proxy sees those of its own requests.
+            // Of the completions at n in flight, the proxy sees only those of its own requests.
             pool.curve.time[(n as usize).min(LEVELS)] +=
                 worked * self.shape.factor(n) * self.share();
             self.shape.predicted[bin(n)] +=
@@ -243,8 +244,8 @@ impl Unit {
         }
     }
 
-    /// Passes the counted exposure to the speed. For a stalled backend it is kept until a good
-    /// response (`is_good`), which shows that the backend is slow and not silent.
+    /// Passes the counted exposure to the speed. For a stalled backend it is kept back until a good
+    /// response (`is_good`) shows that the backend is slow, not silent.
     pub(super) fn take_in(&mut self, pool: &mut Pool, is_good: bool) {
         if self.restraints.is_stalled && !is_good {
             return;
@@ -253,7 +254,7 @@ impl Unit {
         if exposure <= 0.0 {
             return;
         }
-        // The first samples of a new backend count more, so that they soon replace the pool's
+        // The first samples of a new backend have more weight, so that they soon replace the pool's
         // dispersion.
         if let Some(sample) = self.speed.expose(exposure) {
             let sample = sample.min(PHI_MAX);
@@ -265,8 +266,8 @@ impl Unit {
     }
 
     /// Passes completions to the speed, with an equal part of the counted exposure before each. If
-    /// all exposure came first, short memories would forget their contents and then count every
-    /// completion in full.
+    /// all exposure were passed first, short memories would forget their contents and then count
+    /// every completion in full.
     pub(super) fn take_in_parts(&mut self, pool: &mut Pool, completions: u32) {
         let part = self.pending / f64::from(completions);
         for _ in 0..completions {
@@ -310,9 +311,9 @@ impl Unit {
         self.due = 0.0;
     }
 
-    /// Records a refusal of a request that was in flight with the current number of others. It ends
-    /// a stall, but is not counted as work. If others are in flight, the backend is full. The curve
-    /// does not decide this, since a backend with a short queue refuses before latencies rise much.
+    /// Records a refusal; `in_flight` no longer includes the request. A refusal ends a stall, but
+    /// is not counted as work. If other requests are in flight, the backend counts as full. The
+    /// curve cannot show this: a backend with a short queue refuses before latencies rise much.
     pub(super) fn refused(&mut self, now: Instant) {
         let n = self.in_flight + 1;
         if !self.restraints.is_normal() {
@@ -327,8 +328,8 @@ impl Unit {
         self.quiet(now);
     }
 
-    /// Applies recent refusals, which fade with time (`turned_away`) and with good responses. After
-    /// about 16 good responses a full backend counts as having room again.
+    /// Updates the recent refusals, which fade with time (`turned_away`) and with good responses.
+    /// About 16 good responses after a refusal, a full backend counts as having room again.
     #[inline]
     pub(super) fn heed_refusals(&mut self, turned_away: u32, is_good: bool) {
         if self.refused_lately == 0.0 {
@@ -358,7 +359,7 @@ impl Unit {
         self.shape.latency(curve, n) > FULL * self.shape.latency(curve, 1)
     }
 
-    /// Drops the exposure of a silence: it shows nothing about the speed after the silence.
+    /// Drops the exposure of a silence, which shows nothing about the speed afterwards.
     pub(super) fn was_silent(&mut self) {
         self.pending = 0.0;
         self.counted_from = self.looked_at;
@@ -382,7 +383,7 @@ impl Unit {
         self.restraints.come_back(now);
     }
 
-    /// Its completions per ms at the highest number in flight that the model knows.
+    /// Its completions per ms at the highest number in flight in the model.
     pub(super) fn capacity(&self, pool: &Pool) -> f64 {
         LEVELS as f64 / self.latency_at(pool, LEVELS as u32)
     }
@@ -413,7 +414,8 @@ impl Unit {
         let busy = self.busy(self.in_flight);
         let next = busy.saturating_add(self.turned_away).saturating_add(1);
         let latency = self.shape.latency(&pool.curve, next);
-        // The waiting time within the latency: this request would extend the queue for later ones.
+        // The share of waiting in the latency: this request would lengthen the queue for later
+        // ones.
         let queueing = pool.price * (latency - self.shape.single());
         let wait = (latency + f64::from(next) * (CROWD * latency + queueing)) / self.shrunk_speed;
         let excess = self.error_excess(pool);
@@ -442,7 +444,7 @@ impl Unit {
         self.is_present && self.is_up && self.restraints.is_open(self.in_flight)
     }
 
-    /// Requests in flight that it can work on at once, by its curve or the number at which it
+    /// Number of requests that it can work on at once, by its curve or by the number at which it
     /// refused; 0 while it is stalled.
     pub(super) fn full_at(&self) -> u32 {
         if self.restraints.is_stalled {
@@ -474,8 +476,8 @@ fn firm(gap: f64, error: f64) -> f64 {
     }
 }
 
-/// The median of numbers with their standard errors, each weighted by the inverse square: an
-/// uncertain number has little influence, even among two. 0 for an empty list.
+/// The weighted median of numbers with standard errors. The weight is the inverse square of the
+/// error, so an uncertain number has little influence, even among two. 0 for an empty list.
 pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
     numbers.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let weight = |(_, error): &(f64, f64)| 1.0 / (error * error);
@@ -488,12 +490,13 @@ pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
     middle.map_or(0.0, |(number, _)| *number)
 }
 
-/// Good completions that only set the time scale. Chosen; halving or doubling it hardly changes
-/// results.
+/// Number of good completions that only set the time scale. Chosen; halving or doubling it hardly
+/// changes results.
 const BOOT: u64 = 20;
-/// The time scale before the first of them. It is replaced after [`BOOT`] completions.
+/// The initial time scale, which is replaced after [`BOOT`] completions.
 const SCALE_START_MS: f64 = 10.0;
-/// Bounds of the time scale, 0.1 µs and three hours: beyond any backend, to keep floats finite.
+/// Bounds of the time scale, 0.1 µs and three hours. No backend reaches them; they keep floats
+/// finite.
 const SCALE_MIN_MS: f64 = 1e-4;
 const SCALE_MAX_MS: f64 = 1e7;
 /// Share of a new sample in the dispersion. Chosen; halving or doubling it hardly changes results.
@@ -504,16 +507,16 @@ const PHI_PRIOR: f64 = 4.0;
 /// Bounds of the dispersion, which is 1 for a Poisson process. Chosen.
 const PHI_MIN: f64 = 0.5;
 const PHI_MAX: f64 = 16.0;
-/// Completions that have become due since the last estimate of the speed, after which it is
-/// estimated again. Chosen; halving or doubling it hardly changes results.
+/// The speed is estimated again when this many completions have become due since the last estimate.
+/// Chosen; halving or doubling it hardly changes results.
 const STALE: f64 = 1.0;
-/// Completions that are overdue before a backend is stalled. In a Poisson process such a silence
+/// A backend is stalled when this many completions are overdue. In a Poisson process such a silence
 /// has probability e^−12. Chosen; halving or doubling it hardly changes results.
 const STALL_DUE: f64 = 12.0;
 /// The minimum silence before a backend is stalled, in mean latencies. Chosen; halving or doubling
 /// it hardly changes results.
 const STALL_LATENCIES: f64 = 2.0;
-/// Above this many times the latency of a single request, a backend that refuses is full.
+/// A backend that refuses is full if its latency is above this many times that of a single request.
 /// Chosen; the run of [`learned`](super) does not reach it.
 const FULL: f64 = 4.0;
 /// The cost that a request adds for later ones, relative to its latency and per request in flight.
@@ -521,26 +524,27 @@ const FULL: f64 = 4.0;
 /// changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
 /// The price of a queue if as many requests wait as are worked on; it grows with the square of that
-/// ratio. The queue of a burst is soon gone. A persistent queue makes all later requests wait, so
-/// it is cheaper to use the slow backends, too. Measured in the lab's `few_fast`, where seven fast
+/// ratio. The queue of a burst soon drains. A persistent queue makes all later requests wait, so it
+/// is cheaper to also use the slow backends. Measured in the lab's `few_fast`, where seven fast
 /// backends can do 93 % of the work: the mean is 48 ms instead of 75. Chosen: at 0.04 it is 50 ms;
 /// at 0.1 the p99 of `llm` is 2 % higher.
 const PRICE: f64 = 0.06;
 /// The highest price. Chosen; reached where about four of five requests wait.
 const PRICE_MAX: f64 = 1.0;
-/// Share of a new sample, one every 64 completions, in the share of requests that wait. Chosen.
+/// Weight of a new sample in the share of waiting requests. A sample is taken every 64 completions.
+/// Chosen.
 const WAITING_ALPHA: f64 = 0.05;
 /// Keeps the ratio finite where all requests wait.
 const WAITING_REST: f64 = 0.01;
 /// A sum of refusals below this counts as zero. Chosen.
 const REFUSALS_MIN: f64 = 0.01;
-/// The factor by which a good response reduces the recent refusals: a short queue holds about 16
+/// A good response multiplies the sum of recent refusals by this. Short queues hold about 16
 /// requests. Chosen on random scenarios.
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
-/// Good requests credited in the share of errors of the pool. Chosen; halving or doubling it hardly
-/// changes results.
+/// Number of good requests that are added to the pool's error share. Chosen; halving or doubling it
+/// hardly changes results.
 const ERRORS_PRIOR: f64 = 10.0;
-/// Keeps a cost finite where a speed is next to 0.
+/// Keeps a cost finite if a speed is almost 0.
 const COST_MAX: f64 = 1e15;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::id::BackendId;
 use crate::outlier::{Standing, WINDOW_OPEN};
 use crate::time::Instant;
 
-/// The figures of `learned` for a backend, on which its choices depend.
+/// The figures of a backend that determine the choices of `learned`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedView {
     /// Whether the backend may be used.
@@ -19,11 +19,11 @@ pub struct LearnedView {
     pub speed: f64,
     /// The number of completions that the speed averages, approximately.
     pub memory: u32,
-    /// Requests that it works on at once, by the model, 1 to 96.
+    /// Number of requests that it works on at once according to the model, 1 to 96.
     pub width: u32,
     /// Predicted latency of one more request, ms.
     pub latency_ms: f64,
-    /// Share of errors among about its last 200 requests, 0 to 1.
+    /// Error share of its last 200 requests or so, 0 to 1.
     pub error_share: f64,
     /// The part of `error_share` that is charged: above the pool's share and beyond the noise, 0 to
     /// 1.
@@ -34,10 +34,10 @@ pub struct LearnedView {
     pub cost_ms: f64,
 }
 
-/// Whether `learned` uses a backend.
+/// Whether and how `learned` uses a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LearnedStanding {
-    /// Used by the model's cost alone.
+    /// In use; only its cost matters.
     Normal,
     /// Completions are overdue: not used until it responds.
     Stalled,

@@ -3,12 +3,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::range::{self, ConfigError};
 
-/// The policy `linear_rl`.
+/// Settings of the policy `linear_rl`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LinearRlRules {
     /// Share of the requests that explore at the start (0.1); from 0 to 1. It falls to a tenth of
-    /// that.
+    /// the initial value.
     pub exploration: f64,
 }
 

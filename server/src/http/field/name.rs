@@ -1,6 +1,6 @@
 //! The field names that the proxy knows, and their recognition.
 
-/// A field name, as far as the proxy distinguishes it.
+/// A field name. Names that the proxy treats alike share a variant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Name {
@@ -59,8 +59,8 @@ impl Name {
         matches!(self, Self::Other | Self::Authorization)
     }
 
-    /// Finishes [`of`](Self::of) for a name at the place of X-Forwarded-Host: X-Forwarded-Port
-    /// shares it.
+    /// Completes [`of`](Self::of) for a name at the place that X-Forwarded-Port and
+    /// X-Forwarded-Host share.
     #[cold]
     fn of_port(name: &[u8]) -> Self {
         let hyphen = |&byte: &u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
@@ -114,7 +114,7 @@ const KNOWN: [(Name, u8, Spelled); 2 * 18] = {
     known
 };
 
-/// The bits of [`Spelled::difference`] in which an underscore differs from a hyphen, in any byte.
+/// The bits of [`Spelled::difference`] in which an underscore differs from a hyphen, for all bytes.
 const UNDERSCORES: u64 = u64::from_le_bytes([(b'_' | 0x20) ^ (b'-' | 0x20); 8]);
 
 /// Returns the index in [`KNOWN`] of a name of `len` bytes. The fourth bit of the first letter, in
@@ -123,9 +123,10 @@ const fn place(len: usize, first: u8) -> usize {
     2 * len + (first as usize >> 3 & 1)
 }
 
-/// A token of up to 17 bytes in lower case, as three numbers, so that tokens are compared at once
-/// and not byte by byte. Lower case means that one bit is set in every byte. This makes letters of
-/// both cases equal, and otherwise only `^` and `~`, which no known name contains.
+/// A token of up to 17 bytes in lower case, stored as three numbers that are faster to compare than
+/// bytes. Lower case means that one bit is set in every byte. This makes both cases of a letter
+/// equal. Of the other token bytes, only `^` and `~` become equal, and no known name contains
+/// these.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Spelled {
     /// The first eight bytes, or all of them.
@@ -147,8 +148,8 @@ impl Spelled {
         Self { front: front | SMALL, back: back | SMALL, middle }
     }
 
-    /// Returns a token of less than eight bytes as two numbers. From three bytes on they overlap,
-    /// and together they cover every byte.
+    /// Returns a token of less than eight bytes as two numbers that together contain every byte.
+    /// They overlap if the token has three bytes or more.
     const fn ends(token: &[u8]) -> (u64, u64) {
         match (token.first_chunk(), token.last_chunk(), token) {
             (Some(front), Some(back), _) => {
@@ -163,7 +164,8 @@ impl Spelled {
         }
     }
 
-    /// Returns the bits that differ in at least one byte. 0 means equal, if the lengths are equal.
+    /// Returns the bits that differ in at least one byte. Tokens of equal length are equal if it
+    /// returns 0.
     const fn difference(self, other: Self) -> u64 {
         let middle = (self.middle ^ other.middle) as u64;
         (self.front ^ other.front) | (self.back ^ other.back) | middle
@@ -185,7 +187,8 @@ impl Spelled {
 mod tests {
     use super::*;
 
-    /// Names are known in any case. An underscore instead of a hyphen makes a lookalike.
+    /// Names are recognised in any case. A name with an underscore instead of a hyphen is a
+    /// lookalike.
     #[test]
     fn names_are_known() {
         let rows: [(&str, Name); 19] = [

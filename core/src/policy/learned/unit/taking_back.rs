@@ -1,4 +1,4 @@
-//! Takes back exposure of requests that turned out not to be work for their backend.
+//! Takes back the exposure of requests that turned out to cause no work.
 use super::{Pool, Unit};
 use crate::policy::learned::curve::{LEVELS, bin};
 use crate::time::millis;
@@ -32,15 +32,14 @@ impl Unit {
         }
     }
 
-    /// Takes back what a stream has added to the exposure in the last `elapsed_ms`: nothing was due
-    /// from it.
-    /// Counted as work, forty silent streams made a backend look half as fast. Its part is the last
-    /// of those in flight and not an equal one: when forty streams have left the account one after
-    /// the other, the exposure is that of the other requests alone. The speed rises to the pool's
-    /// median at most.
+    /// Takes back the exposure that a stream has added in the last `elapsed_ms`, since no
+    /// completion was due. When silence was counted as work, forty silent streams made a backend
+    /// look half as fast. The stream's part is that of the last request in flight, not an equal
+    /// share. After forty streams are taken back one by one, only the exposure of the other
+    /// requests is left. The speed rises at most to the pool's median.
     pub(in crate::policy::learned) fn was_no_work(&mut self, pool: &mut Pool, elapsed_ms: f64) {
         let n = self.in_flight + 1;
-        // Its time before that was not counted, or what was counted is gone.
+        // Earlier time was not counted, or its exposure was dropped.
         let elapsed_ms = elapsed_ms.min(millis(self.looked_at.since(self.counted_from)));
         let more = f64::from(n);
         if pool.is_booting() {
@@ -50,7 +49,7 @@ impl Unit {
         }
         let busy = self.busy(n);
         let pace = more / self.shape.latency(&pool.curve, busy);
-        // A pace of no requests is not defined by the curve.
+        // The curve does not define a pace for 0 requests.
         let others = if self.in_flight == 0 {
             0.0
         } else {
@@ -85,8 +84,8 @@ mod tests {
     use crate::time::Instant;
 
     /// A stream that began before the exposure of its backend was counted, or while it was ejected,
-    /// takes back only what it has added since: by hand, one second at a pace of one request. What
-    /// is left belongs to other requests.
+    /// takes back only what it has added since: by hand, one second at a pace of one request. The
+    /// rest belongs to other requests.
     #[test]
     fn a_stream_takes_back_its_own_part() {
         let mut pool = Pool::new();
@@ -102,7 +101,7 @@ mod tests {
             if is_ejected {
                 unit.restraints.watch.eject(began);
             }
-            // The responses keep a stall away.
+            // These responses prevent a stall.
             for ms in 1..=1000 {
                 let now = began + Duration::from_millis(ms);
                 unit.look(now, &mut pool);
