@@ -8,7 +8,7 @@ use super::scenario::{Bursts, Scenario};
 
 /// The requests of a run in order of time: endless without a trace.
 ///
-/// They depend on scenario and seed only, never on a policy's decisions.
+/// They depend only on the scenario and the seed, not on a policy's decisions.
 #[derive(Debug)]
 pub(super) struct Arrivals {
     rng: Rng,
@@ -42,7 +42,7 @@ pub(super) struct Arrival {
     /// Arrival time, ns.
     pub(super) at: u64,
     pub(super) draw: Draw,
-    /// The work from the trace, ms. Negative without a trace: the draw decides.
+    /// The work from the trace, ms. Negative without a trace: the work is drawn.
     pub(super) work_ms: f64,
 }
 
@@ -107,7 +107,7 @@ impl Iterator for Arrivals {
         if self.trace.is_some() {
             return self.next_recorded();
         }
-        // In units of the mean gap, independent of the rate during it.
+        // In units of the mean gap, so that it does not depend on the rate.
         let mut gap = exponential(&mut self.rng);
         loop {
             let (rate, changes_at) = (self.rate(), self.rate_changes_at());

@@ -33,7 +33,7 @@ pub(super) struct Backend {
     model: Option<Model>,
     faults: Vec<FaultState>,
     condition: Condition,
-    /// The condition before the last change. The end of a fault also replaces it.
+    /// The condition before the last change. The end of a fault also counts as a change here.
     former: Condition,
     /// The number of changes of the condition so far, not counting ends of faults.
     changes: u32,
@@ -44,12 +44,12 @@ pub(super) struct Backend {
 struct FaultState {
     kind: FaultKind,
     is_active: bool,
-    /// The factor of the last redraw.
+    /// The speed factor of the last redraw.
     drawn: f64,
     rng: Rng,
     /// Index of the class that a class-specific fault affects.
     class: usize,
-    /// For a rate limit: the requests that it permits, and the time of that count, ns.
+    /// For a rate limit: the number of permitted requests, and the time of that count, ns.
     allowance: (f64, u64),
 }
 
@@ -63,7 +63,7 @@ struct Condition {
     error_share: f64,
     cut_share: f64,
     slow: Option<(f64, f64)>,
-    /// Faults that respond to requests on arrival, without work.
+    /// Indices of faults that respond to requests on arrival, without work.
     doors: Vec<usize>,
     /// Classes in which a share of the requests gets 500.
     fails: Vec<(usize, f64)>,
@@ -84,7 +84,7 @@ impl Default for Condition {
     }
 }
 
-/// A request on arrival at a backend.
+/// A request that arrives at a backend.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arriving {
     pub(super) request: u64,
@@ -97,7 +97,7 @@ pub(super) struct Arriving {
     pub(super) first_share: f64,
 }
 
-/// The handling of new requests. A later variant overrides an earlier one.
+/// The fate of new requests. A later variant overrides an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 enum Reach {
     Open,
@@ -134,7 +134,7 @@ pub(super) enum Response {
     Refused,
     /// The connection was cut.
     Cut,
-    /// The head of a stream. The stream's end is another outcome.
+    /// The head of a stream. The end of the stream is a separate outcome.
     Head,
     /// The first token of a stream.
     First,
@@ -249,14 +249,14 @@ impl Backend {
         None
     }
 
-    /// Ends the process if the fault is a crash. Returns the requests that it held.
+    /// Ends the process if the fault is a crash. Returns the requests that were in it.
     pub(super) fn crash(&mut self, now: u64, index: usize) -> Vec<u64> {
         let is_crash = self.faults[index].kind == FaultKind::Crash && self.faults[index].is_active;
         if is_crash { self.station.clear(now) } else { Vec::new() }
     }
 
-    /// Returns the response to a request whose service ends now, and its delay, ns; `None` if it
-    /// does not leave the backend.
+    /// Returns the response to a request whose service ends now, and its delay, ns; `None` if the
+    /// response does not leave the backend.
     pub(super) fn respond(&self, draw: Draw, class: usize) -> Option<(Response, u64)> {
         let condition = &self.condition;
         if condition.is_faultless {
@@ -280,13 +280,13 @@ impl Backend {
         Some((response, late.map_or(0, |(_, delay)| delay as u64)))
     }
 
-    /// Returns the mean time of a service without faults, ns.
+    /// Returns the mean service time without faults, ns.
     pub(super) fn mean_service(&self) -> f64 {
         self.mean_work / self.own_speed
     }
 
     /// Returns the number of changes of its speed or faults so far. The end of a fault does not
-    /// count, because it leaves nothing unknown.
+    /// count, because afterwards nothing is unknown.
     pub(super) const fn changes(&self) -> u32 {
         self.changes
     }
@@ -297,7 +297,7 @@ impl Backend {
         active.any(|fault| fault.kind == FaultKind::Crash)
     }
 
-    /// Returns whether its responses get out.
+    /// Returns whether its responses leave it.
     pub(super) fn is_heard(&self) -> bool {
         self.condition.reach != Reach::BlackHole
     }
@@ -343,13 +343,13 @@ impl Backend {
         self.expected_in(&self.condition, now, ahead, charge)
     }
 
-    /// Returns the same time as expected by an observer that does not know of the last change.
+    /// Returns the time that an observer would expect who does not know of the last change.
     pub(super) fn expected_before(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         self.expected_in(&self.former, now, ahead, charge)
     }
 
-    /// Returns the same time as expected by an observer that knows only the size of the backend.
-    /// `service` is the mean time of a service, ns.
+    /// Returns the time that an observer would expect who knows only the size of the backend.
+    /// `service` is the mean service time, ns.
     pub(super) fn expected_unknown(&self, ahead: usize, service: f64, charge: f64) -> f64 {
         self.station.expected_at(1.0, ahead, service).map_or(charge, |delay| delay.min(charge))
     }
@@ -516,7 +516,7 @@ impl Condition {
             }
             FaultKind::Fails { share, .. } => self.fails.push((fault.class, share)),
             FaultKind::Answers(_) => self.doors.push(index),
-            // If two faults make it slow, the later one in the script applies.
+            // If two faults delay responses, the later one in the script applies.
             FaultKind::Slow { share, ms } => self.slow = Some((share, ms * MS)),
             FaultKind::Sinkhole { .. }
             | FaultKind::BlackHole

@@ -1,5 +1,5 @@
-//! Keys of requests, and the caches of backends: a backend that has served a key lately has less
-//! work with it, like a language model that keeps the state of a common beginning.
+//! Keys of requests, and the caches of backends. A request whose key a backend has served recently
+//! costs less work there, as in a language model server that keeps the state of a common prefix.
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -13,10 +13,11 @@ pub struct Cache {
     /// Number of different keys.
     #[serde(deserialize_with = "check::count")]
     pub keys: u32,
-    /// Exponent of Zipf's law: key k is drawn in proportion to `1 / k^skew`. 0: all alike.
+    /// Exponent of Zipf's law: key k is drawn in proportion to `1 / k^skew`. With 0 all keys are
+    /// equally frequent.
     #[serde(deserialize_with = "check::amount")]
     pub skew: f64,
-    /// Keys in the cache of a backend. The one that was not used for the longest time leaves.
+    /// Number of keys in the cache of a backend. The least recently used key is evicted.
     #[serde(deserialize_with = "check::count")]
     pub size: u32,
     /// The part of its work that remains for a request whose key is in the cache.
@@ -31,7 +32,7 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// Returns the key for a draw from 0 up to and without 1: the inverse of Zipf's law as a
+    /// Returns the key for a draw from 0 up to but not including 1: the inverse of Zipf's law as a
     /// continuous distribution.
     pub(super) fn key(&self, draw: f64) -> u64 {
         let last = f64::from(self.keys) + 1.0;
@@ -45,7 +46,7 @@ impl Cache {
     }
 }
 
-/// The cache of one backend: the keys that it served last.
+/// The cache of one backend: the most recently served keys.
 #[derive(Debug)]
 pub(super) struct Kept {
     size: usize,
@@ -68,7 +69,7 @@ impl Kept {
         if self.used.contains_key(&key) { self.hit } else { 1.0 }
     }
 
-    /// Notes that the backend serves this key.
+    /// Records that the backend serves this key.
     pub(super) fn keep(&mut self, key: u64) {
         self.uses += 1;
         if let Some(before) = self.used.insert(key, self.uses) {
@@ -87,8 +88,8 @@ impl Kept {
 mod tests {
     use super::*;
 
-    /// Keys are drawn by Zipf's law: all alike without a skew; with 1, each doubling of the number
-    /// is about equally frequent.
+    /// Keys are drawn by Zipf's law. With skew 0 all are equally frequent. With skew 1 each
+    /// doubling of the key number is about equally frequent.
     #[test]
     fn keys_follow_zipf() {
         let counts = |skew| {

@@ -1,4 +1,4 @@
-//! The named scenarios: those of load, speed and faults here, those of other aspects in `wide.rs`.
+//! The named scenarios for load, speed and faults. `wide.rs` has those for other aspects.
 use std::time::Duration;
 
 use intelliproxy_core::Rules;
@@ -13,7 +13,7 @@ pub use self::wide::wide_catalogue;
 
 mod wide;
 
-/// The named scenarios of the first catalogue, in the order of their tables.
+/// The scenarios of the first catalogue, in the order of their tables.
 ///
 /// By default a backend has 4 workers and exponential work of 10 ms.
 pub fn catalogue() -> Vec<Scenario> {
@@ -90,7 +90,7 @@ fn seed_ab() -> Scenario {
     }
 }
 
-/// Five backends at 60 %, one with a fault from 20 s on.
+/// Five backends at 60 %, one of which has a fault from 20 s on.
 fn one_faulty(name: &str, about: &str, for_s: f64, what: FaultKind) -> Scenario {
     let faults = vec![Fault { from_s: 20.0, for_s: Some(for_s), what }];
     let faulty = BackendGroup { faults, ..group("faulty", 1) };

@@ -1,5 +1,5 @@
-//! Range checks for a scenario's numbers. They run during parsing, so that an error has its line
-//! and path.
+//! Range checks for a scenario's numbers. They run during parsing, so that errors have a line and a
+//! path.
 use intelliproxy_core::{PolicyKind, Rules};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -62,7 +62,7 @@ pub(super) fn count<'a, D: Deserializer<'a>>(from: D) -> Result<u32, D::Error> {
     is_allowed.then_some(number).ok_or_else(|| D::Error::custom("must be from 1 to 10000"))
 }
 
-/// Reads the number of backends that one request is tried on: from 1 to 16, as in the proxy.
+/// Reads the maximum number of backends for one request: from 1 to 16, as in the proxy.
 pub(super) fn attempts<'a, D: Deserializer<'a>>(from: D) -> Result<u8, D::Error> {
     let number = u8::deserialize(from)?;
     let is_allowed = (1..=16).contains(&number);
@@ -107,7 +107,7 @@ pub(super) fn quantiles<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<[f64; 2]
     })
 }
 
-/// Reads rules that a router accepts. The policy must be absent, because the lab sets it.
+/// Reads the rules of a router. The policy must be absent, because the lab sets it.
 pub(super) fn rules<'a, D: Deserializer<'a>>(from: D) -> Result<Rules, D::Error> {
     let rules = Rules::deserialize(from)?;
     rules.validate().map_err(D::Error::custom)?;

@@ -13,10 +13,10 @@ pub struct RequestClass {
     /// Its share of requests, relative to the shares of the other classes.
     #[serde(deserialize_with = "check::positive")]
     pub share: f64,
-    /// The work of its requests; null: that of the trace, the backend or the scenario.
+    /// The work of its requests; null: the work given by the trace, the backend or the scenario.
     pub service: Option<Service>,
-    /// The status that every backend sends after the work. Any status counts as the right response:
-    /// a class with 500 stands for a URL that fails everywhere.
+    /// The status that every backend sends after the work. It counts as the right response even if
+    /// it is an error: a class with 500 represents a URL that fails everywhere.
     #[serde(deserialize_with = "check::status")]
     pub status: u16,
     /// Whether a request may be repeated after a cut connection or a refusal.
@@ -53,15 +53,15 @@ impl Default for RequestClass {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Stream {
-    /// The response is 101 after the work. The connection then stays open, silent and without a
-    /// worker, like an idle WebSocket.
+    /// After the work the response is 101. The connection then stays open and silent without using
+    /// a worker, like an idle WebSocket.
     #[serde(rename_all = "camelCase")]
     Tunnel {
         /// Duration, ms.
         for_ms: Service,
     },
-    /// The response begins after the work. It then stays open, silent and without a worker, like
-    /// idle server-sent events.
+    /// The response begins after the work. It then stays open and silent without using a worker,
+    /// like idle server-sent events.
     #[serde(rename_all = "camelCase")]
     Events {
         /// Duration, ms.

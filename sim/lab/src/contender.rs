@@ -9,17 +9,17 @@ use super::peer::PeerKind;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Contender {
     /// Knows every true speed, queue and fault at once, across all proxies. It sends each request
-    /// to the backend with the least expected delay, with failures at their charge. It is greedy: a
-    /// reference, not a bound.
+    /// to the backend with the least expected delay, with failures at their charge. As it is
+    /// greedy, it is a reference and not a lower bound.
     Oracle,
     /// Knows every true speed and fault, but only the queues that one proxy can know: those of its
     /// own requests. It assumes that the other proxies behave like itself. It is the reference for
-    /// fleets. With a single proxy it lacks only the knowledge of responses in transit.
+    /// fleets. With a single proxy it knows everything except the responses in transit.
     LocalOracle,
-    /// Like [`LocalOracle`](Self::LocalOracle), but it has to find out: it knows the speed of a
-    /// backend from its first response, and a fault from the first response to a request that was
-    /// sent after its start, or from the time at which that response was to be expected. No learner
-    /// can know earlier. It knows the end of a fault at once.
+    /// Like [`LocalOracle`](Self::LocalOracle), but it has to observe first. It knows the speed of
+    /// a backend after the first response. It knows a fault after the first response to a request
+    /// sent since the fault began, or once that response is overdue. No learner can know earlier.
+    /// It knows the end of a fault at once.
     LearningOracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),
@@ -81,8 +81,8 @@ const BROKEN_LEARNER: &str = "broken_learner";
 mod tests {
     use super::*;
 
-    /// Every contender is found by its name, with the oracle first and the default policy among
-    /// them. An unknown name gives `None`.
+    /// Every contender is found by its name. The oracle is the first, and the default policy is
+    /// among them. An unknown name gives `None`.
     #[test]
     fn names_lead_back() {
         let all = Contender::all();

@@ -1,6 +1,6 @@
 //! A run over time, for reports: every counted request by its arrival, and the switches.
 //!
-//! It is collected only on request, as it takes 12 bytes per request.
+//! It takes 12 bytes per request, so it is collected only if needed.
 use intelliproxy_look::EXCEEDED;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ struct Counted {
     at: f32,
     /// Its time, ms, with the charge if it failed.
     ms: f32,
-    /// Its last backend; [`NOWHERE`] if none was found.
+    /// Its last backend; [`NOWHERE`] if no backend was found.
     backend: u16,
     has_failed: bool,
 }
@@ -94,7 +94,7 @@ pub(super) struct Line {
     pub(super) p99_ms: Vec<Option<f64>>,
     /// Failed requests in percent.
     pub(super) failed: Vec<Option<f64>>,
-    /// Its part of all requests in percent.
+    /// Its share of all requests in percent.
     pub(super) share: Vec<Option<f64>>,
 }
 
@@ -129,7 +129,7 @@ impl Line {
     }
 }
 
-/// Returns the shortest time that at least a share of `q` does not exceed; 0 for none.
+/// Returns the `q`-quantile of the times; 0 for an empty list.
 fn quantile(sorted: &[f32], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64 - 1e-9).ceil().max(1.0) as usize;
     sorted.get(rank - 1).or_else(|| sorted.last()).map_or(0.0, |ms| f64::from(*ms))
@@ -139,8 +139,8 @@ fn quantile(sorted: &[f32], q: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Two bins by hand: ten requests of 1 to 10 ms at one group, then one failure at the other and
-    /// a request that found no backend.
+    /// Two bins by hand: ten requests of 1 to 10 ms at one group, then one failure at the other
+    /// group and a request that found no backend.
     #[test]
     fn bins_by_hand() {
         let mut details = Details::default();
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(run.exceeded[2], 6.0, "the median of all twelve");
     }
 
-    /// The times that one of 2, 100 and 1000 requests exceeds are the percentiles of the table.
+    /// The times exceeded by one of 2, 100 and 1000 requests are the percentiles of the table.
     #[test]
     fn the_distribution_has_the_percentiles() {
         let times: Vec<f32> = (1..=1000).map(|ms| ms as f32).collect();

@@ -1,7 +1,7 @@
-//! The random draws of one request: any number of independent ones from a single number.
+//! The random draws of one request: any number of independent draws from a single number.
 
-/// The random draws of a request. A draw depends on the request and the purpose only: not on the
-/// policy, nor on other draws.
+/// The random draws of a request. A draw depends only on the request and the purpose, not on the
+/// policy or on other draws.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Draw(u64);
 
@@ -14,7 +14,7 @@ impl Draw {
         self.0
     }
 
-    /// Returns the draw for its work, from 0 up to and without 1.
+    /// Returns the draw for its work, from 0 up to but not including 1.
     pub(super) const fn service(self) -> f64 {
         unit(self.0)
     }
@@ -69,8 +69,8 @@ impl Draw {
         unit(mix(self.0 ^ 0x004b_4559))
     }
 
-    /// Returns the draws of the attempt of this number, from 0. The first attempt has the request's
-    /// own.
+    /// Returns the draws of an attempt, numbered from 0. The first attempt has those of the
+    /// request.
     pub(super) const fn attempt(self, number: u8) -> Self {
         if number == 0 { self } else { Self(mix(self.0 ^ (0x5245_5452 + number as u64))) }
     }

@@ -3,7 +3,7 @@
 /// A tree of minima over the deadlines of lines 0 to n − 1, in nanoseconds.
 ///
 /// Setting a deadline takes at most log2(n) + 1 comparisons. Nothing is allocated after
-/// [`Earliest::new`]. Of equal deadlines that of the lowest line comes first.
+/// [`Earliest::new`]. Of equal deadlines, the one of the lowest line comes first.
 #[derive(Debug)]
 pub(super) struct Earliest {
     /// Node `i` has the children `2i` and `2i + 1`. The leaves are the second half.
@@ -25,7 +25,7 @@ impl Earliest {
         Self { nodes, leaves }
     }
 
-    /// Sets a line's deadline, or removes it by [`NEVER`].
+    /// Sets a line's deadline; [`NEVER`] removes it.
     pub(super) fn set(&mut self, line: usize, at: u64) {
         let mut node = self.leaves + line;
         self.nodes[node].0 = at;

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check;
 
-/// A fault with its time.
+/// A fault and the time in which it is active.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Fault {
@@ -40,7 +40,7 @@ pub enum FaultKind {
         #[serde(deserialize_with = "check::amount")]
         after_ms: f64,
     },
-    /// Sends nothing: no responses, those to earlier requests included, and no responses to probes.
+    /// Sends nothing: no responses to probes or requests, not even to earlier ones.
     BlackHole,
     /// Refuses every connection, those of probes included.
     Refusing,
@@ -85,8 +85,8 @@ pub struct Door {
     /// Time to the response, ms.
     #[serde(deserialize_with = "check::amount")]
     pub after_ms: f64,
-    /// Only requests above this rate, with a burst of up to one second's requests: a rate limit;
-    /// null: all.
+    /// A rate limit: affects only requests above this rate, with a burst of up to one second's
+    /// requests; null: affects all.
     #[serde(deserialize_with = "check::some_positive")]
     pub above_per_second: Option<f64>,
     /// The Retry-After of the response, s; null: none.

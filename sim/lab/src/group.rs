@@ -15,22 +15,22 @@ pub struct BackendGroup {
     /// Number of backends.
     #[serde(deserialize_with = "check::count")]
     pub count: u32,
-    /// Requests that each serves at a time.
+    /// Number of requests that each backend serves at a time.
     #[serde(deserialize_with = "check::count")]
     pub workers: u32,
-    /// Requests that may wait at each. Further ones get 503 at once.
+    /// Number of requests that may wait at each backend. Further requests get 503 at once.
     #[serde(deserialize_with = "check::room")]
     pub queue: u32,
     /// Work done per unit of time.
     #[serde(deserialize_with = "check::positive")]
     pub speed: f64,
-    /// Slowdown of a request by each other one in service: with k in service, each takes `1 +
+    /// Slowdown of a request by each other request in service: with k in service, each takes `1 +
     /// sharing · (k − 1)` times as long. 0 for independent workers.
     #[serde(deserialize_with = "check::amount")]
     pub sharing: f64,
-    /// The work of a request here; null: the scenario's.
+    /// The work of a request here; null: that of the scenario.
     pub service: Option<Service>,
-    /// Round trip between a proxy and the backend, ms; null: the scenario's.
+    /// Round trip between a proxy and the backend, ms; null: that of the scenario.
     #[serde(deserialize_with = "check::some_amount")]
     pub rtt_ms: Option<f64>,
     /// Its responses to probes.
@@ -71,7 +71,7 @@ pub struct Probes {
     /// Work of a ping at speed 1, ms.
     #[serde(deserialize_with = "check::amount")]
     pub work_ms: f64,
-    /// Whether a ping is delayed as long as a request that arrives now would wait.
+    /// Whether a ping takes as long as a request that arrives at the same time would wait.
     pub waits: bool,
     /// The reported memory, MiB.
     #[serde(deserialize_with = "check::amount")]
@@ -93,9 +93,9 @@ pub enum Reports {
     /// The waiting requests, in the response to a report probe.
     #[default]
     Queue,
-    /// Also the running requests.
+    /// The waiting and the running requests, in the response to a report probe.
     Counts,
-    /// Both, also with every response.
+    /// The waiting and the running requests, also with every response.
     Responses,
 }
 
@@ -168,7 +168,7 @@ impl From<&Parameters> for Lossy {
 }
 
 impl Lossy {
-    /// Returns the same as parameters of the simulated servers.
+    /// Returns these values as parameters of the simulated servers.
     pub fn parameters(&self) -> Parameters {
         Parameters {
             p_g_to_b: self.good_to_bad,

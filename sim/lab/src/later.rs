@@ -1,4 +1,5 @@
-//! Events whose delays vary: a heap by time. Events at the same time keep the order of entry.
+//! Events whose delays vary, in a heap by time. Events at the same time keep their order of
+//! insertion.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -29,7 +30,7 @@ pub(super) enum Later {
     TimesOut { request: u64 },
     /// The client of a request has waited too long.
     GivesUp { request: u64 },
-    /// A stream has been silent for the time after which it is no longer work.
+    /// A stream has reached the silence after which it no longer counts as work.
     Silent { request: u64 },
     /// A stream, or the response to a slow client, ends.
     Closes { request: u64 },

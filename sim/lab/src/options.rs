@@ -6,7 +6,7 @@ use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 use super::contender::Contender;
 use super::random::Half;
 
-/// The command of the command line.
+/// A parsed command line.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Command {
     /// Print the help text.
@@ -22,7 +22,7 @@ pub(super) enum Command {
 /// Settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
-    /// Named scenarios. Without names, files and random ones the first catalogue runs.
+    /// Named scenarios. If no name, file or random scenario is given, the first catalogue runs.
     pub(super) scenarios: Vec<String>,
     /// Files of further scenarios.
     pub(super) files: Vec<String>,
@@ -32,7 +32,7 @@ pub(super) struct Options {
     pub(super) random: u64,
     /// The seed of the random scenarios.
     pub(super) random_seed: u64,
-    /// The half of the random scenarios to run; `None` for both.
+    /// The half of the random scenarios to run; `None` runs both.
     pub(super) half: Option<Half>,
     /// Number of seeds.
     pub(super) seeds: u64,
@@ -113,7 +113,7 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
     Ok(Command::Run(options))
 }
 
-/// Reads the named contenders, with the oracle before them.
+/// Reads the named contenders. The oracle comes first.
 fn contenders(flag: &str, value: &str) -> Result<Vec<Contender>, ArgumentError> {
     let mut contenders = vec![Contender::Oracle];
     for name in value.split(',') {
@@ -222,7 +222,7 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    /// Every flag of the help text, in both spellings, with defaults for the others.
+    /// Every flag of the help text is read in both spellings. The others keep their defaults.
     #[test]
     fn flags_are_read() {
         type Change = fn(&mut Options);

@@ -1,7 +1,7 @@
 //! Baselines: the balancing of other products, with their documented defaults.
 //!
-//! Each takes the router's place. All use the scenario's retries, so that only the choice of
-//! backends is compared.
+//! Each replaces the router. All use the scenario's retries, so that only the choice of backends is
+//! compared.
 mod envoy;
 mod haproxy;
 mod nginx;
@@ -39,7 +39,7 @@ impl PeerKind {
     }
 }
 
-/// The balancer of a product. Backends are the lab's numbers, times are in ns.
+/// The balancer of a product. Backends are identified by the lab's numbers; times are in ns.
 pub(super) trait Peer: Debug {
     /// Sets the configured backends.
     fn configure(&mut self, now: u64, backends: &[usize]);
@@ -77,7 +77,7 @@ pub(super) fn new(kind: PeerKind, seed: u64) -> Box<dyn Peer> {
     }
 }
 
-/// The meaning of a request's end for a peer.
+/// A peer's view of how a request ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
     /// A status below 500.
@@ -101,8 +101,8 @@ const fn verdict(outcome: &Outcome) -> Verdict {
     }
 }
 
-/// Returns the member with the least load that was not tried, the first of equal ones. Members
-/// without a load are skipped.
+/// Returns the untried member with the least load, the first of equal ones. Members without a load
+/// are skipped.
 fn least<L: PartialOrd>(
     members: &[usize],
     tried: &[usize],

@@ -30,7 +30,7 @@ use super::world::{Run, run, run_over_time};
 /// | exit code | reason |
 /// |---|---|
 /// | 0 | all ran |
-/// | 1 | a file cannot be read, or the reader of the output has ended |
+/// | 1 | a file cannot be read, or the output's reader has closed it |
 /// | 2 | an argument or a scenario is invalid |
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let text = match options::parse(arguments) {
@@ -49,7 +49,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Runs a scenario for every contender and seed on this thread.
 ///
 /// # Errors
-/// If a router refuses the scenario's backends or rules, which is impossible for a parsed scenario.
+/// If a router refuses the scenario's backends or rules. A parsed scenario cannot cause this.
 pub fn run_all(
     scenario: &Scenario,
     contenders: &[Contender],
@@ -74,7 +74,7 @@ fn run_options(options: &Options) -> ExitCode {
         }
     };
     let tasks = Tasks { scenarios: &scenarios, options };
-    // Before the runs, which may take minutes.
+    // The runs may take minutes, so an unusable file is reported before them.
     let html = options.html.as_ref().map(|file| (file, File::create(file)));
     let mut html = match html {
         None => None,
@@ -116,7 +116,7 @@ fn run_options(options: &Options) -> ExitCode {
                         *refusal.lock().unwrap_or_else(|e| e.into_inner()) =
                             Some(format!("{}: {error}", scenario.name));
                     });
-                    // Without a reader of the results, no more runs are started.
+                    // If the receiver has gone, no more runs are started.
                     if result.is_err() || sender.send((number, result.ok())).is_err() {
                         next.store(tasks.count(), Ordering::Relaxed);
                         return;
@@ -135,13 +135,13 @@ fn run_options(options: &Options) -> ExitCode {
     })
 }
 
-/// A finished run, and the same over time where a report shows it.
+/// A finished run, and its figures over time if a report shows them.
 struct Done {
     run: Run,
     over_time: Option<OverTime>,
 }
 
-/// The runs in order: scenario by scenario, in each contender by contender, in each seed by seed.
+/// The runs in order: by scenario, then by contender, then by seed.
 struct Tasks<'a> {
     scenarios: &'a [Scenario],
     options: &'a Options,
@@ -200,8 +200,8 @@ impl Tasks<'_> {
     }
 }
 
-/// Prints each scenario's table as soon as it and all before it are complete, and writes the report
-/// at the end.
+/// Prints the tables in order, each as soon as its scenario is complete. Writes the report at the
+/// end.
 fn report(
     tasks: &Tasks<'_>,
     results: &Receiver<(usize, Option<Done>)>,
@@ -259,7 +259,7 @@ fn report(
     print(&summary_table(complete.len(), tasks.options.seeds, &overall))
 }
 
-/// Returns the time left, once some has passed.
+/// Returns the estimated time left as text; empty during the first two seconds.
 fn time_left(elapsed: Duration, done: usize, count: usize) -> String {
     if elapsed < Duration::from_secs(2) || done == 0 {
         return String::new();

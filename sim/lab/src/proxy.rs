@@ -1,5 +1,5 @@
-//! A proxy of the lab: a real router with the mapping of its ids to the lab's backends, or a peer's
-//! balancing.
+//! A proxy of the lab: a real router whose ids are mapped to the lab's backends, or the balancer of
+//! a peer.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -47,8 +47,8 @@ impl Proxy {
         }
     }
 
-    /// Returns whether a request that these backends refused may go to another one, before the
-    /// refusal is dropped.
+    /// Returns whether another backend can take a request that these backends refused. The refusal
+    /// is dropped only if so.
     pub(super) fn has_other(&self, now: u64, tried: &[usize]) -> bool {
         match self {
             Self::Routed(proxy) => proxy.has_other(now, tried),
@@ -73,7 +73,7 @@ impl Proxy {
         }
     }
 
-    /// Records that a request waits for its client, or waits for its backend again.
+    /// Records that a request waits for its client, or again for its backend.
     pub(super) fn pause(&mut self, now: u64, lease: Option<&Lease>, is_paused: bool) {
         if let (Self::Routed(proxy), Some(lease)) = (self, lease) {
             let (lease, backend) = (lease.id(), lease.backend());
@@ -169,7 +169,7 @@ pub(super) struct Routed {
     /// The router id by lab backend.
     ids: Vec<Option<BackendId>>,
     rules: Rules,
-    /// Changes of the current backend that were taken.
+    /// Changes of the current backend that `take_switched` has returned.
     taken: u64,
 }
 

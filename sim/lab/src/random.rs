@@ -33,7 +33,7 @@ pub fn random_scenarios(seed: u64, count: u64, half: Option<Half>) -> Vec<Scenar
     numbers.map(|number| random_scenario(seed, number)).collect()
 }
 
-/// Returns the scenario of this name: `r`, seed, point, number.
+/// Returns the scenario of this name: `r`, the seed, a point and the number.
 pub fn random_named(name: &str) -> Option<Scenario> {
     let (seed, number) = name.strip_prefix('r')?.split_once('.')?;
     Some(random_scenario(seed.parse().ok()?, number.parse().ok()?))
@@ -226,7 +226,7 @@ fn classes(dice: &mut Dice, scenario: &Scenario, about: &mut Vec<String>) -> Vec
 fn add_fault(dice: &mut Dice, scenario: &mut Scenario, about: &mut Vec<String>) {
     let duration = scenario.duration_s;
     let first = &mut scenario.backends[0];
-    // One of several equal backends: the others become their own group.
+    // The fault affects one of several equal backends: the others become a group of their own.
     if first.count > 1 {
         let victim = BackendGroup { name: "victim".to_owned(), count: 1, ..first.clone() };
         first.count -= 1;
@@ -314,8 +314,8 @@ const REQUESTS: f64 = 25_000.0;
 mod tests {
     use super::*;
 
-    /// Every scenario is valid, is the same by its name as in the list, and has a bounded size. The
-    /// two halves make up the whole.
+    /// Every scenario is valid, has a bounded size, and is the same found by name as in the list.
+    /// Together the two halves are the whole list.
     #[test]
     fn drawn_scenarios_are_sound() {
         let all = random_scenarios(7, 200, None);

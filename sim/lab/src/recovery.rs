@@ -1,9 +1,10 @@
-//! Recovery: the time until returning backends are used again, and the evenness among equal ones.
+//! Measures the time until returning backends are used again, and the unfairness among equal
+//! backends.
 //!
 //! A backend **returns** when its last fault ends, or when it joins. Its fair share is its share of
-//! the capacity of the backends configured then. It has recovered at the first second that begins a
-//! window in which it gets at least 0.8 of that share. The window has as many seconds as are needed
-//! for 20 requests at that share. With fewer requests the result would be random.
+//! the capacity of the backends configured then. It has recovered at the start of the first window
+//! in which it gets at least 0.8 of that share. A window has enough whole seconds for 20 requests
+//! at that share; with fewer the result would be random.
 //!
 //! The **unfairness** of a group is the difference between its backends' largest and smallest
 //! number of requests, divided by their mean. Only groups without faults count. The figure is that
@@ -15,7 +16,7 @@ use super::scenario::Scenario;
 /// Returns the longest time to a recovery, s, and the worst unfairness. They are `None` if no
 /// backend returns, or if no group has two backends without faults.
 ///
-/// For a backend that has not recovered, the recovery lasts until the end of the run.
+/// A backend that does not recover counts with the time until the end of the run.
 pub(super) fn figures(
     scenario: &Scenario,
     routed_by_second: &[Vec<u32>],
@@ -56,7 +57,7 @@ fn returns_at(group: &BackendGroup) -> Option<f64> {
     let mut at = (group.joins_s > 0.0).then_some(group.joins_s);
     for fault in &group.faults {
         match (&fault.what, fault.for_s) {
-            // None of these takes a backend out of use.
+            // These faults do not take a backend out of use.
             (FaultKind::Slow { .. } | FaultKind::Redraw { .. }, _) => {}
             (_, Some(span)) => at = Some(at.unwrap_or(0.0).max(fault.from_s + span)),
             (_, None) => return None,
@@ -98,7 +99,7 @@ fn recovery_of(
     (back as f64 - at).max(0.0)
 }
 
-/// The part of its fair share with which a backend counts as recovered.
+/// The share of its fair share at which a backend counts as recovered.
 const ENOUGH: f64 = 0.8;
 /// Requests at the fair share that a measurement needs.
 const REQUESTS: f64 = 20.0;
@@ -122,7 +123,8 @@ mod tests {
     }
 
     /// By hand: the fair share is 100, so 80 is enough. The fault ends at 4 s, and second 6 is the
-    /// first with that many: 2 s. The others had 1100 and 900 requests: 200 over 1000.
+    /// first with 80, so the recovery takes 2 s. The others had 1100 and 900 requests: 200 over
+    /// 1000.
     #[test]
     fn by_hand() {
         let scenario = three_equal(300.0);
@@ -138,14 +140,14 @@ mod tests {
         assert_eq!(figures(&scenario, &seconds).0, Some(6.0));
     }
 
-    /// At 5 requests a second a measurement takes 4 s, so that chance has less influence. Without a
-    /// fault that ends there is no recovery.
+    /// At 5 requests a second a window lasts 4 s, so that chance has less influence. If no fault
+    /// ends, there is no recovery.
     #[test]
     fn low_rates_take_longer_looks() {
         let mut scenario = three_equal(15.0);
         let mut seconds = vec![vec![5, 5, 5]; 10];
         seconds[4] = vec![0, 8, 7];
-        // Seconds 4 to 7 have 15 of 60 requests, and 16 are enough. Seconds 5 to 8 have 20.
+        // Seconds 4 to 7 have 15 of 60 requests, but 16 are needed. Seconds 5 to 8 have 20.
         assert_eq!(figures(&scenario, &seconds).0, Some(1.0));
         scenario.backends[0].faults[0].for_s = None;
         assert_eq!(figures(&scenario, &seconds).0, None);

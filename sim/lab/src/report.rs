@@ -79,7 +79,7 @@ fn scenario(report: &mut Report, Part { scenario, result, over_time }: &Part<'_>
         ];
         of_contenders.push(charts.map(|chart| report.chart(&chart)));
     }
-    // The oracle next to each policy; it comes first.
+    // Each chart has the oracle, which comes first, and one policy.
     let sets = names.iter().zip(&of_contenders).enumerate().map(|(at, (name, own))| {
         let [share, p99, p50, failed] = *own;
         let charts = match of_contenders.first() {
@@ -91,7 +91,7 @@ fn scenario(report: &mut Report, Part { scenario, result, over_time }: &Part<'_>
         ((*name).to_owned(), charts)
     });
     let mut sets: Vec<_> = sets.collect();
-    // A policy is shown at once.
+    // With a single policy the chart needs no selection.
     if sets.len() > 1 {
         sets.rotate_left(1);
     }
@@ -108,7 +108,7 @@ fn distribution(names: &[&str], over_time: &[&OverTime]) -> Chart {
     Chart::exceeded("time that one of N requests exceeds", series.collect())
 }
 
-/// Returns a line for each group; of many groups for the first ones.
+/// Returns a line for each group, but only for the first of many groups.
 fn groups(scenario: &Scenario, run: &OverTime, of: fn(&Line) -> &Vec<Option<f64>>) -> Vec<Series> {
     let named = scenario.backends.iter().zip(&run.groups).take(LINES_MAX);
     named
@@ -166,7 +166,7 @@ fn kind(fault: &FaultKind) -> String {
     }
 }
 
-/// Returns the changes of the current backend, one for each part of time that has any.
+/// Returns the changes of the current backend, at most one for each part of time.
 fn switches(run: &OverTime) -> Vec<Mark> {
     let part = |at: &f64| (at / run.width) as u64;
     let mut at = run.switches.clone();
@@ -176,7 +176,7 @@ fn switches(run: &OverTime) -> Vec<Mark> {
     at.into_iter().map(mark).collect()
 }
 
-/// Returns the number of parts of time for this number of runs, so that a report stays below a
+/// Returns the number of parts of time for this many runs, chosen so that a report stays below a
 /// megabyte.
 pub(super) fn bins(scenarios: &[Scenario], contenders: usize) -> usize {
     let lines = |scenario: &Scenario| 3 + 4 * scenario.backends.len().min(LINES_MAX);
@@ -184,7 +184,7 @@ pub(super) fn bins(scenarios: &[Scenario], contenders: usize) -> usize {
     (NUMBERS_MAX / (all * contenders).max(1)).clamp(BINS_MIN, BINS_MAX)
 }
 
-/// More switches than this have no name in a chart.
+/// Switches are named in a chart only up to this number.
 const NAMED_MAX: usize = 6;
 /// Numbers in all curves, at about six bytes each.
 const NUMBERS_MAX: usize = 80_000;
@@ -198,7 +198,7 @@ mod tests {
     use crate::group::BackendGroup;
     use crate::{Contender, catalogue};
 
-    /// Faults, joins and leaves are marked by their names, in the order of time.
+    /// Faults, joins and leaves are marked by name, in order of time.
     #[test]
     fn scripted_events_are_marked() {
         let slow = FaultKind::Slow { share: 1.0, ms: 1.0 };
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(marks, expected);
     }
 
-    /// Switches of several proxies in one part of time are one mark; many have no names.
+    /// Switches of several proxies in one part of time become one mark. Many marks have no names.
     #[test]
     fn switches_are_marked() {
         let of = |switches: Vec<f64>| {
@@ -238,7 +238,7 @@ mod tests {
         assert!(many.len() == 20 && many.iter().all(|(_, label)| label.is_empty()));
     }
 
-    /// The usual runs get enough parts of time, and all of them together a bounded number.
+    /// Usual runs get enough parts of time, and the sum over all runs is bounded.
     #[test]
     fn reports_are_bounded() {
         let all = catalogue();

@@ -1,6 +1,6 @@
 //! A workload, the backends that serve it, and their faults: plain data, read from JSON.
 //!
-//! `SCENARIOS.md` beside this package shows every setting by an example.
+//! `SCENARIOS.md` in this package has an example of every setting.
 use std::fmt;
 
 use intelliproxy_core::Rules;
@@ -20,7 +20,7 @@ use super::trace::Trace;
 pub struct Scenario {
     /// Its name in tables.
     pub name: String,
-    /// Its subject, in a line.
+    /// Its subject, in one line.
     pub about: String,
     /// Time in which requests arrive, s.
     #[serde(deserialize_with = "check::run_seconds")]
@@ -48,7 +48,7 @@ pub struct Scenario {
     pub classes: Vec<RequestClass>,
     /// The keys of requests and the caches of backends; null: requests have no keys.
     pub cache: Option<Cache>,
-    /// Rule for sending requests again; null: never.
+    /// Rule for repeating requests; null: never.
     pub retries: Option<Retries>,
     /// The backends.
     pub backends: Vec<BackendGroup>,
@@ -86,10 +86,10 @@ impl Default for Scenario {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Retries {
-    /// Maximum number of backends that one request is tried on.
+    /// Maximum number of backends to which one request is sent.
     #[serde(deserialize_with = "check::attempts")]
     pub attempts: u8,
-    /// Whether a request that gets a refusal (429, 503), or a 5xx on a trial, is tried at another
+    /// Whether a request that gets a refusal (429, 503), or a 5xx on a trial, is sent to another
     /// backend.
     pub refused: bool,
 }
@@ -120,7 +120,7 @@ impl Default for Arrivals {
     }
 }
 
-/// The JSON form of [`Arrivals`]: a trace without a rate keeps its own.
+/// The JSON form of [`Arrivals`]. If the rate is omitted, a trace keeps its own.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct ArrivalsText {
@@ -143,11 +143,11 @@ impl From<ArrivalsText> for Arrivals {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Rate {
     /// As a share of the capacity of the backends present at the start, without their faults. A
-    /// redrawn speed counts with its mean.
+    /// speed that is redrawn counts with its mean.
     Load(#[serde(deserialize_with = "check::amount")] f64),
     /// Requests a second.
     PerSecond(#[serde(deserialize_with = "check::amount")] f64),
-    /// The rate of the trace. With another rate the times of a trace are stretched to match it.
+    /// The rate of the trace. Any other rate stretches the times of the trace to match it.
     Recorded,
 }
 
@@ -208,7 +208,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Reads the trace's file, if there is one, by `read`, which returns its text.
+    /// Reads the trace's file, if there is one. `read` returns its text.
     ///
     /// # Errors
     /// An unreadable file, an invalid row, a rate out of its range.
@@ -300,7 +300,7 @@ impl Scenario {
         1000.0 * speed * workers / (slowed * self.mean_ms_at(group))
     }
 
-    /// Checks rules between values. Returns the invalid key and the reason.
+    /// Checks rules that involve several values. Returns the invalid key and the reason.
     fn check_whole(&self) -> Result<(), (&'static str, &'static str)> {
         if self.warmup_s >= self.duration_s {
             return Err(("warmupS", "must be less than durationS"));
@@ -400,7 +400,7 @@ const PROXIES_MAX: u32 = 1000;
 /// Maximum number of backends of a router.
 const BACKENDS_MAX: usize = 10_000;
 const CLASSES_MAX: usize = 100;
-/// A higher rate would take too long to simulate.
+/// The highest rate, requests per second. Simulating more would take too long.
 const RATE_MAX: f64 = 1e7;
 
 #[cfg(test)]

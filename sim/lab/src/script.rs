@@ -5,7 +5,7 @@ use super::group::BackendGroup;
 use super::later::Later;
 use super::scenario::Scenario;
 
-/// Returns the scripted events with their times, in ns. For a redraw, only the first one.
+/// Returns the scripted events with their times, in ns. Of repeated redraws, only the first.
 pub(super) fn script(scenario: &Scenario) -> Vec<(u64, Later)> {
     let mut events = Vec::new();
     let mut backend = 0;

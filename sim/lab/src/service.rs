@@ -105,8 +105,8 @@ impl Service {
         }
     }
 
-    /// Returns the mean by the midpoint rule over the quantile function. For clipped distributions,
-    /// whose quantile function is bounded.
+    /// Returns the mean, computed by the midpoint rule over the quantile function. Used for clipped
+    /// distributions, whose quantile function is bounded.
     fn integrated_mean_ms(&self) -> f64 {
         const STEPS: u32 = 10_000;
         let step = |index| self.quantile_ms((f64::from(index) + 0.5) / f64::from(STEPS));
@@ -127,7 +127,7 @@ fn mixture_quantile(parts: &[Part], draw: f64) -> f64 {
         }
         left -= part.share;
     }
-    // Rounding may leave a remainder after the last part. An empty mixture has no work.
+    // Because of rounding, the draw may lie after the last part. An empty mixture has no work.
     parts.last().map_or(0.0, |part| part.service.quantile_ms(DRAW_MAX))
 }
 
@@ -192,7 +192,7 @@ fn normal_quantile(draw: f64) -> f64 {
     }
 }
 
-/// Evaluates a polynomial by Horner's rule, the highest power first.
+/// Evaluates a polynomial by Horner's rule. The coefficient of the highest power comes first.
 fn polynomial(coefficients: &[f64], x: f64) -> f64 {
     coefficients.iter().fold(0.0, |sum, coefficient| sum * x + coefficient)
 }
@@ -204,7 +204,7 @@ const DRAW_MAX: f64 = 1.0 - f64::EPSILON / 2.0;
 mod tests {
     use super::*;
 
-    /// The normal quantile at points from a table, and its symmetry.
+    /// The normal quantile agrees with a table and is symmetric.
     #[test]
     fn normal_quantiles() {
         let cases =
@@ -216,7 +216,7 @@ mod tests {
         assert!(normal_quantile(0.0).is_finite());
     }
 
-    /// The mean of every kind is that of its quantile function, up to the error of the midpoint
+    /// For every kind, the mean agrees with the quantile function, up to the error of the midpoint
     /// rule for an unbounded tail. Quantiles never fall.
     #[test]
     fn means_agree_with_quantiles() {

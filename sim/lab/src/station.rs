@@ -1,9 +1,9 @@
 //! The workers and the queue of a backend.
 //!
 //! All requests in service advance at the same pace: `speed / (1 + sharing · (k − 1))` with k in
-//! service. A single clock of completed work therefore serves all of them: a request ends when that
-//! clock has advanced by its work. A change of speed therefore only changes the pace, and the same
-//! code covers k FIFO workers (`sharing` 0) and a batching server.
+//! service. So one clock of completed work is enough for all: a request ends when that clock has
+//! advanced by its work. A change of speed only changes the pace of the clock. The same code covers
+//! k FIFO workers (`sharing` 0) and a batching server.
 use std::collections::VecDeque;
 
 use super::earliest::NEVER;
@@ -24,7 +24,7 @@ pub(super) struct Station {
     busy: Busy,
 }
 
-/// Busy time of the workers by seconds.
+/// Busy time of the workers by second.
 #[derive(Debug, Default)]
 struct Busy {
     second: u64,
@@ -47,7 +47,7 @@ impl Station {
         }
     }
 
-    /// Accepts a request, to serve it or to let it wait. Returns false if the queue is full.
+    /// Accepts a request, which is served or waits. Returns false if the queue is full.
     pub(super) fn accept(&mut self, now: u64, request: u64, work: f64) -> bool {
         if self.serving.len() < self.workers {
             self.advance(now);
@@ -61,7 +61,7 @@ impl Station {
         has_room
     }
 
-    /// Ends the request that [`ends_at`](Self::ends_at) refers to, and serves the next.
+    /// Ends the request of [`ends_at`](Self::ends_at) and serves the next one.
     pub(super) fn end(&mut self, now: u64) -> Option<u64> {
         self.advance(now);
         let (end, request) = self.serving.pop()?;
@@ -87,7 +87,7 @@ impl Station {
         self.serving.last().map(|(_, request)| *request)
     }
 
-    /// Drops every request. Returns them.
+    /// Removes and returns all requests.
     pub(super) fn clear(&mut self, now: u64) -> Vec<u64> {
         self.advance(now);
         let serving = self.serving.drain(..).map(|(_, request)| request);
@@ -99,7 +99,7 @@ impl Station {
         self.speed = speed;
     }
 
-    /// Returns the end of the next request, if nothing changes before.
+    /// Returns the time at which the next request ends, if nothing changes before then.
     pub(super) fn ends_at(&self) -> u64 {
         let (Some((end, _)), pace) = (self.serving.last(), self.pace()) else {
             return NEVER;
@@ -125,8 +125,8 @@ impl Station {
         self.speed
     }
 
-    /// Returns the expected time of a request, wait and service, behind `ahead` others, by the
-    /// mean work alone; `None` when the queue would be full.
+    /// Returns the expected waiting and service time of a request behind `ahead` others, computed
+    /// from the mean work alone; `None` if the queue would be full.
     pub(super) fn expected(&self, ahead: usize, mean_work: f64) -> Option<f64> {
         self.expected_at(self.speed, ahead, mean_work)
     }
@@ -144,8 +144,8 @@ impl Station {
         Some(service * (1.0 + turns))
     }
 
-    /// Returns the busy time of the workers within the last whole second, ms: 1000 for each that
-    /// was always busy.
+    /// Returns the busy time of the workers within the last whole second, ms: 1000 for each worker
+    /// that was always busy.
     pub(super) fn busy_ms(&mut self, now: u64) -> f64 {
         self.advance(now);
         self.busy.last_second / 1e6
@@ -219,8 +219,8 @@ mod tests {
         assert_eq!(drain(&mut station), [(40, 2), (90, 3), (100, 1)]);
     }
 
-    /// A speed applies from the time at which it is set, even to requests in service: 100 of work,
-    /// 50 done by 50, the rest at a tenth of the speed. At speed 0 nothing ends.
+    /// A new speed applies at once, even to requests in service. By hand: of 100 ns of work, 50 are
+    /// done by 50, and the rest is done at a tenth of the speed. At speed 0 nothing ends.
     #[test]
     fn speed_changes_in_service() {
         let mut station = Station::new(1, 1, 0.0, 1.0);
@@ -233,18 +233,18 @@ mod tests {
         assert_eq!(drain(&mut station), [(1160, 1)]);
     }
 
-    /// Sharing 0.5: alone a request takes its 100. With another one both run at 1/1.5.
+    /// Sharing 0.5: alone a request takes 100. With another one, both run at 1/1.5 of the speed.
     #[test]
     fn sharing_slows_everybody() {
         let mut station = Station::new(8, 0, 0.5, 1.0);
         assert!(station.accept(0, 1, 100.0));
         assert!(station.accept(40, 2, 100.0));
-        // At 40, request 1 has 60 left at 2/3 of the pace: it ends at 130. Then the other one has
-        // 40 of its 100 left.
+        // At 40, request 1 has 60 left at 2/3 of the pace, so it ends at 130. By then the other one
+        // has 40 of its 100 left.
         assert_eq!(drain(&mut station), [(130, 1), (170, 2)]);
     }
 
-    /// The expected time by hand: free workers, then turns of all, then a full queue.
+    /// The expected time by hand: with free workers, then with a queue, then with a full queue.
     #[test]
     fn expects_by_means() {
         let station = Station::new(4, 2, 0.0, 2.0);

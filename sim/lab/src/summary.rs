@@ -65,13 +65,14 @@ pub struct Overall {
     /// The share of scenarios in which its p99 is more than 5 % above that of the best simple
     /// policy; `None` if no simple policy ran.
     pub p99_losses: Option<f64>,
-    /// The same for its cost.
+    /// The share of scenarios in which its cost is more than 5 % above that of the best simple
+    /// policy.
     pub cost_losses: Option<f64>,
 }
 
 impl ScenarioResult {
-    /// Combines the runs of a scenario: by contender, the oracle's first, and by seed in the same
-    /// order for all.
+    /// Combines the runs of a scenario. The oracle must be the first contender, and all contenders
+    /// must have the same seeds in the same order.
     pub fn new(scenario: &Scenario, runs: Vec<(String, Vec<SeedRun>)>) -> Self {
         let reference: Vec<Figures> = runs
             .first()
@@ -131,8 +132,8 @@ impl Overall {
     }
 }
 
-/// Returns the share of scenarios in which a contender's ratio is more than 5 % above the least of
-/// the simple policies'.
+/// Returns the share of scenarios in which a contender's ratio is more than 5 % above the lowest
+/// ratio of a simple policy.
 fn losses(
     scenarios: &[ScenarioResult],
     index: usize,
@@ -214,9 +215,9 @@ mod tests {
         SeedRun { seed, run }
     }
 
-    /// Two scenarios by hand. Ratios pair seeds: 20/10 and 40/5 give 4 as their geometric mean, 1
-    /// and 1 give 1. Over both scenarios that is 2, with 4 as the worst, and 0.2 % more failures
-    /// than the oracle.
+    /// Two scenarios by hand. Ratios are taken for each seed: the geometric mean of 20/10 and 40/5
+    /// is 4, that of 1 and 1 is 1. Over both scenarios it is 2, the worst ratio is 4, and failures
+    /// exceed the oracle's by 0.2 %.
     #[test]
     fn ratios_by_hand() {
         let scenario = |name: &str| Scenario { name: name.to_owned(), ..Scenario::default() };
@@ -240,8 +241,9 @@ mod tests {
         assert_eq!((policy.worst_p99_in.as_str(), policy.worst_failed_in.as_str()), ("x", "x"));
     }
 
-    /// By hand: the best simple policy has 10 and 20. 10.4 is within 5 % of it and 22 is not, so
-    /// half of the scenarios are lost. Without simple policies the share is unknown.
+    /// By hand: the best simple policy has 10 and 20. 10.4 is within 5 % of 10, but 22 is not
+    /// within 5 % of 20, so half of the scenarios are lost. Without simple policies the share is
+    /// unknown.
     #[test]
     fn losses_by_hand() {
         let results = |simple: &str| {

@@ -62,7 +62,7 @@ pub(super) fn cells(scenario: &Scenario, contender: &ContenderResult) -> [String
     ]
 }
 
-/// Formats a scenario as a line: p99 and cost of each contender relative to the oracle's.
+/// Formats a scenario as one line: p99 and cost of each contender, relative to the oracle.
 pub(super) fn scenario_line(result: &ScenarioResult, is_first: bool) -> String {
     let mut text = String::new();
     let others = result.contenders.iter().skip(1);
@@ -131,7 +131,7 @@ pub(super) fn summary_cells(one: &Overall) -> [String; 9] {
     ]
 }
 
-/// Formats milliseconds: with two decimals below 1000, without decimals from there on.
+/// Formats milliseconds: with two decimals below 1000, otherwise without decimals.
 fn ms(value: f64) -> String {
     if value < 1000.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }

@@ -6,7 +6,7 @@ use super::detail::Details;
 /// Collects the requests of a run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// The time of every counted request, ns. Failed ones have their charge.
+    /// The time of every counted request, ns. For failed requests it is the charge.
     charged: Vec<u64>,
     /// Sum over the requests with a good response, ns.
     succeeded_sum: f64,
@@ -25,7 +25,7 @@ pub(super) struct Tally {
 pub(super) struct Counted {
     /// Its arrival, ns.
     pub(super) at: u64,
-    /// Its last backend; `None` if none was found.
+    /// Its last backend; `None` if no backend was found.
     pub(super) backend: Option<usize>,
 }
 
@@ -33,10 +33,10 @@ pub(super) struct Counted {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Figures {
-    /// Requests counted: all that arrived after the warm-up.
+    /// Number of counted requests: all that arrived after the warm-up.
     pub requests: u64,
-    /// Requests without the right response: another status, refused, cut, given up by the proxy or
-    /// not admitted.
+    /// Number of failed requests: wrong status, refused, cut, given up by the proxy or not
+    /// admitted.
     pub failed: u64,
     /// Mean time of the requests that did not fail.
     pub mean_ms: f64,
@@ -53,11 +53,11 @@ pub struct Figures {
     /// Changes of the routers' current backends per second and proxy. Only policies under the gate
     /// have a current backend.
     pub switches_per_s: f64,
-    /// Requests whose clients left before the response began. Their waiting time counts as their
-    /// time, and they are not failed.
+    /// Number of requests whose clients left before the response began. They count with their
+    /// waiting time, and not as failed.
     pub gave_up: u64,
-    /// The longest time from the return of a backend, by the end of its fault or by joining, until
-    /// it gets 0.8 of its fair share, s; `None` if no backend returns.
+    /// The longest recovery, s: the time from the return of a backend (its fault ends, or it joins)
+    /// until it gets 0.8 of its fair share. `None` if no backend returns.
     pub recovery_s: Option<f64>,
     /// Unevenness among equal backends: the difference between the largest and the smallest number
     /// of requests, divided by their mean; the worst of several groups. `None` without equal
@@ -145,7 +145,7 @@ impl Figures {
     }
 }
 
-/// Returns the smallest value that at least a share of `q` does not exceed; 0 for no values.
+/// Returns the `q`-quantile of the values; 0 for an empty list.
 fn quantile_ms(values: &mut [u64], q: f64) -> f64 {
     if values.is_empty() {
         return 0.0;
@@ -161,8 +161,8 @@ mod tests {
 
     const NOTED: Counted = Counted { at: 0, backend: None };
 
-    /// A hundred requests by hand: 98 of 1 to 98 ms and two failures at 5 s. The 99th in order is a
-    /// failure. The mean excludes failures, the cost includes them.
+    /// A hundred requests by hand: 98 of 1 to 98 ms and two failures at 5 s. The 99th in order is
+    /// one of the failures. The mean excludes failures, the cost includes them.
     #[test]
     fn figures_by_hand() {
         let mut tally = Tally::new(100, 2, 5_000_000_000);

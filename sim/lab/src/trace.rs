@@ -116,8 +116,8 @@ const SECONDS_MAX: f64 = 1e11;
 mod tests {
     use super::*;
 
-    /// A heading, comments, other separators and unordered rows are accepted. Times count from the
-    /// first request.
+    /// A heading, comments, other separators and unordered rows are accepted. Times are relative to
+    /// the first request.
     #[test]
     fn rows_are_read() {
         let text = "time,work\n# night\n\n1000.5, 20\n1000;10;GET /\n1002\t3.5\n";

@@ -65,7 +65,7 @@ pub fn run(scenario: &Scenario, contender: Contender, seed: u64) -> Result<Run, 
     Ok(world.into_run(scenario))
 }
 
-/// Does the same, and returns the run over time in this number of parts.
+/// Runs a scenario, and also returns the run over time in this many parts.
 pub(super) fn run_over_time(
     scenario: &Scenario,
     contender: Contender,
@@ -92,9 +92,9 @@ struct World {
     arrivals: Arrivals,
     /// The next arrival; `None` after the end of the run's time.
     arrival: Option<Arrival>,
-    /// Requests from the oldest open one on.
+    /// Requests, starting with the oldest open one.
     requests: VecDeque<Request>,
-    /// The number of the first of these.
+    /// The number of the first request in `requests`.
     oldest: u64,
     backends: Vec<Backend>,
     /// The next end of a request at each backend.
@@ -107,7 +107,8 @@ struct World {
     classes: Vec<RequestClass>,
     cache: Option<Cache>,
     retries: Option<Retries>,
-    /// Whether a response may be something other than a request's end: with classes or retries.
+    /// Whether a response may be something other than a request's end. This requires classes or
+    /// retries.
     is_wide: bool,
     /// Whether some class has streams that are work.
     has_streams: bool,
@@ -119,13 +120,13 @@ struct World {
     idle_span: u64,
     /// The backends tried so far, for requests that are being repeated.
     tried: BTreeMap<u64, Tried>,
-    /// Time to the head of responses whose first token is awaited, ns.
+    /// Time to the response head, ns, for responses whose first token has not arrived.
     heads: BTreeMap<u64, u64>,
     /// Responses that continue after their heads.
     streams: BTreeMap<u64, Open>,
-    /// The number of these that are work.
+    /// The number of streams that count as work.
     working: usize,
-    /// Responses whose rest does not leave their backends.
+    /// Responses whose remaining part does not leave the backend.
     muted: BTreeSet<u64>,
     /// Empty for the oracles.
     proxies: Vec<Proxy>,
@@ -146,7 +147,7 @@ struct World {
 
 #[derive(Debug)]
 struct Request {
-    /// Time at which it had arrived completely and its client began to wait.
+    /// Time at which it had arrived completely, so that its client began to wait.
     from: u64,
     draw: Draw,
     /// Work, ms. Negative: drawn by its backend.
@@ -236,7 +237,7 @@ impl World {
         for (at, event) in script(scenario) {
             world.later.push(at, event);
         }
-        // Before routers exist: backends present from the start do not join.
+        // Routers do not exist yet, so backends present from the start do not join.
         while world.later.first() == 0 {
             world.happen();
         }
@@ -382,7 +383,7 @@ impl World {
     fn attend(&mut self, number: usize) {
         let proxy = &mut self.proxies[number];
         while let Some((probe, backend, kind)) = proxy.poll_probe() {
-            // The router gives up probes without a response.
+            // Without a response, the router itself gives the probe up.
             if let Some((span, result)) = self.backends[backend].probe(self.now, kind) {
                 let ends = Later::ProbeEnds { proxy: number, probe, result };
                 self.later.push(self.now + span, ends);
@@ -394,7 +395,7 @@ impl World {
         self.deadlines.set(number, proxy.deadline());
     }
 
-    /// Returns a backend with the least expected delay, drawn among equal ones.
+    /// Returns a backend with the least expected delay. Ties are broken at random.
     fn choose_as_oracle(&mut self, proxy: usize, tried: &[usize]) -> Option<usize> {
         let is_plain = tried.is_empty() && self.local.is_none() && !self.has_distances;
         let charge = self.charge as f64;

@@ -1,18 +1,18 @@
-//! A limit of log lines per kind and second, so that peers cannot fill the disk.
+//! Limits the log lines per kind and second, so that peers cannot fill the disk.
 //!
-//! Each kind has a bucket of tokens that fills at a steady rate. Lines beyond it are omitted and
-//! counted. At most one line per kind and second reports the count. The time is passed in.
+//! Each kind has a token bucket that fills at a steady rate. Lines that find it empty are omitted
+//! and counted. At most one line per kind and second reports the count. The caller passes the time.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-/// A kind of lines that share a limit: their subject, and the status that they report or 0.
+/// A kind of lines that share a limit: their subject, and the status that they report, or 0.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Kind {
     pub(crate) about: &'static str,
     pub(crate) status: u16,
-    /// The limit: lines at once, and lines per second.
+    /// The limit: the size of a burst, and also the lines per second.
     pub(crate) lines: u32,
 }
 
@@ -36,7 +36,7 @@ struct Bucket {
 }
 
 impl LineLimits {
-    /// Whether a line is written now. If not, it is counted.
+    /// Decides whether a line is written now. Counts it if not.
     pub(crate) fn admits(&mut self, now: Instant, kind: Kind) -> bool {
         let lines = f64::from(kind.lines);
         let new = Bucket { tokens: lines, at: now, left_out: 0 };
@@ -97,8 +97,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
-    /// A burst is written up to its limit, then as many lines as the rate allows. One line reports
-    /// the rest after a second. Another kind is not affected.
+    /// A burst is written up to the limit, then as many lines as the rate allows. After a second
+    /// one line reports the rest. Other kinds are not affected.
     #[test]
     fn lines_beyond_the_rate_are_counted() {
         let mut limits = LineLimits::default();

@@ -1,5 +1,5 @@
-//! The log lines of the proxy's notices. `pages/describe.rs` has the words of the router's notices,
-//! and `limit.rs` limits their number.
+//! Writes the proxy's notices to the log. `pages/describe.rs` describes the router's notices, and
+//! `limit.rs` limits the number of lines.
 mod limit;
 
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::config::{Config, Limits};
 use crate::pages::{describe, describe_change, describe_fault};
 use crate::proxy::{Excess, Full, Notice, RemedyTaken, ReportFault};
 
-/// Logs a notice, unless `limits` has admitted too many of its kind. `name` returns the name of a
-/// backend. Lines of a disabled level are not formatted.
+/// Logs a notice, unless the limit of its kind is exceeded. `name` returns the name of a backend.
+/// Lines of a disabled level are not formatted.
 pub(crate) fn log_notice<'a>(
     now: Instant,
     notice: &Notice,
@@ -120,8 +120,8 @@ pub(crate) fn log_notice<'a>(
     }
 }
 
-/// The level and the kind of a notice's line; `None` if it needs no limit: only the operator can
-/// cause it, or the proxy itself limits the notices.
+/// The level and the kind of a notice's line. `None` if the line needs no limit, because only the
+/// operator can cause it or the proxy already limits the notices.
 fn kind(notice: &Notice) -> Option<(Level, Kind)> {
     let kind = |about, status| Kind { about, status, lines: LINES };
     Some(match notice {
@@ -183,9 +183,10 @@ const fn key(excess: Excess) -> &'static str {
     }
 }
 
-/// Lines of one kind per second: 20 of 300 bytes are 22 MB an hour.
+/// Lines of one kind per second. 20 lines of 300 bytes are 22 MB an hour.
 const LINES: u32 = 20;
-/// Lines about changes of health per second: each backend of a large configuration may change once.
+/// Lines about health changes per second: enough for one change of each backend in a large
+/// configuration.
 const HEALTH_LINES: u32 = 1000;
 
 /// A client in a log line. Port 0 means unknown (a client behind a trusted hop) and is omitted.

@@ -11,8 +11,8 @@ use crate::edge::disk;
 
 /// Writes blocks, and begins the next file when one is full.
 ///
-/// After a failed write the file keeps everything up to the last complete block, and the failed
-/// block is lost. Before the next one, a block with the number of lost records is written.
+/// If a write fails, the file keeps everything up to the last complete block, and the failed block
+/// is lost. The next block is preceded by one with the number of lost records.
 #[derive(Debug)]
 pub(super) struct Files<F = File> {
     base: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct Files<F = File> {
     header: Option<Header>,
     /// Records lost since the last block that was written.
     lost: u64,
-    /// The flag for whether this recording may still create files.
+    /// Whether this recording may still create files.
     names: Names,
     /// Reused: a block with its frame.
     buffer: Vec<u8>,
@@ -56,7 +56,7 @@ impl Files {
     /// Creates the first file. An existing one is renamed to `.old`.
     ///
     /// # Errors
-    /// The system's error, or something other than a regular file has the name.
+    /// The system's error, or the name belongs to something other than a regular file.
     pub(super) fn create(base: PathBuf, bytes_max: u64, count: u32) -> io::Result<Self> {
         let path = if bytes_max == 0 { base.clone() } else { numbered(&base, 0) };
         let has_old = disk::is_regular(&path)?;
@@ -72,12 +72,12 @@ impl Files {
         Ok(Self { has_old, ..Self::new(base, bytes_max, count, path, file) })
     }
 
-    /// Returns the shared flag by which the next recording keeps this one from creating files.
+    /// Returns the shared flag with which the next recording stops this one from creating files.
     pub(super) fn names(&self) -> Names {
         self.names.clone()
     }
 
-    /// Removes the first file, in which nothing was written, and gives an older one its name back.
+    /// Removes the first file, which is empty, and renames an older one back.
     pub(super) fn undo(&self) {
         // If the file cannot be removed, nothing can be undone.
         if fs::remove_file(&self.path).is_ok() && self.has_old {
@@ -154,7 +154,8 @@ impl<F: Target> Files<F> {
         &self.path
     }
 
-    /// Sets the header. The first one begins the file, later ones are for the following files.
+    /// Sets the header. The first header is written to the current file, later ones to the files
+    /// that follow.
     pub(super) fn begin(&mut self, header: Header) -> io::Result<()> {
         let part = self.header.as_ref().map_or(header.part, |header| header.part);
         self.header = Some(Header { part, ..header });
@@ -246,8 +247,8 @@ mod tests {
         }
     }
 
-    /// A disk that is full for a while costs the blocks of that time and no others. The file stays
-    /// readable and counts the missing records.
+    /// While a disk is full, the blocks written in that time are lost and no others. The file stays
+    /// readable and contains the number of missing records.
     #[test]
     fn a_full_disk_costs_the_blocks_of_that_time() {
         let backends = vec!["A".to_owned()];

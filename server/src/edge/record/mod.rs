@@ -1,15 +1,15 @@
 //! Recordings: the router's journal, written to a file by a separate thread.
 //!
 //! The router's thread fills blocks of 32 KiB and puts them into a bounded queue; it never waits.
-//! If the queue is full, because the disk is too slow, the block is lost and counted. The loss is
+//! If the disk is too slow and the queue is full, the block is lost and counted. The loss is
 //! reported in the file before the next block, in a field of /stats, and in one log line per
-//! outage. Buffers return to the router's thread, so nothing is allocated in steady state.
+//! outage. Buffers are returned to the router's thread, so nothing is allocated in steady state.
 //!
-//! If a block cannot be written, because the disk is full, it is lost and reported in the same way.
-//! The next block is tried.
+//! A block that cannot be written, for example to a full disk, is lost and reported in the same
+//! way. Writing continues with the next block.
 //!
-//! A recording ends with its router, or by a reload. [`RecordGuard`] waits until it is written.
-//! `files.rs` has its files.
+//! A recording ends when its router is dropped or a reload replaces it. [`RecordGuard`] waits until
+//! it is written. `files.rs` writes the files.
 mod files;
 
 use std::io;
@@ -38,8 +38,8 @@ pub(crate) struct Recorder {
     is_losing: bool,
 }
 
-/// Its drop waits until the recording is written, at most [`FINISH_TIME`]. The recorder must have
-/// ended before.
+/// Waits, when dropped, until the recording is written, for at most [`FINISH_TIME`]. The recorder
+/// must be dropped first.
 #[derive(Debug)]
 #[must_use = "queued records are lost unless the guard is finished"]
 pub(crate) struct RecordGuard {
@@ -66,15 +66,15 @@ enum Message {
     Block { payload: Vec<u8>, at: Instant, records: u64 },
 }
 
-/// A recording that has not begun; its file is open. If it is dropped, the file is removed.
+/// A recording with an open file that has not begun. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) recorder: Recorder,
     pub(crate) guard: RecordGuard,
 }
 
-/// Whether a recording may still create files. It may not once the next recording is open, which
-/// may use the same names. Locked while files are created.
+/// Whether a recording may still create files. Once the next recording is open it may not, because
+/// both may use the same names. Locked while files are created.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     is_superseded: Arc<Mutex<bool>>,
@@ -87,7 +87,7 @@ impl Names {
 }
 
 /// Opens the file and starts the writer; `None` if no recording is configured. From now on the
-/// recording of `before`, if there is one, creates no more files.
+/// recording that owns `before`, if any, creates no more files.
 ///
 /// # Errors
 /// The reason why the file cannot be created, in one line.
@@ -161,7 +161,7 @@ struct Failure {
 }
 
 impl Failure {
-    /// Notes the result of a write. Returns a log line when an outage begins or ends.
+    /// Records the result of a write. Returns a log line when an outage begins or ends.
     fn note(
         &mut self,
         path: &Path,
@@ -189,8 +189,8 @@ impl Failure {
 
 impl JournalSink for Recorder {
     fn begin(&mut self, header: &Header) {
-        // If a later header is lost, the file is still readable: a record has the new
-        // configuration, too.
+        // If a later header is lost, the file is still readable: a record also contains the new
+        // configuration.
         let _ = self.messages.offer(Message::Begin(Box::new(header.clone())));
     }
 
@@ -198,7 +198,8 @@ impl JournalSink for Recorder {
         let spare = self.spares.try_recv().unwrap_or_default();
         let payload = std::mem::replace(block, spare);
         let message = Message::Block { payload, at, records };
-        // Room in the queue is reserved for the last block, so that a recording always has its end.
+        // Room in the queue is reserved for the last block, so that a recording always has its end
+        // mark.
         let sent = if is_last || self.messages.len() < self.blocks_max {
             self.messages.offer(message)
         } else {
@@ -234,9 +235,9 @@ impl Drop for RecordGuard {
 /// The maximum number of blocks that wait to be written: 2 MiB, about a second at 100 000 requests
 /// per second.
 const BLOCKS_MAX: usize = 64;
-/// Room in the queue in addition to [`BLOCKS_MAX`] blocks: for the last one and for headers.
+/// Room in the queue in addition to [`BLOCKS_MAX`], for the last block and for headers.
 const RESERVED: usize = 4;
-/// The longest wait for the disk at the program's end.
+/// The longest wait for the disk when the program ends.
 const FINISH_TIME: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ fn all_is_written_at_the_end() {
     assert_eq!(fs::read(folder.file("journal.old")).expect("a file"), b"older");
 }
 
-/// In a ring each file has its number and its end, and the oldest are overwritten.
+/// In a ring each file has its number and its end mark, and the oldest files are overwritten.
 #[test]
 fn rings_are_bounded() {
     let folder = Folder::new("ring");
@@ -83,7 +83,7 @@ fn rings_are_bounded() {
     assert!(last > Some(3));
 }
 
-/// A full queue loses blocks at once, and the file contains the number of lost records.
+/// If the queue is full, blocks are lost at once, and the file contains the number of lost records.
 #[test]
 fn a_full_queue_loses_and_tells() {
     let folder = Folder::new("full");
@@ -124,8 +124,9 @@ fn a_full_queue_loses_and_tells() {
     assert_eq!(lost, Some(38));
 }
 
-/// A recording that never begins leaves the names of files as they were. The next one with the same
-/// names takes them; the recording before writes its rest into its current file.
+/// A recording that never begins leaves the names of files as they were. A recording takes over the
+/// names that it shares with the previous one, which writes its remaining blocks into its current
+/// file.
 #[test]
 fn names_pass_to_the_next_recording() {
     let folder = Folder::new("names");
@@ -161,7 +162,7 @@ fn names_pass_to_the_next_recording() {
     assert!(!folder.file("journal.1").exists());
 }
 
-/// A path where no file can be created is reported in one line before anything is served.
+/// A path at which no file can be created is reported in one line before anything is served.
 #[test]
 fn impossible_files_are_told() {
     let error = open(&rules(Path::new("/nonexistent/journal"), 0, 4), None).expect_err("no folder");

@@ -50,7 +50,7 @@ fn class(name: &str, share: f64) -> RequestClass {
     RequestClass { name: name.to_owned(), share, ..RequestClass::default() }
 }
 
-/// Returns four equal backends, one with a fault from 20 s to 40 s of 60.
+/// Returns four equal backends, one of which has a fault from 20 s to 40 s of 60.
 fn one_of_four(name: &str, about: &str, load: f64, what: FaultKind) -> Scenario {
     let faulty = BackendGroup { faults: fault(20.0, 20.0, what), ..group("faulty", 1) };
     let about = format!("4 backends at {:.0} %, one {about} from 20 s to 40 s", load * 100.0);
@@ -98,8 +98,8 @@ fn cuts() -> Scenario {
     one_of_four("cuts", "cuts every twentieth connection", 0.6, FaultKind::Cut(0.05))
 }
 
-/// Returns four backends with one request per second in total, one with a fault from 100 s to 130 s
-/// of 600.
+/// Returns four backends that get one request per second in total. One has a fault from 100 s to
+/// 130 s of 600.
 fn low_rate(name: &str, about: &str, what: FaultKind) -> Scenario {
     let faulty = BackendGroup { faults: fault(100.0, 30.0, what), ..group("faulty", 1) };
     let about = format!("4 backends, 1 request/s in all, one {about} from 100 s to 130 s of 600");

@@ -11,8 +11,8 @@
 //! | `healthy_panic_threshold` | 50 %: below it every host is used | `CommonLbConfig` |
 //!
 //! These are the documented defaults (envoyproxy.io, API v3), except that `always_eject_one_host`
-//! is on: without it no host of fewer than ten is ever ejected. There is no active health check, as
-//! by default.
+//! is on: without it no host is ever ejected from a cluster of fewer than ten. Active health checks
+//! are off, as by default.
 use intelliproxy_core::{Outcome, Rng};
 
 use super::{Peer, SECOND, Verdict, row, verdict};
@@ -177,8 +177,8 @@ mod tests {
     use super::*;
 
     /// By hand: five failures in a row eject one of three. A second ejection would exceed 10 %, so
-    /// that host stays. The sweep after 30 s brings the first one back. After its second ejection
-    /// that takes 60 s.
+    /// that host stays. The sweep after 30 s brings the first host back. Its second ejection lasts
+    /// 60 s.
     #[test]
     fn ejects_and_returns() {
         let failed = Outcome::Failed(RequestFailure::Cut);

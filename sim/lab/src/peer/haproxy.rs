@@ -5,13 +5,13 @@
 //!
 //! | setting | value |
 //! |---|---|
-//! | `balance leastconn` | the fewest connections relative to weight; of equals the least recently used |
+//! | `balance leastconn` | the fewest connections relative to weight; of equal servers the least recently used |
 //! | `inter`, `fall`, `rise` | 2 s, 3, 2; a check must end within `inter` |
 //! | `error-limit` | 10 errors in a row: 5xx and missing responses |
-//! | `on-error` | `fail-check`: they count as one failed check |
+//! | `on-error` | `fail-check`: these errors count as one failed check |
 //! | `slowstart` | 10 s: the manual has no default, and it is off without one |
 //!
-//! A server that is down gets nothing. When all are down, requests get 503.
+//! A server that is down gets no requests. If all are down, requests get 503.
 use intelliproxy_core::{Outcome, ProbeId};
 
 use super::{Peer, SECOND, Verdict, least, row, verdict};
@@ -191,8 +191,8 @@ mod tests {
 
     use super::*;
 
-    /// By hand: thirty errors in a row are three failed checks, and the server is down. Two passed
-    /// checks bring it back, and five seconds later it has half its weight.
+    /// By hand: thirty errors in a row are three failed checks, after which the server is down. Two
+    /// passed checks bring it back, and five seconds later it has half its weight.
     #[test]
     fn errors_fail_checks() {
         let mut haproxy = HaProxy::default();

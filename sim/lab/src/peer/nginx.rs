@@ -3,7 +3,7 @@
 //! The defaults of `ngx_http_upstream_module` and `ngx_http_proxy_module`: `max_fails=1`,
 //! `fail_timeout=10s`, `proxy_next_upstream error timeout`. Only a missing response is therefore an
 //! unsuccessful attempt; a 5xx is not. A server with an unsuccessful attempt is skipped for ten
-//! seconds. Then a single request tries it, and its outcome decides. If all are skipped the
+//! seconds. Then a single request tries it, and the outcome decides. If all are skipped, the
 //! response is 502. Servers with equally few connections take turns. The only server of a group is
 //! never skipped.
 use intelliproxy_core::Outcome;
@@ -83,8 +83,8 @@ mod tests {
 
     use super::*;
 
-    /// By hand: a 500 is not a failure, a cut response is. Ten seconds later a single request tries
-    /// the server, and its success brings it back.
+    /// By hand: a 500 is not a failure, but a cut response is. Ten seconds later a single request
+    /// tries the server, and its success brings it back.
     #[test]
     fn one_failure_is_ten_seconds() {
         let mut nginx = Nginx::default();

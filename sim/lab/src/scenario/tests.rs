@@ -1,8 +1,8 @@
 use super::*;
 use crate::{catalogue, wide_catalogue};
 
-/// Every example of SCENARIOS.md can be read, runs for a moment and equals the scenario read from
-/// its own JSON. The first one is the default of an empty object.
+/// Every example of SCENARIOS.md can be read, run for a moment and written as JSON that reads back
+/// equal. The first example equals the default, an empty object.
 #[test]
 fn examples_of_the_manual() {
     let manual = include_str!("../../SCENARIOS.md");
@@ -57,7 +57,8 @@ fn named_scenarios_are_sound() {
 }
 
 /// Rates by hand: 10 backends of 4 workers at 100 a second each, at 70 %. The speeds of hetero add
-/// up to 21. A redrawn speed counts with its mean. Batching slows 16 by 1.75.
+/// up to 21. A speed that is redrawn counts with its mean. In a batch of 16 each request takes 1.75
+/// times as long.
 #[test]
 fn rates_by_hand() {
     let rate = |name: &str| {
@@ -128,7 +129,7 @@ fn faults_are_located() {
     }
 }
 
-/// A stretched scenario keeps its shape: scripted times change, those of requests do not.
+/// A stretched scenario keeps its shape: scripted times change, the times of requests do not.
 #[test]
 fn scaled_scenarios_keep_their_shape() {
     let scenario = catalogue().into_iter().find(|scenario| scenario.name == "coldstart");
@@ -141,7 +142,7 @@ fn scaled_scenarios_keep_their_shape() {
 }
 
 /// A trace keeps its own rate unless the scenario has one. The load follows from its mean work, 10
-/// and 30 ms, and its three gaps of 2 s. A fault of its file is reported with its line.
+/// and 30 ms, and its three gaps of 2 s. An error in its file is reported with its line.
 #[test]
 fn traces_are_loaded() {
     let csv = "100,10\n102,30\n104,10\n106,30\n";

@@ -1,11 +1,12 @@
 //! The oracle of one proxy. It knows the true speeds and faults of all backends, but only its own
-//! requests. It assumes that each other proxy has as many requests at a backend as it has itself,
-//! as a mean over two services.
+//! requests. It assumes that each other proxy has as many requests at a backend as itself, averaged
+//! over two service times.
 //!
-//! Such a short mean is best because a proxy's own current requests are the best indicator of those
-//! of the others: all react to the same speeds and faults. On `fleet200` the mean latency is 13.1
-//! ms with a mean over two services, 13.7 ms over ten and 15.4 ms over a hundred. Drawing the
-//! others' requests from a Poisson distribution instead of using their mean changes nothing.
+//! Such a short average is best, because all proxies react to the same speeds and faults: a proxy's
+//! current requests are the best indicator of those of the others. On `fleet200` the mean latency
+//! is 13.1 ms with an average over two service times, 13.7 ms over ten and 15.4 ms over a hundred.
+//! Drawing the others' requests from a Poisson distribution instead of using their mean changes
+//! nothing.
 
 /// Requests in flight by proxy and backend.
 #[derive(Debug)]
@@ -33,13 +34,13 @@ impl Local {
         Self { proxies, backends: services.len(), own, memory }
     }
 
-    /// Records that a request becomes work of a backend, or is no longer work.
+    /// Records that a request becomes work for a backend, or no longer is.
     pub(super) fn note(&mut self, now: u64, proxy: usize, backend: usize, is_sent: bool) {
         let own = self.at(now, proxy, backend);
         own.in_flight = if is_sent { own.in_flight + 1 } else { own.in_flight.saturating_sub(1) };
     }
 
-    /// Returns the number of requests that this proxy assumes at a backend.
+    /// Returns the number of requests that this proxy expects at a backend.
     pub(super) fn ahead(&mut self, now: u64, proxy: usize, backend: usize) -> usize {
         let others = (self.proxies - 1) as f64;
         let own = self.at(now, proxy, backend);
@@ -55,7 +56,7 @@ impl Local {
     }
 }
 
-/// Number of services over which the mean is taken.
+/// Number of service times over which the average is taken.
 const SERVICES: f64 = 2.0;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The knowledge that the learning oracle gathers about the backends.
 //!
 //! A proxy can know a backend's speed only from responses, and a fault only from requests that were
-//! sent there after its start. One response shows everything: it is the least that any learner
-//! needs. A response that is overdue is as good as one.
+//! sent there after its start. One response shows everything, since any learner needs at least one.
+//! An overdue response shows as much.
 use super::super::backend::Backend;
 
 /// The knowledge of each proxy about each backend.
@@ -10,13 +10,13 @@ use super::super::backend::Backend;
 pub(super) struct News {
     backends: usize,
     known: Vec<Known>,
-    /// The mean time of a service over all backends, ns: the guess before the first response.
+    /// The mean service time over all backends, ns: the guess before the first response.
     service: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// Whether a response has come.
+    /// Whether a response has arrived.
     is_met: bool,
     /// The changes of the backend that it knows.
     changes: u32,
@@ -52,7 +52,7 @@ impl News {
         }
     }
 
-    /// Returns the time that the proxy expects of a request behind `ahead` others, ns.
+    /// Returns the time that the proxy expects for a request behind `ahead` others, ns.
     pub(super) fn expected(
         &mut self,
         now: u64,

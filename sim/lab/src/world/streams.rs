@@ -89,7 +89,7 @@ impl World {
         self.note_local(number, backend, true);
     }
 
-    /// Handles an event that may leave the request open at its proxy. Returns false if the request
+    /// Handles the end of a request that may continue as a stream. Returns false if the request
     /// ends.
     #[cold]
     pub(super) fn goes_on(&mut self, number: u64, index: usize, end: End) -> bool {
@@ -115,13 +115,13 @@ impl World {
                 let class = self.classes.get(usize::from(request.class));
                 class.is_some_and(goes_on_after_head) && self.open_silent(number, index)
             }
-            // A response that has begun does not begin again.
+            // The response has already begun.
             _ if self.heads.remove(&number).is_some() => false,
             _ => self.retry(number, index, response),
         }
     }
 
-    /// Keeps a response open that is not work of its backend.
+    /// Keeps a response open that is not work for its backend.
     fn open_silent(&mut self, number: u64, index: usize) -> bool {
         let request = &self.requests[index];
         let class = &self.classes[usize::from(request.class)];
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// Handles a silent response, which is no longer work of its backend. A response whose first
+    /// Handles a silent response, which is no longer work for its backend. A response whose first
     /// token has arrived since is not silent.
     pub(super) fn fall_silent(&mut self, number: u64) {
         let index = number.checked_sub(self.oldest).map(|index| index as usize);
@@ -264,7 +264,7 @@ impl World {
         self.give_back(open.proxy, open.backend, open.lease, outcome);
     }
 
-    /// Handles the end of a request's part before its first token, after which the rest begins.
+    /// Handles the end of the work before a request's first token. The remaining work begins.
     /// Returns false if the whole request ends.
     pub(super) fn end_part(&mut self, backend: usize) -> bool {
         let from = &mut self.backends[backend];
@@ -309,7 +309,7 @@ impl World {
         }
     }
 
-    /// Marks a response whose rest does not leave its backend. Its proxy gives it up.
+    /// Marks a response whose remaining part does not leave its backend. Its proxy gives it up.
     #[cold]
     pub(super) fn mute(&mut self, number: u64) {
         self.muted.insert(number);

@@ -7,8 +7,8 @@ use intelliproxy_lab::{
     wide_catalogue,
 };
 
-/// M/M/c: the mean time of a request agrees with Erlang's C formula within 3 %, for one worker and
-/// for several, at loads from 0.5 to 0.9.
+/// In M/M/c, the mean time of a request agrees with Erlang's C formula within 3 %, for one worker
+/// and for several, at loads from 0.5 to 0.9.
 #[test]
 fn agrees_with_erlang_c() {
     for (workers, load) in [(1, 0.5), (1, 0.8), (4, 0.7), (16, 0.9)] {
@@ -39,7 +39,7 @@ fn erlang_c(workers: u32, load: f64) -> f64 {
     blocked / (1.0 - load * (1.0 - blocked))
 }
 
-/// The same seed gives the same bits, another seed gives others.
+/// The same seed gives the same bits; another seed gives different bits.
 #[test]
 fn same_seed_same_bits() {
     for scenario in short_scenarios(0.003) {
@@ -90,9 +90,9 @@ fn a_broken_learner_is_demoted() {
 }
 
 /// Under `learned` a backend gets its share again after a brownout, a sinkhole and a black hole. In
-/// the median of three runs some second of the first ten has more than 0.9 of a fifth of the
-/// requests, and the next ten seconds together have more than 0.85 of it. (The time until trials
-/// show that a slow backend is fast again is random: 1 to 20 s in sixty runs.)
+/// the median of three runs, it gets more than 0.9 of its fair fifth in one of the first ten
+/// seconds, and more than 0.85 of it over the next ten seconds. (The time until trials show that a
+/// slow backend is fast again is random: 1 to 20 s in sixty runs.)
 #[test]
 fn a_recovered_backend_has_its_share_again() {
     for (name, end) in [("brownout", 50), ("sinkhole", 50), ("blackhole", 40)] {
@@ -129,9 +129,10 @@ fn five_at_60_percent() -> Scenario {
     }
 }
 
-/// Under more load than all backends can serve, `score` fails less than one percentage point more
-/// requests than `p2c`, because the requests past the full current backend are shared by the
-/// others. The same holds for eight proxies that share a fleet without knowing of each other.
+/// If the load exceeds the capacity of all backends, the failure rate of `score` is less than one
+/// percentage point above that of `p2c`, because requests past the full current backend are shared
+/// among the others. The same holds for eight proxies that share a fleet without knowing of each
+/// other.
 #[test]
 fn score_shares_what_is_too_much() {
     let group = BackendGroup { queue: 32, ..BackendGroup::default() };
@@ -168,7 +169,7 @@ fn score_shares_what_is_too_much() {
 
 /// The golden tables: results of policies on short runs of the named scenarios. A change in a table
 /// is a change of behaviour: review it line by line and explain it in the commit.
-/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` writes the tables again.
+/// `INTELLIPROXY_GOLDEN=write cargo test -p intelliproxy-lab golden` rewrites the tables.
 #[test]
 fn golden_table() {
     let contenders = Contender::all();

@@ -18,8 +18,8 @@ fn file(name: &str) -> PathBuf {
     env::temp_dir().join(format!("intelliproxy-{name}-{}", std::process::id()))
 }
 
-/// Every row of the text is a row of a table with the same numbers. The curves have the policies,
-/// the fault, and at N = 100 the p99 of the table.
+/// Every row of the text is a row of a table with the same numbers. The curves show the policies,
+/// the fault and, at N = 100, the p99 of the table.
 #[test]
 fn the_report_has_the_numbers_of_the_text() {
     let arguments =
@@ -67,8 +67,8 @@ fn the_report_has_the_numbers_of_the_text() {
     assert!(page.len() < 400_000, "{} bytes", page.len());
 }
 
-/// The text of a scenario is text in the report, whatever it is, and a report that cannot be written
-/// is an error before the runs.
+/// Any text of a scenario stays text in the report. A report that cannot be written is an error
+/// before the runs.
 #[test]
 fn hostile_scenarios_stay_text() {
     let hostile = "</script><script>alert(1)</script>";

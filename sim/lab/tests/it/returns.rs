@@ -12,9 +12,9 @@ fn named(name: &str) -> Scenario {
 }
 
 /// One request a second arrives, and one of four backends fails all of its requests for half a
-/// minute. The first failure ejects it, and requests that fail on a trial are served by another
-/// one. In a run at most two of about 600 clients see a failure. Over four runs it is at most 0.2 %
-/// of them, plus one.
+/// minute. The first failure ejects it, and another backend serves the requests that fail on a
+/// trial. In a run at most two of about 600 clients see a failure. Over four runs at most 0.2 % of
+/// them do, plus one.
 #[test]
 fn a_fault_at_one_request_a_second_is_seen_once() {
     let scenario = named("low_sinkhole");
@@ -28,8 +28,8 @@ fn a_fault_at_one_request_a_second_is_seen_once() {
     }
 }
 
-/// Two hundred requests a second to four backends, of which one refuses everything with 429 or 404,
-/// fails everything, or is dead, for 20 s. Under every policy except `score` and `learned` it has
+/// Four backends get two hundred requests a second. For 20 s, one of them refuses everything with
+/// 429 or 404, fails everything, or is dead. Under every policy except `score` and `learned` it has
 /// its share again within 15 s. (These two do not spread light traffic evenly.)
 #[test]
 fn every_exclusion_ends_in_time() {

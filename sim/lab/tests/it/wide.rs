@@ -34,14 +34,14 @@ fn traces_are_played() {
         assert_near(figures.p50_ms, 21.0);
         assert_near(figures.p99_ms, 61.0);
     }
-    // At 5 ms between two, the second waits 5 ms and the third 20.
+    // With 5 ms between arrivals, the second request waits 5 ms and the third 20 ms.
     let rate = r#""rate": { "perSecond": 200 }"#;
     let json = format!(r#"{{ "arrivals": {{ "trace": "t", {rate} }}, "rttMs": 1, {backends} }}"#);
     assert_near(play_trace(&json, csv, "oracle").figures.mean_ms, (11.0 + 26.0 + 81.0) / 3.0);
 }
 
-/// Requests that a dead backend refuses fail without retries, and with a single attempt. With the
-/// default retries none fails, and the number of requests is the same.
+/// Requests to a dead backend fail without retries and with a single attempt. With the default
+/// retries none fails, and the number of requests is the same.
 #[test]
 fn refused_requests_are_tried_elsewhere() {
     let json = |retries: &str| {
@@ -63,8 +63,8 @@ fn refused_requests_are_tried_elsewhere() {
     assert!(one.failed > 0);
 }
 
-/// A process that ends cuts its current requests. With retries only those that may not be repeated
-/// are lost.
+/// If a process ends, its current requests are cut. With retries, only those that may not be
+/// repeated are lost.
 #[test]
 fn a_crash_cuts_what_it_holds() {
     let json = |idempotent: bool| {
@@ -116,8 +116,8 @@ fn rate_limits_hold() {
     assert!((590..=661).contains(&passed), "{passed}");
 }
 
-/// The time of a client's upload and download is not latency, and uses no worker: one worker serves
-/// 20 requests a second of 10 ms each, although each upload takes a second.
+/// A client's upload and download do not count as latency and use no worker: one worker serves 20
+/// requests a second of 10 ms each, although each upload takes a second.
 #[test]
 fn slow_clients_use_no_worker() {
     let json = r#"{ "durationS": 10, "rttMs": 1, "arrivals": { "trace": "t" },
@@ -133,7 +133,7 @@ fn slow_clients_use_no_worker() {
 }
 
 /// Clients that leave count with their waiting time, not as failures. Clients of a silent backend
-/// leave, too.
+/// also leave.
 #[test]
 fn impatient_clients_leave() {
     let json = r#"{ "durationS": 10, "rttMs": 1, "arrivals": { "trace": "t" },
@@ -147,8 +147,8 @@ fn impatient_clients_leave() {
     }
 }
 
-/// A class whose status is an error everywhere counts as served. A failing class fails at its
-/// share, and the other class is not affected.
+/// A request with the status of its class counts as served, even if that is an error. A failing
+/// class fails at its configured share, and the other class is not affected.
 #[test]
 fn classes_have_responses_of_their_own() {
     let json = |fault: &str| {
@@ -179,7 +179,8 @@ fn tokens_count_to_the_first() {
     }
 }
 
-/// Streams that are cut, by the end of a process or by silence, are failures. No wait is endless.
+/// Streams that are cut, because a process ends or a backend is silent, count as failures. No wait
+/// is endless.
 #[test]
 fn cut_streams_fail() {
     for fault in ["crash", "blackHole"] {
@@ -244,9 +245,9 @@ fn an_oracle_of_one_proxy() {
     assert!(own < counting, "{own} {counting}");
 }
 
-/// The learning oracle knows of a fault from the first response on. Of requests 20 ms apart to two
-/// backends, one of which fails everything for two seconds, it loses one. The oracles that know all
-/// lose none.
+/// The learning oracle knows of a fault after the first failed response. One of two backends fails
+/// everything for two seconds while requests arrive every 20 ms: this oracle loses one request, and
+/// the oracles that know everything lose none.
 #[test]
 fn an_oracle_that_has_to_find_out() {
     let csv: String = (0..200).map(|n| format!("{},10\n", 0.02 * f64::from(n))).collect();
