@@ -1,11 +1,12 @@
-//! Affinity keys, which keep requests at one backend, and the order in which backends serve a key.
+//! Affinity keys, which keep requests at one backend, and the order of the backends for each key.
 //!
-//! The order is that of rendezvous hashing (Thaler and Ravishankar 1998): each backend gets a rank
-//! from a hash of the key and of its name, and the highest rank owns the key. A backend that leaves
-//! moves only its own keys, and a backend that joins takes only the keys that it will own. The
-//! ranks depend on nothing but key, name and weight, so they are the same after a restart and in
-//! every proxy. A ring of points would find an owner in fewer steps, but it must be built and kept
-//! for each set of backends and weights. Computing 300 ranks takes a few microseconds.
+//! The order is that of rendezvous hashing (Thaler and Ravishankar 1998): each backend has a rank,
+//! computed from a hash of the key and a hash of its name, and the backend with the highest rank
+//! owns the key. If a backend leaves, only its own keys move; if one joins, it takes over only the
+//! keys that it will own. The ranks depend only on key, name and weight, so they are the same after
+//! a restart and in every proxy. A ring of points would find an owner in fewer steps, but a ring
+//! must be built for each set of backends and weights. Computing 300 ranks takes a few
+//! microseconds.
 use crate::id::BackendId;
 
 /// The key of a request that is to stay at one backend.
@@ -30,8 +31,9 @@ impl AffinityKey {
     }
 }
 
-/// The hash of some bytes: FNV-1a of 64 bits (Fowler, Noll and Vo), mixed, since its high bits depend
-/// little on the last bytes. It must never change: proxies of different versions agree on it.
+/// Returns a hash of the bytes: FNV-1a of 64 bits (Fowler, Noll and Vo), then mixed, since the high
+/// bits of FNV-1a depend little on the last bytes. It must never change, because proxies of
+/// different versions must agree.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     mixed(bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold))
@@ -42,8 +44,9 @@ pub(crate) const fn combined(one: u64, other: u64) -> u64 {
     mixed(one.rotate_left(32) ^ mixed(other))
 }
 
-/// The rank of a backend for a key, by the hashes of both and its weight: the highest one owns the
-/// key. A backend with twice the weight owns twice as many keys (Schindelhauer and Schomaker 2005).
+/// The rank of a backend for a key, computed from the hashes of both and the weight. The backend
+/// with the highest rank owns the key. A backend with twice the weight owns twice as many keys
+/// (Schindelhauer and Schomaker 2005).
 pub(crate) fn rank(key: u64, name: u64, weight: u32) -> f64 {
     // Half a step keeps the number above 0 and below 1.
     let unit = ((combined(key, name) >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64);
@@ -68,8 +71,8 @@ mod tests {
         best.expect("a backend").0
     }
 
-    /// The hashes and ranks are these numbers for ever, since proxies of different versions must
-    /// agree on the owner of a key.
+    /// The hashes and ranks never change, since proxies of different versions must agree on the
+    /// owner of a key.
     #[test]
     fn the_numbers_are_fixed() {
         assert_eq!(hash(b""), 0xc381_7c01_6ba4_ff30);
@@ -80,7 +83,8 @@ mod tests {
         assert_eq!(owners, [1, 0, 2, 0, 0, 2, 0, 0, 2, 0, 2, 0, 0, 1, 2, 0]);
     }
 
-    /// Of 20 000 keys each of five backends owns its share by weight, within a twentieth of it.
+    /// Each of five backends owns its share of 20 000 keys by weight, within a twentieth of the
+    /// share.
     #[test]
     fn keys_are_spread_by_weight() {
         let backends = [("a", 100), ("b", 100), ("c", 50), ("d", 200), ("e", 550)];
@@ -94,7 +98,7 @@ mod tests {
         }
     }
 
-    /// A backend that leaves moves its own keys and no other, and spreads them over all that remain.
+    /// If a backend leaves, only its own keys move. They spread over all remaining backends.
     #[test]
     fn only_keys_of_a_removed_backend_move() {
         let names: Vec<String> = (0..10).map(|number| format!("b{number}")).collect();

@@ -53,7 +53,7 @@ pub(crate) struct Backend {
     /// Relative capacity, percent.
     weight: u32,
     mode: Mode,
-    /// The last reports of its agent.
+    /// The state last reported by its agent.
     agent: Agent,
     is_backup: bool,
     /// Outstanding leases that are not counted as work for the backend: streams, and requests that

@@ -200,7 +200,7 @@ pub enum OutCause {
 }
 
 impl OutCause {
-    /// The end of a sentence whose subject is the backend.
+    /// Returns the cause as the end of a sentence that begins with the backend's name.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Held => "requested a pause",
@@ -227,8 +227,8 @@ pub enum SwitchReason {
         /// The reason why the old backend gets no requests.
         cause: OutCause,
     },
-    /// The old backend is a backup that could serve, and another backend can take requests again.
-    /// Threshold and cooldown do not apply.
+    /// The old backend is a backup, which could still serve, and another backend can take requests
+    /// again. Threshold and cooldown do not apply.
     FromBackup,
 }
 
@@ -318,9 +318,9 @@ pub enum ProbeFailure {
 pub struct LoadReport {
     /// Requests waiting in the backend's queue (`queueLen`).
     pub queue: Option<f64>,
-    /// Requests that the backend works on, those of all its clients.
+    /// Number of requests that the backend works on, from all its clients.
     pub running: Option<f64>,
-    /// Its use of the resource that limits it, 0 to 1. More counts as 1.
+    /// The utilization of its scarcest resource, 0 to 1. Higher values count as 1.
     pub pressure: Option<f64>,
     /// CPU busy time in ms during about the last second (`cpuBusyMs`).
     pub cpu_busy_ms: Option<f64>,
@@ -337,7 +337,7 @@ pub struct AgentState {
     pub percent: Option<u16>,
     /// Whether the backend is taken out of service.
     pub is_out: Option<bool>,
-    /// Whether the backend fails by the agent's own check.
+    /// Whether the agent's own check of the backend fails.
     pub is_down: Option<bool>,
 }
 
@@ -384,7 +384,7 @@ pub enum RouteReason {
     Backup,
     /// The backend that owns the request's key.
     Owner,
-    /// The next backend for the request's key, as its owner is not usable, full, or too slow.
+    /// The next backend for the request's key, because the owner is unusable, full or too slow.
     NextOwner,
     /// No backend is usable: the least bad one.
     LastResort,

@@ -1,24 +1,25 @@
-//! Estimates the requests that others, such as a second proxy, have in flight at each backend.
+//! Estimates how many requests others, such as a second proxy, have in flight at each backend.
 //!
-//! A report counts the requests that run and wait at a backend. Minus the proxy's own requests in
-//! flight at that moment, this is the number of requests of others. Requests that the proxy sends
-//! later are in its own count, so they add to the estimate at once.
+//! A report counts the running and waiting requests at a backend. Subtracting the proxy's own
+//! requests in flight at that time gives the requests of others. Requests that the proxy sends
+//! later are in its own count, so they take effect at once.
 //!
 //! - others = max(0, running + queue − own), at the report
 //! - usual: their average over reports
-//! - estimate = usual + (others − usual)·w + ratio·(own − own then)/2; `w = 1/(1 + x + x²/2)`, close to
-//!   e^−x. x is the age of the report in mean times of a request there: by then the requests that it
-//!   counted have ended. The last term expects half of what the proxy does of the others, who see the
-//!   same reports.
-//! - A report older than three intervals has no weight. Without a report the others are assumed to
-//!   use the backend as the proxy does: `ratio·own`. The ratio is the median of others per own
-//!   request over the backends with reports; without any it is 0.
+//! - estimate = usual + (others − usual)·w + ratio·(own − own then)/2; `w = 1/(1 + x + x²/2)`,
+//!   close to e^−x. x is the age of the report divided by the mean time of a request there: after
+//!   that time the counted requests have ended. The last term assumes that the others, who see the
+//!   same reports, do half of what the proxy does.
+//! - A report older than three intervals has no weight. Without a report, the others are assumed to
+//!   use the backend like the proxy: `ratio·own`. The ratio is the median of others per own request
+//!   over the backends with reports; without any it is 0.
 //!
-//! A report is never trusted alone: the estimate is at least `ratio·own/2 − 4`. If the median backend
-//! has T requests of all parties, a backend that reports no work at all gets at most
-//! `(T + 4)/(1 + ratio/2) + 1` of the proxy's requests in flight under `least_request`. That is less
-//! than twice the honest share, `T/(1 + ratio)`, plus five. `learned` also sees that its requests to such a
-//! backend take longer than reported, and counts it as slower.
+//! A report is never trusted alone: the estimate is at least `ratio·own/2 − 4`. If the median
+//! backend has T requests from all parties, a backend that always reports no work gets at most
+//! `(T + 4)/(1 + ratio/2) + 1` of the proxy's requests in flight under `least_request`. That is
+//! less than twice the honest share, `T/(1 + ratio)`, plus five. `learned` also observes that
+//! requests to such a backend take longer than its reports suggest, so it rates the backend as
+//! slower.
 use std::time::Duration;
 
 use crate::id::BackendId;
@@ -30,9 +31,9 @@ pub(crate) struct Others {
     rows: Vec<Row>,
     /// Requests of others per own request, the median over backends.
     ratio: f64,
-    /// The time at which the last report has lost its weight.
+    /// The time at which the last report loses its weight.
     ends_at: Instant,
-    /// Reports since the ratio was computed.
+    /// Number of reports since the ratio was computed.
     reports: usize,
     ratios: Vec<f64>,
 }
@@ -50,22 +51,22 @@ struct Row {
     /// Their average.
     own: f64,
     said_at: Instant,
-    /// The time at which the report has lost its weight; zero without a report.
+    /// The time at which the report loses its weight; zero without a report.
     ends_at: Instant,
     /// The average time of a request, ms; 0 before the first.
     span_ms: f64,
 }
 
 impl Others {
-    /// Whether a report with a count of requests has arrived and still has weight. Otherwise
-    /// callers can skip the scan over the backends.
+    /// Whether any report with a count of requests still has weight. Otherwise callers can skip the
+    /// scan over the backends.
     #[inline]
     pub(crate) fn is_known(&self, now: Instant) -> bool {
         now < self.ends_at
     }
 
-    /// Applies a count of all requests that run and wait at a backend, of which `own` are the
-    /// proxy's. The count is finite and not negative.
+    /// Applies a reported count of the running and waiting requests at a backend, of which `own`
+    /// are the proxy's. The count must be finite and not negative.
     pub(crate) fn reported(
         &mut self,
         now: Instant,
@@ -119,8 +120,8 @@ impl Others {
         }
     }
 
-    /// Returns the requests of others at a backend that has `own` of the proxy's in flight. Returns 0
-    /// unless [`is_known`](Self::is_known).
+    /// Returns the requests of others at a backend, where the proxy has `own` requests in flight.
+    /// Returns 0 unless [`is_known`](Self::is_known).
     pub(crate) fn at(&self, now: Instant, id: BackendId, own: u32) -> f64 {
         if !self.is_known(now) {
             return 0.0;
@@ -151,8 +152,8 @@ impl Others {
         self.ratios.clear();
         let known = self.rows.iter().filter(|row| now < row.ends_at);
         self.ratios.extend(known.map(|row| row.usual / row.own.max(OWN_MIN)));
-        // The higher of two in the middle: one backend of two that reports nothing must not hide
-        // the others' requests.
+        // If two ratios are in the middle, the higher one is used. Otherwise one of two backends
+        // could hide the others' requests by reporting nothing.
         let middle = self.ratios.len() / 2;
         if middle < self.ratios.len() {
             let (_, ratio, _) = self.ratios.select_nth_unstable_by(middle, f64::total_cmp);
@@ -174,16 +175,16 @@ const SHARE_MAX: f64 = 0.2;
 const SPAN_ALPHA: f64 = 0.05;
 /// The time of a request before the first one has ended, and its minimum, ms. Chosen.
 const SPAN_MIN_MS: f64 = 1.0;
-/// Keeps a ratio finite where the proxy has no request. Chosen.
+/// Keeps a ratio finite while the proxy has no request. Chosen.
 const OWN_MIN: f64 = 0.25;
-/// Proxies that one backend can serve. Chosen.
+/// The highest ratio, a bound on the number of proxies. Chosen.
 const RATIO_MAX: f64 = 1000.0;
-/// A report may be this far below half of what the ratio predicts. Chosen.
+/// A report may be lower than half of the ratio's prediction by this number of requests. Chosen.
 const BELOW_RATIO: f64 = 4.0;
-/// The part of its own surplus that the proxy expects of others: they see the same reports and react
-/// like it. Chosen in the lab: with 0, six proxies that poll at the same time all send to the same
-/// backends (p99 1.23 times the oracle's); with 1 they avoid each other where fresh reports make that
-/// needless.
+/// The share of the proxy's own surplus that it also expects from others, which see the same
+/// reports and react alike. Chosen in the lab: with 0, six proxies that poll at the same time all
+/// send to the same backends (p99 1.23 times the oracle's); with 1, they avoid each other although
+/// fresh reports make this unnecessary.
 const ALIKE: f64 = 0.5;
 
 #[cfg(test)]

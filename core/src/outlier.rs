@@ -5,24 +5,24 @@
 //! |---|---|---|
 //! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
 //! | in | one failure after half a second without requests, if the others do not fail | ejected |
-//! | ejected | a good ping after the back-off, or its end where no pings are | probation |
+//! | ejected | a good ping after the back-off, or the end of the back-off if pings are off | probation |
 //! | ejected, probation | the others fail about as much, or the ejection costs more than it saves (regret) | in |
 //! | probation | enough good requests in a row, one at a time; good pings count for all but the last | in, slow start |
-//! | probation | a failure, unless failures are usual with the others | ejected, for longer |
+//! | probation | a failure, unless the others fail about as much | ejected, for longer |
 //!
 //! "Well above" is more than 0.1 + 3 times the share of the others. That share is the median over
 //! the other backends, each with one good request added, plus one failure spread over all their
-//! requests. Where no other backend has had enough requests, five failures in a row are needed.
-//! Failures of the others excuse no backend while a backup stands by whose results are unknown:
-//! five in a row eject it too, and the backup then shows whether it does better. If a backup that
-//! stands by is known to fail less, three in a row are enough, and the others excuse nothing.
+//! requests. If no other backend has had enough requests, five failures in a row are needed. While
+//! a backup with unknown results stands by, failures of the others do not excuse a backend: five in
+//! a row eject it too, and the backup then shows whether it does better. If a standby backup is
+//! known to fail less, three in a row are enough, and failures of the others are no excuse.
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
-//! fourth consecutive ejection it is a quarter of the time since the first one, 8 s to 2 min. A
-//! backend that has failed for a long time will most likely fail the next trial as well, and each
-//! trial is a request that fails. The back-off ends early when the others fail or refuse enough
-//! requests to justify a trial. A probation needs 4 good requests, doubled by each relapse up to
-//! 32, or as many as fit into [`PROBATION_TIME`].
+//! fourth consecutive ejection on, it is a quarter of the time since the first one, 8 s to 2 min: a
+//! backend that has failed for a long time will probably fail the next trial as well, and each such
+//! trial costs a request. The back-off ends early when the others fail or refuse enough requests to
+//! justify a trial. A probation needs 4 good requests, doubled by each relapse up to 32, or as many
+//! as fit into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)
@@ -200,8 +200,8 @@ impl Watch {
         others.share > 0.0 && !self.is_worse_than(others)
     }
 
-    /// The failures of the others as a measure for this backend: none if they would excuse it while
-    /// a backup stands by whose results are unknown (`has_unknown_spare`).
+    /// The failures of the others, with which this backend is compared. `None` if they would excuse
+    /// it although a backup with unknown results stands by (`has_unknown_spare`).
     pub(crate) fn measure(
         &self,
         others: Option<Others>,
@@ -210,14 +210,16 @@ impl Watch {
         others.filter(|others| !(self.is_excused_by(*others) && has_unknown_spare()))
     }
 
-    /// Whether a backup with these results fails clearly less. There is no allowance for the small
-    /// number of its requests, as in [`is_worse_than`](Self::is_worse_than): a backup has had few,
-    /// and a wrong ejection moves requests to a backend that has capacity for them.
+    /// Whether a backup with these results fails clearly less. Unlike
+    /// [`is_worse_than`](Self::is_worse_than), this makes no allowance for a small number of
+    /// requests: a backup has had few, and after a wrong ejection the requests go to a backend with
+    /// spare capacity.
     pub(crate) fn is_worse_than_spare(&self, spare: Errors) -> bool {
         Others::know(spare) && self.recent.share() > 3.0 * spare.share() + 0.1
     }
 
-    /// Whether, after a failure, a backup that [fails less](Self::is_worse_than_spare) takes over.
+    /// Whether, after this many failures, a backup that [fails less](Self::is_worse_than_spare)
+    /// takes over.
     pub(crate) const fn gives_way(&self) -> bool {
         self.errors_in_row >= ERRORS_IN_ROW
     }
@@ -415,7 +417,7 @@ impl Others {
         Some(Self { share, requests })
     }
 
-    /// Whether a backend with these requests is known well enough to be one of them.
+    /// Whether a backend with these results has had enough requests to be one of the others.
     pub(crate) fn know(errors: Errors) -> bool {
         errors.requests >= KNOWN_REQUESTS
     }

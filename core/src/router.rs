@@ -1,12 +1,12 @@
-//! The router connects health, policy, gate, probes and estimates. This file has its interface; the
-//! files of `router/` do its work: `leases` admits requests and counts their ends, `charge` decides
+//! The router connects health, policy, gate, probes and estimates. This file has the interface; the
+//! files of `router/` do the work: `leases` admits requests and counts their ends, `charge` decides
 //! which outcomes count against a backend, `probing` applies probes, `current` changes the current
 //! backend, `ejection` ejects and returns backends, `asides` tracks paused requests and streams,
-//! `arranging` applies configurations, `affinity` keeps requests at the backends of their keys, `reason`
-//! explains decisions.
+//! `arranging` applies configurations, `affinity` keeps requests at the backends of their keys,
+//! `reason` explains decisions.
 //!
-//! The `inline(always)` attributes on the path of a request save a call each. They were measured in
-//! the proxy, together with its own: see `server/src/proxy/mod.rs`. All `inline` and `cold`
+//! Each `inline(always)` attribute on the path of a request saves a call. They were measured
+//! together with those of the proxy: see `server/src/proxy/mod.rs`. All `inline` and `cold`
 //! attributes of this crate were measured together (`.ci/instructions`): without them a small
 //! exchange costs 70 instructions (1.1 %) more.
 mod affinity;
@@ -84,7 +84,7 @@ pub struct Router {
     blame: Blame,
     /// Recent responses with status 4xx by group, like the errors in `blame`.
     declines: Blame,
-    /// Requests of others at the backends, by their reports.
+    /// Requests of others at the backends, from reports.
     others: Others,
     gate: SwitchGate,
     rng: Rng,
@@ -310,7 +310,7 @@ impl Router {
         self.order.iter().any(is_good)
     }
 
-    /// The requests of others at a backend.
+    /// The number of requests of others at a backend.
     #[cfg(test)]
     pub(crate) fn others_at(&self, now: Instant, id: BackendId) -> f64 {
         let own = self.table.get(id).map_or(0, |backend| backend.at_work());

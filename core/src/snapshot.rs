@@ -118,12 +118,12 @@ pub struct BackendSnapshot {
     pub queue: Option<f64>,
     /// The average of the reported queue.
     pub queue_ewma: Option<f64>,
-    /// The last reported number of requests that run at the backend, those of all its clients.
+    /// The last reported number of running requests, from all clients of the backend.
     pub running: Option<f64>,
-    /// The last reported use of the resource that limits the backend, 0 to 1.
+    /// The last reported utilization of the backend's scarcest resource, 0 to 1.
     pub pressure: Option<f64>,
-    /// The estimated requests of others at the backend, such as a second proxy; `None` while no
-    /// backend reports the requests that it works on.
+    /// The estimated number of requests at the backend that others have sent, such as a second
+    /// proxy; `None` while no backend reports its running requests.
     pub others: Option<f64>,
     /// The last reported CPU busy time, ms.
     pub cpu_busy_ms: Option<f64>,

@@ -126,7 +126,7 @@ fn affinity() -> impl Strategy<Value = AffinityRules> {
     (by, slack).prop_map(|(by, slack)| AffinityRules { by, name: None, slack })
 }
 
-/// The key of a request, some of them with an owner that may not be configured.
+/// The key of a request. Some keys have an owner that may not be configured.
 fn key_of(number: u8) -> Option<AffinityKey> {
     let owner = number.is_multiple_of(2).then(|| BackendId::from_index(u32::from(number / 2 % 5)));
     (number % 4 != 3).then(|| AffinityKey { owner, ..AffinityKey::of(&[number]) })

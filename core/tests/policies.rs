@@ -70,7 +70,7 @@ fn answered((status, ms): (u16, u64)) -> Outcome {
     Outcome::Answered { status, latency: Duration::from_millis(ms) }
 }
 
-/// Without a slack there is no affinity.
+/// `slack` is `None` for a configuration without affinity.
 fn config(count: usize, policy: PolicyKind, slack: Option<f64>) -> RouterConfig {
     let backends = (0..count).map(|slot| format!("b{slot}")).collect();
     let by = slack.map(|_| AffinityBy::ClientAddress);
@@ -211,7 +211,7 @@ fn check_finite(view: &PolicyView) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Every decision of every policy, with and without affinity, keeps the rules, all views are
+    /// Every decision of every policy follows the rules, with and without affinity. All views are
     /// finite, and the same events give the same bits.
     #[test]
     fn every_policy_keeps_the_rules(

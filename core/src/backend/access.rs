@@ -43,9 +43,8 @@ impl Access {
         }
     }
 
-    /// Why it keeps requests away even if no better backend is left out for it: the backend is
-    /// held, ejected, down, out of service or gone. A full one, and a backup that could serve, is
-    /// not out.
+    /// Returns why the backend is out: held, ejected, down, out of service or gone. A full backend,
+    /// or a backup that could serve, is not out.
     pub(crate) const fn out(self) -> Option<OutCause> {
         match self {
             Self::Free | Self::Slow | Self::Backup | Self::BackupSlow | Self::Full => None,
@@ -57,8 +56,7 @@ impl Access {
         }
     }
 
-    /// Whether this is the access of a backup, or worse than the access of any backend that can
-    /// serve.
+    /// Whether this is the access of a backup, or worse than that of every backend that can serve.
     pub(crate) fn is_behind_others(self) -> bool {
         matches!(self, Self::Backup | Self::BackupSlow | Self::BackupHeld) || self >= Self::Ejected
     }

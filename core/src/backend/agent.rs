@@ -4,7 +4,7 @@ use super::Backend;
 use crate::config::{BackendLimits, Mode};
 use crate::event::AgentState;
 
-/// The last values that an agent has reported. A value that a report lacks stays.
+/// The last values that an agent has reported. If a report lacks a value, the old one stays.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Agent {
     /// Percent of the configured weight.
@@ -31,12 +31,12 @@ impl Backend {
         self.agent != old
     }
 
-    /// Forgets the reports of an agent that is no longer asked.
+    /// Forgets the reports of an agent that is no longer polled.
     pub(super) fn forget_agent(&mut self) {
         self.agent = Agent::default();
     }
 
-    /// Returns the configured weight and mode as changed by the agent. A weight above 0 becomes 0
+    /// Applies the agent's values to the configured weight and mode. A weight above 0 becomes 0
     /// only if the agent reports 0.
     pub(crate) fn with_agent(&self, weight: u32, mode: Mode) -> (u32, Mode) {
         let Agent { percent, is_out, is_down } = self.agent;

@@ -67,8 +67,8 @@ impl Backend {
         errors < DECLINES_FEW * requests
     }
 
-    /// Returns the share of 4xx among about the last [`DECLINES_MEMORY`] requests, with one 4xx and
-    /// one other response added, and the number of these requests.
+    /// Returns the share of 4xx among about the last [`DECLINES_MEMORY`] requests, computed with
+    /// one 4xx and one other response added, and the number of requests.
     /// [`decline_share`](Self::decline_share) weights by age instead.
     pub(crate) fn decline_share_of_late(&self) -> (f64, f64) {
         let Errors { requests, errors } =

@@ -1,4 +1,4 @@
-//! The settings of a backend: whether it is in service (an operator decides), its relative
+//! The settings of a backend: its mode (an operator can take it out of service), its relative
 //! capacity, and its pings.
 use super::{Access, Backend};
 use crate::config::{CheckRules, Mode, Rules};
@@ -43,7 +43,7 @@ impl Backend {
     }
 
     /// Records that a request's connection was refused. Returns whether the backend is down now. A
-    /// backend without pings never goes down, because only pings bring it up again.
+    /// backend without pings never goes down, because only a ping could bring it up again.
     pub(crate) fn connection_refused(&mut self) -> bool {
         !self.checks.is_off && self.health.refused()
     }

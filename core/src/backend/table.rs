@@ -55,8 +55,8 @@ impl BackendTable {
         free
     }
 
-    /// Adds a backend. It takes the slot of a retired backend with the same name; only the leases
-    /// there are kept. Otherwise it takes the lowest of the `free` slots, or a new one.
+    /// Adds a backend. If a retired backend has the same name, the new one takes its slot and keeps
+    /// only its leases. Otherwise it takes the lowest of the `free` slots, or a new slot.
     pub(crate) fn add(&mut self, name: &str, free: &mut BTreeSet<u32>, weights: &Weights) -> Added {
         if let Some(id) = self.find(name) {
             let old = &self.backends[id.index()];

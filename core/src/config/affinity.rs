@@ -10,11 +10,11 @@ pub struct AffinityRules {
     /// The origin of the key (null: requests have no keys).
     pub by: Option<AffinityBy>,
     /// The name of the cookie (null: [`COOKIE`](Self::COOKIE)) or of the field (null:
-    /// [`FIELD`](Self::FIELD)); null for the client's address.
+    /// [`FIELD`](Self::FIELD)). It must be null for the client's address.
     pub name: Option<String>,
-    /// The owner of a key serves it while its expected delay is at most this many times the least
-    /// one; 0, or 1 to 100. With 0 the owner's delay does not matter. Null is 0 for a cookie, and
-    /// [`SLACK_USUAL`](Self::SLACK_USUAL) otherwise.
+    /// The owner of a key serves it while its expected delay is at most this many times the lowest
+    /// delay of any backend; 0, or 1 to 100. With 0 the owner's delay does not matter. Null is 0
+    /// for a cookie, and [`SLACK_USUAL`](Self::SLACK_USUAL) otherwise.
     pub slack: Option<f64>,
 }
 
@@ -35,7 +35,7 @@ impl AffinityRules {
     pub const COOKIE: &'static str = "intelliproxy";
     /// The default name of the field.
     pub const FIELD: &'static str = "X-Affinity-Key";
-    /// The default slack of a field and of an address.
+    /// The default slack for a field or an address.
     pub const SLACK_USUAL: f64 = 2.0;
 
     /// The name of the cookie or of the field; empty for the client's address.
@@ -48,7 +48,7 @@ impl AffinityRules {
         }
     }
 
-    /// The largest factor between the owner's expected delay and the least one; `None` if the
+    /// The largest allowed ratio of the owner's expected delay to the lowest one; `None` if the
     /// owner's delay does not matter.
     pub(crate) fn slack(&self) -> Option<f64> {
         let is_cookie = self.by == Some(AffinityBy::Cookie);
@@ -71,7 +71,7 @@ impl AffinityRules {
     }
 }
 
-/// The highest slack: chosen. A delay of a hundred times the least one is worth no cache.
+/// The highest slack. Chosen: no cache is worth a delay of a hundred times the lowest one.
 const SLACK_MAX: f64 = 100.0;
 
 /// Whether this is a token (RFC 9110 section 5.6.2) of at most 64 characters.

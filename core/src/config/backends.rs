@@ -44,17 +44,17 @@ pub struct CheckRules {
     /// The time in which a ping must be complete, ms, if it differs from the usual one; from 1 to
     /// an hour.
     pub timeout_ms: Option<u32>,
-    /// Whether no load reports are requested from it.
+    /// Whether load reports are not requested from it.
     #[serde(skip_serializing_if = "is_false")]
     pub is_report_off: bool,
-    /// The time between two load reports, ms, if it differs from the usual one; from 1 to an hour.
+    /// Time between two load reports, ms; from 1 ms to an hour. `None`: the common value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report_interval_ms: Option<u32>,
-    /// The time in which a load report must be complete, ms, if it differs from the usual one; from 1
-    /// to an hour.
+    /// Time in which a load report must be complete, ms; from 1 ms to an hour. `None`: the common
+    /// value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report_timeout_ms: Option<u32>,
-    /// Whether an agent decides on its weight and whether it is in service
+    /// Whether an agent sets its weight and takes it out of service
     /// ([`AgentState`](crate::AgentState)).
     #[serde(skip_serializing_if = "is_false")]
     pub has_agent: bool,

@@ -273,7 +273,7 @@ impl Encoder {
     }
 
     fn report(&mut self, report: &LoadReport) {
-        // Older recordings have the first three figures only.
+        // Older recordings have only the first three figures.
         let LoadReport { queue, running, pressure, cpu_busy_ms, memory_bytes, agent } = *report;
         let numbers = [queue, cpu_busy_ms, memory_bytes, running, pressure];
         // One byte of flags, since reports often lack figures.

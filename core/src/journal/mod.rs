@@ -1,5 +1,5 @@
-//! Records every input of a router with its time in a compact file, and runs a router through such
-//! a file again, with the same results bit for bit.
+//! Records every input of a router with its time in a compact file, and replays such a file with
+//! the same results, bit for bit.
 //!
 //! [`RecordedRouter`] writes, [`Reader`] reads, [`Replay`] checks, [`Shadow`] decides again under
 //! other rules. No file is opened here: blocks go to a [`JournalSink`] and are read as bytes.
@@ -14,15 +14,15 @@
 //! record   tag(u8; bit 7: no time has passed) [ns since the record before] fields
 //! ```
 //! Times are exact, in nanoseconds. The first time of a block is relative to its base time, and a
-//! lease is counted from the last one issued, so each block can be read by itself. `lost` is the
+//! lease is relative to the last one issued, so each block can be read by itself. `lost` is the
 //! number of records that are missing before a block because the writer was too slow or failed. A
 //! backend is twice its slot, plus 1 if a generation above 0 follows.
 //!
-//! Version 1 is not read: it had slots without generations, no refusals and no pauses, and its
-//! routers made other decisions.
+//! Version 1 is not supported: it had slots without generations, no refusals and no pauses, and its
+//! routers decided differently.
 //!
-//! Own code, not a serialization crate: old recordings must stay readable, and frequent records are
-//! appended without an allocation.
+//! This is own code instead of a serialization crate, because old recordings must stay readable and
+//! frequent records must be appended without an allocation.
 //!
 //! | record | fields | bytes at 1000 requests a second |
 //! |---|---|---|
@@ -44,8 +44,8 @@
 //! | restored | JSON | its length |
 //! | end | whether the recording continues in another file | 3 |
 //!
-//! Routing a request and its end take about 16 bytes together. A file ends with its end mark; a
-//! file without one was cut off.
+//! Together, the records for the start and the end of a request take about 16 bytes. A file ends
+//! with its end mark; a file without one was cut off.
 mod crc;
 mod encode;
 mod error;

@@ -143,6 +143,6 @@ pub(super) mod tag {
     pub(in crate::journal) const LEASE_RESUMED: u8 = 19;
     /// The same as [`ROUTED_NEXT`] with the groups of its asker.
     pub(in crate::journal) const ROUTED_NEXT_FOR: u8 = 20;
-    /// The same as [`ROUTED`] with a key.
+    /// Like [`ROUTED`], with a key.
     pub(in crate::journal) const ROUTED_KEYED: u8 = 21;
 }

@@ -147,7 +147,7 @@ impl Shadow {
         key: Option<AffinityKey>,
         recorded: Result<Admission, NoRoute>,
     ) -> Choice {
-        // Its rules say whether it heeds keys.
+        // Keys count only if the shadow's rules have affinity.
         let key = key.filter(|_| self.rules.affinity.by.is_some());
         let lease = self.router.route_keyed(now, tried, asker, key);
         let chosen = lease.as_ref().map(|lease| lease.backend).map_err(|reason| *reason);

@@ -1,4 +1,4 @@
-//! The estimate by hand, and the bound on what a false report gains.
+//! The estimate by hand, and the bound on the gain of a false report.
 use proptest::prelude::*;
 
 use super::*;
@@ -12,9 +12,8 @@ const fn id(slot: u32) -> BackendId {
     BackendId::from_index(slot)
 }
 
-/// By hand: 10 requests of which 4 are own leave 6 of others. A second own request is in the
-/// proxy's own count, and half of the ratio 6/4 is expected of the others. After one mean time of a
-/// request the weight is 1/(1 + 1 + 1/2).
+/// By hand: of 10 requests 4 are own, so 6 are of others. Another own request also adds half of the
+/// ratio 6/4 for the others. After one mean time of a request the weight is 1/(1 + 1 + 1/2).
 #[test]
 fn others_by_hand() {
     let start = Instant::from_millis(1000);
@@ -34,8 +33,8 @@ fn others_by_hand() {
     assert!((aged - (8.0 + 8.0 / 2.5)).abs() < 1e-9, "{aged}");
 }
 
-/// A report has no weight after three intervals. Then the backend counts like the others by the ratio,
-/// and without any report nothing is known.
+/// A report has no weight after three intervals. After that, the ratio gives the estimate; without
+/// any report nothing is known.
 #[test]
 fn old_reports_lose_their_weight() {
     let start = Instant::from_millis(1000);
@@ -50,7 +49,7 @@ fn old_reports_lose_their_weight() {
     assert_eq!(others.at(end + SECOND, id(1), 3), 0.0);
 }
 
-/// A report of a backend that has left its slot does not count for the next one there.
+/// The report of a removed backend does not count for the next backend in its slot.
 #[test]
 fn slots_change_hands() {
     let now = Instant::from_millis(1000);
@@ -69,8 +68,9 @@ enum Says {
     Number(f64),
 }
 
-/// Fills `own` requests into honest backends with `foreign` ones of others each, and one liar in slot
-/// 0. Requests end at random. Returns the most requests in flight at the liar, and the bound.
+/// Sends `own` requests to one liar, in slot 0, and to honest backends with `foreign` requests of
+/// others each. Requests end at random. Returns the maximum number of requests in flight at the
+/// liar, and the bound.
 fn most_at_liar(policy: PolicyKind, foreign: u32, says: Says, own: usize, seed: u64) -> (u32, f64) {
     let backends = (0..4).map(|slot| format!("b{slot}")).collect();
     let rules = Rules { policy, ..Rules::default() };
@@ -105,7 +105,7 @@ fn most_at_liar(policy: PolicyKind, foreign: u32, says: Says, own: usize, seed: 
         let at_liar = in_flight(&out, 0);
         if at_liar > most {
             most = at_liar;
-            // The ratio that the router knows, and the load of the honest backend with the most.
+            // The ratio that the router knows, and the load of the busiest honest backend.
             let ratio = router.others_ratio();
             let total = (1..4)
                 .map(|slot| f64::from(in_flight(&out, slot)) + router.others_at(now, id(slot)));
@@ -119,8 +119,8 @@ fn most_at_liar(policy: PolicyKind, foreign: u32, says: Says, own: usize, seed: 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A backend that reports anything at all gets no more requests in flight from `least_request`
-    /// than the stated bound.
+    /// Whatever a backend reports, `least_request` gives it at most the stated number of requests
+    /// in flight.
     #[test]
     fn a_lie_gains_no_more_than_the_bound(
         foreign in 0_u32..60,
@@ -133,8 +133,8 @@ proptest! {
         prop_assert!(f64::from(most) <= bound.max(1.0) + 1e-9, "{most} of {own}, bound {bound}");
     }
 
-    /// Honest reports of equal work change nothing in the shares: no backend gets more than a third
-    /// above its part and a few requests.
+    /// Honest reports of equal work leave the shares equal: no backend gets more than its share
+    /// plus a third and a few requests.
     #[test]
     fn honest_reports_keep_the_shares(foreign in 0_u32..60, own in 4_usize..120, seed in any::<u64>()) {
         let (most, _) = most_at_liar(PolicyKind::LeastRequest, foreign, Says::Truth, own, seed);

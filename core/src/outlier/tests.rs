@@ -100,8 +100,8 @@ fn alone_it_takes_five() {
     assert!(few.is_some_and(|few| !watch.is_excused_by(few)));
 }
 
-/// Three failures in a row are enough if a backup is known to fail less: after at least two
-/// requests, without an allowance for their small number.
+/// Three failures in a row are enough if a backup is known to fail less. For that the backup needs
+/// two requests, with no allowance for their small number.
 #[test]
 fn a_better_backup_needs_few_requests() {
     let now = Instant::from_millis(5);

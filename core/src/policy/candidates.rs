@@ -13,7 +13,7 @@ pub(crate) struct Candidates<'a> {
     tried: &'a [BackendId],
     /// The best access that a candidate has.
     access: Access,
-    /// Requests of others at the backends, where reports show them.
+    /// Requests of others at the backends, as far as reports show them.
     others: Option<&'a Others>,
 }
 

@@ -46,8 +46,8 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// configuration.
     fn set_weight(&mut self, _backend: BackendId, _factor: f64) {}
 
-    /// Whether a backend gets requests only while no other can take them; like the weight, after it
-    /// joined and with each new configuration.
+    /// Sets whether a backend is a backup. Called like `set_weight`: after the backend has joined,
+    /// and with each new configuration.
     fn set_backup(&mut self, _backend: BackendId, _is_backup: bool) {}
 
     /// A backend left the configuration; its requests still end.
@@ -83,7 +83,7 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// Time has passed for a backend whose pings show nothing. `facts` is its state.
     fn on_wait(&mut self, _now: Instant, _backend: BackendId, _facts: &Backend) {}
 
-    /// A backend's report shows about how many requests of others it has.
+    /// Handles an estimate of the requests of others at a backend, after a report.
     fn on_others(&mut self, _now: Instant, _backend: BackendId, _others: f64) {}
 
     /// Whether a backend has as many requests in flight as it can work on at once; false if the
@@ -104,8 +104,8 @@ pub(crate) trait Policy: Debug + Send + Sync {
         None
     }
 
-    /// The expected delay of one more request at a backend, ms, infinite if it should get none;
-    /// `None` if the policy has no model of delays.
+    /// The expected delay of one more request at a backend, ms; infinite if the backend should get
+    /// no requests. `None` if the policy has no model of delays.
     fn delay(&mut self, _now: Instant, _backend: BackendId) -> Option<f64> {
         None
     }

@@ -1,9 +1,9 @@
 //! `least_request`: the fewest requests in flight over all candidates; ties are broken at random.
 //!
-//! Like HAProxy's leastconn and nginx's least_conn, but counted in requests. The counts are the
-//! proxy's own leases. Where backends report the requests that they work on, the requests of others
-//! are added ([`others`](crate::others)). With weights the requests in flight plus
-//! the new one are divided by the weight, and the least quotient wins.
+//! Like HAProxy's leastconn and nginx's least_conn, but it counts requests. The count is that of
+//! the proxy's own leases. If backends report how many requests they work on, the requests of
+//! others are added ([`others`](crate::others)). With weights, the requests in flight plus the new
+//! one are divided by the weight, and the lowest quotient wins.
 use crate::backend::Backend;
 use crate::id::BackendId;
 use crate::policy::PolicyView;

@@ -2,10 +2,10 @@
 //!
 //! The owner of a key is the backend that the key names, or the backend with the highest rank
 //! ([`affinity`](crate::affinity)). A request goes to the owner while it is a candidate like any
-//! other (up, neither ejected nor held nor full, no backup while others serve) and its expected
-//! delay is at most `slack` times the least one. Otherwise the request goes to the candidate of the
-//! next rank for which the same holds. Nothing is remembered: the next request of the key begins
-//! with the owner again.
+//! other (up, not ejected, held or full, and not a backup while others serve) and its expected
+//! delay is at most `slack` times the lowest one. Otherwise the request goes to the candidate with
+//! the next highest rank for which this holds. Nothing is remembered: the next request with the key
+//! starts with the owner again.
 //!
 //! `score` with spill-over and `learned` have a model of delays. Under all other policies a backend
 //! is within the slack while its requests in flight, this one included, are at most `slack` times
@@ -13,7 +13,7 @@
 //! Thorup and Zadimoghaddam 2018), and always up to [`FEW`]. Some candidate is always within the
 //! slack.
 //!
-//! Only requests show that a slow owner has become faster, so now and then a request goes to an
+//! Only requests show that a slow owner has become faster, so occasionally a request goes to an
 //! owner beyond the slack ([`VISIT_EVERY`]).
 //!
 //! With a slack, affinity is a preference: a trial or a second opinion goes to its own backend.
@@ -27,30 +27,30 @@ use crate::id::BackendId;
 use crate::outlier::Watch;
 use crate::time::Instant;
 
-/// Names of the backends as hashes, and room for the delays of one decision.
+/// Hashes of the backends' names, and a buffer for the delays of one decision.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     /// The hash of each name, by slot.
     names: Vec<u64>,
-    /// The candidates of a decision with their delays; kept to avoid allocations.
+    /// The candidates of a decision with their delays; reused to avoid allocations.
     delays: Vec<(BackendId, f64)>,
-    /// Requests that did not go to their owners because of a delay, since the last visit to such an
-    /// owner.
+    /// Number of requests that did not go to their owners because of a delay, since the last visit
+    /// to such an owner.
     passed: u32,
 }
 
-/// A backend's own hash for each session, so that two sessions do not show whether they share a
-/// backend.
+/// Makes the hash of a backend differ between sessions, so that two sessions do not reveal whether
+/// they share a backend.
 const SESSION: u64 = 0x73_6573_7369_6f6e;
-/// One request in this number goes to its owner although the owner's delay is beyond the slack.
+/// One in this many requests goes to its owner although the owner's delay is beyond the slack.
 /// Chosen.
 const VISIT_EVERY: u32 = 64;
-/// Requests in flight, this one included, that a backend may have in any case, where a policy does
-/// not know delays. One client often sends two requests at a time.
+/// Under a policy without a model of delays, a backend may always have this many requests in
+/// flight, the new one included. One client often sends two requests at a time.
 const FEW: f64 = 2.0;
 
 impl Router {
-    /// Like [`route_for`](Self::route_for), for a request that is to stay at the backend of its key.
+    /// Like [`route_for`](Self::route_for), for a request that may have an affinity key.
     ///
     /// # Errors
     /// The reason why no backend can take the request.
@@ -68,8 +68,8 @@ impl Router {
         }
     }
 
-    /// The mark by which a session with this number names a backend. It hides the name unless the
-    /// name is guessed.
+    /// The mark by which a session with this number names a backend. It does not reveal the name,
+    /// but a guessed name can be verified.
     pub fn session_mark(&self, number: u64, backend: BackendId) -> Option<u64> {
         let name = self.ring.names.get(backend.index())?;
         self.table.get(backend)?;
@@ -82,13 +82,13 @@ impl Router {
     }
 
     /// Whether a session must move: its owner is down, ejected, held, out of service or no longer
-    /// configured, or a backup while others serve. A session stays with a full owner.
+    /// configured, or is a backup while others serve. A session stays with a full owner.
     pub fn has_left(&self, owner: BackendId) -> bool {
         let access = self.table.row(owner).map_or(Access::Gone, |row| row.access);
         access != Access::Full && !self.is_candidate(owner, &[], self.owner_access(&[]))
     }
 
-    /// Keeps the hash of each configured backend's name.
+    /// Stores the hash of each configured backend's name.
     pub(super) fn name_ring(&mut self) {
         for id in &self.order {
             let Some(backend) = self.table.get(*id) else { continue };
@@ -167,7 +167,7 @@ impl Router {
         (to, token, reason)
     }
 
-    /// Sets the delay of each candidate. Returns the largest one within the slack.
+    /// Sets the delay of each candidate. Returns the largest delay within the slack.
     fn measure(&mut self, now: Instant, slack: f64, delays: &mut [(BackendId, f64)]) -> f64 {
         let mut least = f64::INFINITY;
         let mut is_known = true;
@@ -181,7 +181,8 @@ impl Router {
         if is_known {
             return slack * least;
         }
-        // In requests in flight: the excess over what its weight allows is compared with 0.
+        // The delay is measured in requests in flight: it is the excess over the slack times the
+        // share by weight, and is compared with 0.
         let rows =
             delays.iter().filter_map(|(id, _)| Some((self.table.row(*id)?, self.table.get(*id)?)));
         let (load, weight) = rows.fold((1.0, 0.0), |(load, weight), (row, backend)| {
@@ -198,7 +199,7 @@ impl Router {
     }
 
     /// Whether a request goes to an owner beyond the slack. Only requests show that the owner has
-    /// become faster, so one of [`VISIT_EVERY`] goes there while it has no request in flight.
+    /// become faster, so one in [`VISIT_EVERY`] goes there while the owner is idle.
     fn visits(&mut self, tried: &[BackendId], owner: Option<BackendId>) -> bool {
         self.ring.passed = self.ring.passed.saturating_add(1);
         let is_idle = owner.and_then(|id| self.table.row(id)).is_some_and(|row| row.load == 0);
@@ -239,19 +240,19 @@ impl Router {
         self.table.get(id).is_some_and(|backend| backend.is_backup())
     }
 
-    /// The best access that a backend outside `tried` has.
+    /// The best access of any backend outside `tried`.
     fn best_access(&self, tried: &[BackendId]) -> Access {
         self.table.best_access_except(tried).unwrap_or(Access::Free)
     }
 
-    /// The least access with which an owner serves its key without a slack: slow start limits other
-    /// requests.
+    /// The least access with which an owner serves its key if there is no slack. Slow start limits
+    /// only other requests.
     fn owner_access(&self, tried: &[BackendId]) -> Access {
         self.best_access(tried).max(Access::Slow)
     }
 
-    /// Whether a backend has at least this access, and is neither among the tried ones nor ejected by
-    /// the policy. While no backend is usable, the least bad ones are candidates.
+    /// Whether a backend has at least this access, was not tried, and is not ejected by the policy.
+    /// While no backend is usable, the least bad ones are candidates.
     fn is_candidate(&self, id: BackendId, tried: &[BackendId], access: Access) -> bool {
         self.table.row(id).is_some_and(|row| row.access <= access)
             && !tried.contains(&id)

@@ -144,7 +144,7 @@ impl Router {
             }
             _ => {}
         }
-        // The new mode or checks may bring it up, or down until its first good ping.
+        // The new mode or checks may bring it up, or take it down until its first good ping.
         let has_come_up = self.table.update(id, |backend| {
             let is_up = backend.is_up();
             std::mem::replace(&mut backend.was_down, !is_up) && is_up
@@ -154,8 +154,8 @@ impl Router {
         if is_available != (was_in && is_up) {
             self.policy.on_health(now, id, is_available);
         }
-        // It has no requests in flight: without slow start it would get all of the next ones. A hold
-        // from before it was out of service no longer applies.
+        // It has no requests in flight, so without slow start it would get all of the next ones. A
+        // hold from before it went out of service no longer applies.
         if is_in && !was_in {
             self.table.update(id, |backend| backend.release_now());
         }

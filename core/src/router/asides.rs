@@ -34,7 +34,7 @@ impl Aside {
         matches!(self.state, AsideState::Resumed)
     }
 
-    /// Time for which it has waited for its client, with the current pause.
+    /// Time for which it has waited for its client, including the current pause.
     fn waited_by(&self, now: Instant) -> Duration {
         match self.state {
             AsideState::Paused { since } => self.waited.saturating_add(now.since(since)),

@@ -125,7 +125,7 @@ impl Router {
             let apart = if is_sudden { COMPARED_APART_MIN } else { COMPARED_APART };
             (now.since(at) < apart).then_some(stands_out)
         });
-        // The tests that compare with the others come last.
+        // The comparisons with the other backends are the most expensive tests, so they come last.
         let stands_out = known == Some(true)
             || self.still_stands_out(backend)
             || known.unwrap_or_else(|| self.compare(now, backend));

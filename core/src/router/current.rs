@@ -19,9 +19,9 @@ impl Router {
         let Some(current) = self.current.filter(|id| self.is_left(*id)) else {
             return;
         };
-        // A backend that is down or full never replaces it: failing open does not change the
-        // current backend. A backup in slow start is left for a backend that is no backup, and not
-        // for another backup.
+        // A backend that is down or full never replaces the current one: failing open does not
+        // change it. A backup in slow start is left for a primary backend, but not for another
+        // backup.
         let least = match access(current) {
             Access::BackupSlow => Access::Backup,
             other => other.min(Access::Down),
@@ -46,8 +46,8 @@ impl Router {
         access > Access::Slow && access != Access::Full
     }
 
-    /// Whether a backend is unusable or held. A backup that is left because another backend can
-    /// serve is not out.
+    /// Whether a backend is unusable or held. A backup is not out merely because another backend
+    /// can serve.
     pub(super) fn is_out(&self, id: BackendId) -> bool {
         self.table.row(id).is_none_or(|row| row.access.out().is_some())
     }

@@ -91,7 +91,7 @@ impl Router {
             // Requests sent before the probation do not show the backend's current state.
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
-                // While a backup does better, failures are not usual, however much the others fail.
+                // While a backup does better, failures are not excused, even if all others fail.
                 let others = self.better_spare(now, id).or_else(|| self.others(now, id));
                 self.table.update(id, |backend| {
                     backend.watch.probation_ended(now, is_good, others);
@@ -353,14 +353,14 @@ impl Router {
         self.order.iter().copied().filter(is_spare)
     }
 
-    /// Whether a backup could take the requests of this backend, and it is not known how many it
-    /// would fail.
+    /// Whether a backup with an unknown error share could take the requests of this backend.
     fn has_unknown_spare(&self, now: Instant, id: BackendId) -> bool {
         let known = |id| self.table.get(id).map(|backend| backend.recent(now, &self.rules));
         self.has_backups && self.spares(id).any(|id| !known(id).is_some_and(Others::know))
     }
 
-    /// The results of a backup that could take the requests of this backend and fails clearly less.
+    /// The results of a backup that could take the requests of this backend and fails clearly
+    /// fewer.
     fn better_spare(&self, now: Instant, id: BackendId) -> Option<Others> {
         let watch = &self.table.get(id).filter(|_| self.has_backups)?.watch;
         let spares = self.spares(id).filter_map(|id| self.table.get(id));

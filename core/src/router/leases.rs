@@ -36,8 +36,8 @@ impl Router {
         Ok(self.give(now, chosen, asker))
     }
 
-    /// Ends holds that have expired. They end with the next request instead of a timer, because
-    /// nothing else needs the backend earlier.
+    /// Ends holds that have expired. This happens at the next request and without a timer, because
+    /// nothing needs the backend earlier.
     #[inline(always)]
     pub(super) fn release_holds(&mut self, now: Instant) {
         if now >= self.table.releases_at() {
@@ -60,7 +60,7 @@ impl Router {
         Ok((backend, token, reason))
     }
 
-    /// Gives the lease of a request that goes to the chosen backend.
+    /// Issues the lease of a request for the chosen backend.
     #[inline(always)]
     pub(super) fn give(&mut self, now: Instant, chosen: Chosen, asker: Asker) -> Lease {
         let (backend, token, reason) = chosen;
@@ -215,7 +215,7 @@ impl Router {
 
 /// The effects of a lease's end.
 struct LeaseEnd {
-    /// Whether the response was complete and no error.
+    /// Whether the response was complete and not an error.
     is_good: bool,
     /// Whether a refused connection has just brought the backend down.
     is_newly_down: bool,

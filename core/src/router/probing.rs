@@ -71,7 +71,7 @@ impl Router {
         self.tell_standing(id);
     }
 
-    /// Passes the time to the part that ejects, router or policy.
+    /// Passes the time to the part that ejects backends: router or policy.
     fn watch_wait(&mut self, now: Instant, id: BackendId) {
         let ejects = self.ejects();
         let done =
@@ -208,8 +208,8 @@ impl Router {
         }
     }
 
-    /// Applies a backend's reported numbers of running and waiting requests. A report without the
-    /// number of running requests does not show requests of others: all waiting requests may be the
+    /// Applies a backend's reported numbers of running and waiting requests. Without the number of
+    /// running requests, a report does not show requests of others: all waiting requests may be the
     /// proxy's own.
     fn count_others(&mut self, now: Instant, id: BackendId, report: &LoadReport) {
         let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);

@@ -1,5 +1,5 @@
 //! Idle requests (tunnels, silent streams, stalled uploads) at one of two equal backends do not
-//! change the share of the other requests, under any policy.
+//! change the shares of the other requests under any policy.
 use std::time::Duration;
 
 use crate::config::PolicyKind;

@@ -1,5 +1,5 @@
-//! Requests with keys: the owner serves them, the next backend steps in, and the owner is used
-//! again.
+//! Requests with keys: the owner serves them, the next backend replaces it if necessary, and then
+//! the owner is used again.
 use super::*;
 use crate::affinity::AffinityKey;
 use crate::config::{AffinityBy, AffinityRules, Mode};
@@ -36,7 +36,7 @@ impl World {
         (backend, reason)
     }
 
-    /// Completes all pings as they become due, for `ms`.
+    /// For `ms`, completes all pings as they become due.
     fn ping_all(&mut self, ms: u64) {
         for _ in 0..ms {
             self.advance(1);
@@ -48,9 +48,9 @@ impl World {
     }
 }
 
-/// Under every policy, with and without a slack, each key has one backend as long as nothing is
-/// busy. The keys are spread over all backends, and another proxy with another seed and another
-/// order of backends agrees.
+/// Under every policy, with and without a slack, each key has one backend as long as no backend is
+/// busy. The keys are spread over all backends. A second proxy, with another seed and another order
+/// of backends, agrees.
 #[test]
 fn a_key_has_one_owner_under_every_policy() {
     for policy in PolicyKind::ALL {
@@ -80,8 +80,8 @@ fn a_key_has_one_owner_under_every_policy() {
     }
 }
 
-/// While the owner is down, drained or at its limit, one other backend serves the key, and the keys
-/// of the others stay where they are. After that the owner serves its key again.
+/// While the owner is down, drained or at its limit, one other backend serves the key, and keys of
+/// other owners do not move. Afterwards the owner serves its key again.
 #[test]
 fn the_next_backend_steps_in_and_the_owner_returns() {
     for policy in PolicyKind::ALL {
@@ -115,8 +115,8 @@ fn the_next_backend_steps_in_and_the_owner_returns() {
     }
 }
 
-/// A connection that the owner refuses brings it down. The retry goes to the next backend of the
-/// key, as do the next requests.
+/// If the owner refuses a connection, it is down. The retry and the next requests go to the next
+/// backend of the key.
 #[test]
 fn a_retry_goes_to_the_next_backend() {
     let mut world = World::with_rules(&["a", "b", "c"], rules(PolicyKind::LeastRequest, 0.0));
@@ -133,8 +133,8 @@ fn a_retry_goes_to_the_next_backend() {
     assert_eq!(world.serve_key(key(number)), (B, Owner));
 }
 
-/// A named owner serves its session while it is usable, whatever the key's hash. A backup serves
-/// only while no other can, and so it is left when one can again.
+/// A named owner serves its session while it is usable, whatever the hash of the key. A backup
+/// serves a session only until another backend can.
 #[test]
 fn a_named_owner_comes_first() {
     let mut usual = rules(PolicyKind::RoundRobin, 0.0);
@@ -181,8 +181,8 @@ fn a_session_stays_while_all_backends_are_down() {
     }
 }
 
-/// Sessions name their backend by a mark that depends on their number. A mark of an unknown backend
-/// names none.
+/// Sessions name their backend by a mark that depends on their number. The mark of an unknown
+/// backend is ignored.
 #[test]
 fn sessions_are_marked() {
     let world = World::new(&["a", "b", "c"]);
@@ -196,8 +196,9 @@ fn sessions_are_marked() {
     }
 }
 
-/// All of 60 requests in flight have one key. Under policies that count requests, its owner gets at
-/// most the slack times its share, by weight, and its excess goes on to one backend after the other.
+/// All of 60 requests in flight have the same key. Under policies that count requests, the owner
+/// gets at most the slack times its share by weight, and the excess goes to the next backends in
+/// order.
 #[test]
 fn load_is_bounded() {
     for (slack, weight) in [(1.0, 100), (1.25, 100), (2.0, 100), (1.25, 200)] {
@@ -219,9 +220,8 @@ fn load_is_bounded() {
     }
 }
 
-/// A hundred requests a second, three tenths of them with one key. Under policies with a model of
-/// delays this key leaves an owner that has become ten times slower, and returns after it is fast
-/// again.
+/// Three tenths of a hundred requests a second have one key. Under policies with a model of delays,
+/// this key leaves an owner that has become ten times slower, and returns when it is fast again.
 #[test]
 fn a_slow_owner_is_passed_by_until_it_is_fast_again() {
     for policy in [PolicyKind::Score, PolicyKind::Learned] {
@@ -263,7 +263,8 @@ fn a_slow_owner_is_passed_by_until_it_is_fast_again() {
 }
 
 /// A backend that fails its requests is ejected although all requests have keys, and requests with
-/// keys bring it back, with and without a slack. Under policies that eject by themselves, too.
+/// keys bring it back, with and without a slack. This also holds for policies that eject by
+/// themselves.
 #[test]
 fn an_ejected_owner_returns_by_requests_with_keys() {
     for policy in [PolicyKind::RoundRobin, PolicyKind::Learned] {

@@ -39,7 +39,8 @@ fn words_set_weight_and_service() {
     assert_eq!(say(&mut world, AgentState { is_out: Some(true), ..none }), (Mode::Ready, 200));
 }
 
-/// With reports off no report probe starts; with its own interval a backend is asked at that time.
+/// If reports are off, no report probe starts. A backend with its own interval is polled at that
+/// interval.
 #[test]
 fn reports_have_their_own_rules() {
     let off = CheckRules { is_report_off: true, ..CheckRules::default() };

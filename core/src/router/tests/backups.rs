@@ -38,7 +38,7 @@ fn keep_up(world: &mut World) {
     }
 }
 
-/// Two good pings of A, after which it is up. The other backends stay as they are.
+/// Completes two good pings of A, after which it is up. The other backends stay as they are.
 fn recover(world: &mut World) {
     for _ in 0..2 {
         world.await_ping(A);
@@ -72,7 +72,7 @@ fn a_backup_waits_until_the_others_are_down() {
     }
 }
 
-/// A backup of a backend that is ejected for its failures serves until that one is back.
+/// While a backend is ejected for its failures, its backup serves.
 #[test]
 fn a_backup_serves_for_an_ejected_backend() {
     for policy in PolicyKind::ALL {
@@ -139,9 +139,9 @@ fn a_retry_reaches_a_backup_last() {
     }
 }
 
-/// Of two backends with a backup both fail every request, from the same time on or one a minute
-/// after the other. Both are out under every policy, although they are more than half of the pool,
-/// because the backup serves. When it fails as well, requests go to all three again.
+/// Both of two backends with a backup fail every request, beginning at the same time or a minute
+/// apart. Under every policy both are ejected, although they are more than half of the pool,
+/// because the backup serves. If it fails as well, requests go to all three again.
 #[test]
 fn all_may_be_ejected_for_a_backup() {
     for (policy, b_fails) in PolicyKind::ALL.into_iter().flat_map(|one| [(one, 0), (one, 3000)]) {
@@ -168,8 +168,8 @@ fn all_may_be_ejected_for_a_backup() {
     }
 }
 
-/// A backup is ejected while it serves for a backend that is down. When that one is up again, no
-/// request tries the backup out: it is not needed.
+/// A backup is ejected while it serves for a backend that is down. When that backend is up again,
+/// the backup gets no trials, because it is not needed.
 #[test]
 fn an_ejected_backup_is_not_tried_out_while_it_is_not_needed() {
     for policy in PolicyKind::ALL {
@@ -193,7 +193,7 @@ fn an_ejected_backup_is_not_tried_out_while_it_is_not_needed() {
     }
 }
 
-/// A backend requested a pause. Its backup serves meanwhile, and not longer.
+/// While a backend pauses on its own request, its backup serves, but not longer.
 #[test]
 fn a_backup_serves_while_the_other_backend_pauses() {
     for policy in PolicyKind::ALL {
@@ -207,8 +207,8 @@ fn a_backup_serves_while_the_other_backend_pauses() {
     }
 }
 
-/// One of two backups was tried, the other backup requested a pause. A retry goes to the other
-/// backup, not to the ejected backend for which they stand in.
+/// One of two backups was tried, and the other has requested a pause. A retry goes to the other
+/// backup, not to the ejected primary backend.
 #[test]
 fn a_retry_reaches_a_held_backup_before_an_ejected_backend() {
     for policy in PolicyKind::ALL {
@@ -230,8 +230,8 @@ fn a_retry_reaches_a_held_backup_before_an_ejected_backend() {
     }
 }
 
-/// The current backend is a backup. A switch back to a backend that is up again is not a failover,
-/// since the backup has not failed, and no later request is one.
+/// A switch from a current backup back to a recovered backend is not a failover, since the backup
+/// has not failed. Later requests are not failovers either.
 #[test]
 fn the_return_from_a_backup_is_no_failover() {
     let mut world = world(PolicyKind::Score, &["a", "b"], 0);
@@ -254,8 +254,8 @@ fn the_return_from_a_backup_is_no_failover() {
     }
 }
 
-/// A backup that is current goes down at the time at which another backend is usable: that is a
-/// failover, for as long as it is down.
+/// If a current backup goes down when another backend is usable, this is a failover for as long as
+/// the backup is down.
 #[test]
 fn a_backup_that_fails_is_failed_over() {
     let names = ["a", "b"];
@@ -343,9 +343,9 @@ fn a_reload_makes_and_unmakes_a_backup() {
     }
 }
 
-/// Backends whose backup has served a few requests well are ejected after three failures in a row
-/// each, under every policy, and after one failure of a trial. It does not matter how many of them
-/// fail: they do not excuse each other while the backup does better.
+/// If a backup has served a few requests well, the other backends are ejected after three failures
+/// in a row each, under every policy, and after one failure of a trial. While the backup does
+/// better, they do not excuse each other, however many fail.
 #[test]
 fn a_backup_that_is_known_to_be_good_takes_over_early() {
     for policy in PolicyKind::ALL {
@@ -382,7 +382,7 @@ fn a_backup_that_is_known_to_be_good_takes_over_early() {
                 world.advance(5);
                 keep_up(&mut world);
             }
-            // Three in a row of each, then one failure in each of two trials within ten seconds.
+            // Each fails three in a row, then one in each of two trials within ten seconds.
             let (least, most) = (3 * others.len(), 5 * others.len());
             assert!(failed_first <= Some(least), "{policy:?}: {failed_first:?} before the backup");
             assert!(failed <= most, "{policy:?}: {failed} failed of {}", others.len());

@@ -113,8 +113,8 @@ fn an_awaited_backend_gets_nothing() {
     }
 }
 
-/// A backend with `initial: down` that returns from maintenance is down until its first good ping.
-/// Then its slow start begins.
+/// After maintenance, a backend with `initial: down` is down until its first good ping. Then its
+/// slow start begins.
 #[test]
 fn a_maintained_backend_that_starts_down_starts_slowly() {
     for policy in [PolicyKind::LeastRequest, PolicyKind::Learned] {
@@ -136,7 +136,7 @@ fn a_maintained_backend_that_starts_down_starts_slowly() {
 }
 
 /// When a reload turns off the pings of a down backend, it comes up and starts slowly. After pings
-/// are turned on again, the first good one does not start it slowly again.
+/// are turned on again, the first good ping does not cause another slow start.
 #[test]
 fn a_backend_comes_up_once_when_pings_are_turned_off() {
     for policy in [PolicyKind::LeastRequest, PolicyKind::Learned] {
@@ -157,7 +157,7 @@ fn a_backend_comes_up_once_when_pings_are_turned_off() {
 }
 
 /// A backend that was down before maintenance starts slowly when maintenance ends. Its first good
-/// ping does not start it slowly again.
+/// ping does not cause another slow start.
 #[test]
 fn a_maintained_backend_comes_up_once() {
     let names = ["a", "b"];

@@ -66,8 +66,8 @@ fn without_a_usable_backend_it_is_a_last_resort() {
     }
 }
 
-/// While every backend is down, a backend whose pings fail is tried before backends where no
-/// process listens, under every policy. The others follow after it was tried.
+/// While every backend is down, every policy tries a backend whose pings fail before backends where
+/// no process listens.
 #[test]
 fn the_last_resort_refuses_no_connections() {
     for policy in PolicyKind::ALL {
