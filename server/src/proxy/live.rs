@@ -1,9 +1,9 @@
 //! Feeds the live page from the proxy: figures once a second, events, and the streams of clients at
 //! /stats. `admin/` serves the same page on its own listener.
 //!
-//! Figures are sampled while a client may see the page: with an admin listener, or with a network in
-//! `stats.allow`. A page that is opened later therefore has the last ten minutes. A sample takes
-//! [`AT_ONCE`] backends at a time, with traffic in between.
+//! Figures are sampled while somebody may see them: with an admin listener, a control socket, or a
+//! network in `stats.allow`. A page that is opened later therefore has the last ten minutes. A
+//! sample takes [`AT_ONCE`] backends at a time, with traffic in between.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +41,8 @@ pub(super) struct LiveFeed {
     /// The counts of each backend at the last sample.
     counted: BTreeMap<BackendId, Counted>,
     /// The times of the last seconds of all backends, and those of the sample in progress.
-    all: Recent,
-    adding: Recent,
+    all: Sketch,
+    adding: Sketch,
     /// The one that began first comes first.
     streams: Vec<Reader>,
     /// The time at which the streams are checked next.
@@ -86,8 +86,8 @@ impl LiveFeed {
         Self {
             live: Live::new(),
             counted: BTreeMap::new(),
-            all: Recent::default(),
-            adding: Recent::default(),
+            all: Sketch::default(),
+            adding: Sketch::default(),
             streams: Vec::new(),
             feeds_at: None,
             watchers: 0,
@@ -112,7 +112,7 @@ impl Proxy {
         if self.live.live.poll_timeout().is_none() || !is_wanted {
             // After a pause without samples, times and counts cover more than one second.
             self.live.counted.clear();
-            self.live.all = Recent::default();
+            self.live.all = Sketch::default();
         }
         self.live.live.forget_list();
         self.live.live.set_sampling(now, is_wanted);
@@ -355,8 +355,9 @@ impl Proxy {
             *sketch = Sketch::default();
         }
         counted.recent.take(sketch);
-        self.live.adding.add(&counted.recent);
-        let [p50, p99] = counted.recent.quantiles(SHOWN);
+        let times = counted.recent.whole();
+        self.live.adding.add(&times);
+        let [p50, p99] = times.quantiles(SHOWN);
         let seconds = match last.map(|last| now.since(last)) {
             Some(span) if span > LATE_AFTER => span.as_secs_f64(),
             Some(_) => 1.0,
@@ -380,7 +381,7 @@ impl Proxy {
         let ids = self.upstreams.configured().to_vec();
         let configured: BTreeSet<BackendId> = ids.iter().copied().collect();
         self.live.counted.retain(|id, _| configured.contains(id));
-        self.live.adding = Recent::default();
+        self.live.adding = Sketch::default();
         let described = |id| {
             let target = self.upstreams.target(id);
             target.map_or_else(
@@ -396,7 +397,7 @@ impl Proxy {
     /// nothing is sampled and without requests.
     pub(super) fn recent_times(&self, id: BackendId) -> [Option<f32>; 2] {
         let counted = self.live.counted.get(&id);
-        counted.map_or([None; 2], |counted| counted.recent.quantiles(SHOWN))
+        counted.map_or([None; 2], |counted| counted.recent.whole().quantiles(SHOWN))
     }
 
     /// Returns the header field with p50 and p99 of all backends together, with its line end; empty
@@ -439,14 +440,15 @@ impl Proxy {
     }
 }
 
-/// Whether a client may see the page.
+/// Whether somebody may see the figures: the page, or `top` over the control socket.
 fn is_visible(config: &Config) -> bool {
-    config.admin.listen.is_some() || !config.stats.allow.is_empty()
+    let admin = &config.admin;
+    admin.listen.is_some() || admin.socket.is_some() || !config.stats.allow.is_empty()
 }
 
 const NO_STORE: &str = "Cache-Control: no-store\r\n";
 /// The quantiles of times that are shown.
-const SHOWN: [f32; 2] = [0.5, 0.99];
+const SHOWN: [f64; 2] = [0.5, 0.99];
 /// Backends whose predictions are shown.
 const MODELS_MAX: usize = 64;
 

@@ -12,8 +12,10 @@ const BUCKETS: usize = OCTAVES << PARTS_BITS;
 const SHIFT: u32 = f32::MANTISSA_DIGITS - 1 - PARTS_BITS;
 /// The bucket of 2^16 ns as the upper bits of an `f32`, whose exponent is biased by 127.
 const FIRST: u32 = (127 + 16) << PARTS_BITS;
-/// The part of the earlier times that is left after each second: half after 3 s.
-const KEPT: f32 = 0.8;
+/// Parts of the time that is shown: the newest one grows, the oldest one is dropped as a whole.
+const SLICES: usize = 3;
+/// Seconds of a part.
+const SLICE_SECONDS: u32 = 2;
 
 /// Times counted since the last [`Recent::take`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,51 +36,62 @@ impl Sketch {
         // While nothing is sampled, no count is taken for a long time. The first sample discards it.
         self.0[bucket] = self.0[bucket].wrapping_add(1);
     }
-}
 
-/// The times of the last seconds; older ones weigh less.
-#[derive(Clone, Debug)]
-pub(crate) struct Recent(Box<[f32; BUCKETS]>);
-
-impl Default for Recent {
-    fn default() -> Self {
-        Self(Box::new([0.0; BUCKETS]))
-    }
-}
-
-impl Recent {
-    /// Takes the times of the last second, which the sketch then forgets.
-    pub(crate) fn take(&mut self, sketch: &mut Sketch) {
-        for (kept, new) in self.0.iter_mut().zip(&mut sketch.0) {
-            *kept = KEPT * *kept + std::mem::take(new) as f32;
-        }
-    }
-
-    /// Adds the times of another backend.
+    /// Adds other times.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.0.iter_mut().zip(&*other.0).for_each(|(sum, more)| *sum += more);
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, more)| *sum = sum.saturating_add(*more));
     }
 
-    /// Returns the times, in ms, that the given shares of requests took at most; `None` if there were
-    /// too few requests lately. Shares must rise.
-    pub(crate) fn quantiles<const N: usize>(&self, shares: [f32; N]) -> [Option<f32>; N] {
-        let all: f32 = self.0.iter().sum();
+    /// Returns the times, in ms, that the given shares of requests took at most; `None` without
+    /// requests. Shares must rise.
+    pub(crate) fn quantiles<const N: usize>(&self, shares: [f64; N]) -> [Option<f32>; N] {
+        let all: u64 = self.0.iter().copied().map(u64::from).sum();
         let mut found = [None; N];
-        // One request is worth 0.1 after ten seconds.
-        if all < 0.1 {
+        if all == 0 {
             return found;
         }
         let (mut below, mut bucket) = (0.0, 0);
         for (share, found) in shares.iter().zip(&mut found) {
-            let rank = share * all;
-            while bucket < BUCKETS - 1 && below + self.0[bucket] < rank {
-                below += self.0[bucket];
+            let rank = share * all as f64;
+            while bucket < BUCKETS - 1 && below + f64::from(self.0[bucket]) < rank {
+                below += f64::from(self.0[bucket]);
                 bucket += 1;
             }
             let (low, high) = (start_ms(bucket), start_ms(bucket + 1));
             *found = Some(2.0 * low * high / (low + high));
         }
         found
+    }
+}
+
+/// The times of the last five to six seconds.
+///
+/// Weights that fade with age would suit the median, but not p99: of a steady load, a slow second
+/// stays among the slowest hundredth until its weight is below a hundredth.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recent {
+    slices: Box<[Sketch; SLICES]>,
+    newest: usize,
+    /// Seconds of the newest slice.
+    seconds: u32,
+}
+
+impl Recent {
+    /// Takes the times of the last second, which the sketch then forgets.
+    pub(crate) fn take(&mut self, sketch: &mut Sketch) {
+        if self.seconds == SLICE_SECONDS {
+            self.newest = (self.newest + 1) % SLICES;
+            (self.slices[self.newest], self.seconds) = (Sketch::default(), 0);
+        }
+        self.seconds += 1;
+        self.slices[self.newest].add(&std::mem::take(sketch));
+    }
+
+    /// Returns all times together.
+    pub(crate) fn whole(&self) -> Sketch {
+        let mut whole = Sketch::default();
+        self.slices.iter().for_each(|slice| whole.add(slice));
+        whole
     }
 }
 
@@ -91,12 +104,10 @@ fn start_ms(bucket: usize) -> f32 {
 mod tests {
     use super::*;
 
-    fn recent(times_ms: impl Iterator<Item = f64>) -> Recent {
-        let (mut recent, mut sketch) = (Recent::default(), Sketch::default());
+    fn sketch(times_ms: impl Iterator<Item = f64>) -> Sketch {
+        let mut sketch = Sketch::default();
         times_ms.for_each(|ms| sketch.add_nanos((ms * 1e6) as u64));
-        recent.take(&mut sketch);
-        assert_eq!(sketch, Sketch::default());
-        recent
+        sketch
     }
 
     /// A quantile is within 5.9 % of the time of its rank, wherever in a bucket that is, over the
@@ -106,7 +117,7 @@ mod tests {
         let mut ms = 0.066;
         while ms < 130_000.0 {
             for (share, times) in [(0.5, [ms, ms, 1e9]), (0.99, [0.0, ms, ms])] {
-                let [found] = recent(times.into_iter()).quantiles([share]);
+                let [found] = sketch(times.into_iter()).quantiles([share]);
                 let found = f64::from(found.expect("enough requests"));
                 assert!((found / ms - 1.0).abs() < 0.059, "{ms}: {found}");
             }
@@ -114,7 +125,7 @@ mod tests {
         }
         for scale in [0.1, 1.0, 37.0, 1000.0] {
             let times = (1..=1000).map(|at| scale * (1.0 + f64::from(at) / 1000.0));
-            let [median, high] = recent(times).quantiles([0.5, 0.99]);
+            let [median, high] = sketch(times).quantiles([0.5, 0.99]);
             for (found, expected) in [(median, 1.5 * scale), (high, 1.99 * scale)] {
                 let found = f64::from(found.expect("enough requests"));
                 assert!((found / expected - 1.0).abs() < 0.06, "{scale}: {found} for {expected}");
@@ -125,25 +136,34 @@ mod tests {
     /// A single time, none, and times beyond both ends.
     #[test]
     fn ends_are_counted() {
-        assert_eq!(Recent::default().quantiles([0.5]), [None]);
+        assert_eq!(Sketch::default().quantiles([0.5]), [None]);
         for (ms, low, high) in [(12.0, 11.0, 13.0), (0.0, 0.0, 0.1), (1e9, 100_000.0, 140_000.0)] {
-            let [found] = recent([ms].into_iter()).quantiles([0.5]);
+            let [found] = sketch([ms].into_iter()).quantiles([0.5]);
             let found = found.expect("a request");
             assert!((low..=high).contains(&found), "{ms}: {found}");
         }
     }
 
-    /// Old times weigh less: a slow second outweighs a hundred fast ones of a minute ago, and without
-    /// requests nothing is left at last.
+    /// After a fault of any length p99 is that of the steady load again within six seconds, and
+    /// without requests nothing is left after six.
     #[test]
-    fn old_times_fade() {
-        let mut sketch = Sketch::default();
-        let mut recent = recent((0..100).map(|_| 1.0));
-        (0..60).for_each(|_| recent.take(&mut sketch));
-        assert_eq!(recent.quantiles([0.5]), [None]);
-        sketch.add_nanos(500_000_000);
-        recent.take(&mut sketch);
-        let [median] = recent.quantiles([0.5]);
-        assert!(median.is_some_and(|ms| ms > 400.0), "{median:?}");
+    fn old_times_are_forgotten() {
+        let mut recent = Recent::default();
+        for second in 0..40 {
+            let ms = if second < 20 { 1500.0 } else { 20.0 };
+            let mut new = sketch((0..100).map(|_| ms));
+            recent.take(&mut new);
+            assert_eq!(new, Sketch::default());
+            let [p99] = recent.whole().quantiles([0.99]);
+            let p99 = p99.expect("requests");
+            if !(20..25).contains(&second) {
+                assert!((f64::from(p99) / ms - 1.0).abs() < 0.06, "{second}: {p99}");
+            }
+        }
+        for second in 1..=5 {
+            assert!(recent.whole().quantiles([0.5])[0].is_some(), "{second}");
+            recent.take(&mut Sketch::default());
+        }
+        assert_eq!(recent.whole().quantiles([0.5]), [None]);
     }
 }

@@ -254,11 +254,15 @@ fn the_first_sample_has_no_past() {
     }
 }
 
-/// Nothing is sampled, and nothing wakes the proxy for it, while no client may see the page or
-/// there are no backends.
+/// Nothing is sampled, and nothing wakes the proxy for it, while nobody may see the figures or there
+/// are no backends. `top` may see them over the control socket.
 #[test]
 fn nothing_is_sampled_for_no_page() {
     assert!(proxy(&["127.0.0.1"], 1).live.poll_timeout().is_some());
     assert_eq!(proxy(&[], 1).live.poll_timeout(), None);
     assert_eq!(proxy(&["127.0.0.1"], 0).live.poll_timeout(), None);
+    let (mut config, targets) = setup(&[], 1);
+    config.admin.socket = Some("control.sock".to_owned());
+    let proxy = Proxy::new(config, targets, 1, START).expect("a good one");
+    assert!(proxy.live.poll_timeout().is_some());
 }
