@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use serde_json::Value;
+
 use process::{Folder, Program, empty_backend, output};
 use terminal::{Terminal, strip};
 
@@ -80,6 +82,28 @@ fn stats_is_one_table() {
     let wrong = String::from_utf8(output.stderr).expect("text");
     let address = url.trim_start_matches("http://");
     assert_eq!(wrong, format!("intelliproxy: {address}: connection refused\n"));
+}
+
+/// Over the control socket `top` shows the times of all backends, too, as the proxy measured them.
+#[test]
+fn the_socket_has_the_same_times() {
+    let folder = Folder::new("times");
+    let (config, socket) = (folder.path("proxy.json"), folder.path("control.sock"));
+    std::fs::write(&config, format!(r#"{{"admin": {{"socket": {socket:?}}}}}"#)).expect("a file");
+    let backend = format!("--backend=A={}", empty_backend());
+    let proxy = Program::start(&["--config", &config, &backend]);
+    let mut terminal = Terminal::start(top(&["--socket", &socket, "--interval", "0.1"]), (80, 24));
+    let is_measured = |line: &String| line.contains("  p50 ") && !line.contains("  p50 -");
+    // They are measured once a second.
+    while !terminal.next_frame().iter().any(is_measured) {
+        proxy.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    }
+    let totals = output(&["ctl", "--socket", &socket, "totals"]);
+    let totals: Value = serde_json::from_slice(&totals.stdout).expect("JSON");
+    let times = totals["times"].as_str().expect("times");
+    assert!(times.starts_with("p50Ms=") && times.contains(", p99Ms="), "{totals}");
+    terminal.press("q");
+    assert_eq!(terminal.end(), (Some(0), true));
 }
 
 /// In a terminal the table is redrawn; keys sort and select, the window may change its size, and q

@@ -30,6 +30,7 @@ usage: intelliproxy ctl [--socket PATH] COMMAND
   policy NAME        route by another policy
   reload             read the configuration file again, as on SIGHUP
   stats              print /stats
+  totals             print the header fields of /stats as JSON
   ready              print whether requests can be served, as /readyz does
 
   --socket PATH      admin.socket of the proxy (default /run/intelliproxy/control.sock)

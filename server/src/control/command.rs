@@ -14,6 +14,8 @@ pub(crate) enum Command {
     Reload,
     /// The text of /stats.
     Stats,
+    /// The figures of the proxy as a whole, which are header fields of /stats.
+    Totals,
     /// Whether the proxy can serve requests.
     Readiness,
 }
@@ -52,6 +54,7 @@ impl Command {
             }
             "reload" => Self::Reload,
             "stats" => Self::Stats,
+            "totals" => Self::Totals,
             _ => {
                 let names = NAMES.join(", ");
                 return Err(format!("{name}: no such command; the commands are {names}"));
@@ -71,13 +74,15 @@ impl Command {
             Self::Policy(policy) => format!("policy {}", policy.name()),
             Self::Reload => "reload".to_owned(),
             Self::Stats => "stats".to_owned(),
+            Self::Totals => "totals".to_owned(),
             Self::Readiness => "ready".to_owned(),
         }
     }
 }
 
 /// The names of all commands.
-const NAMES: [&str; 7] = ["drain", "ready", "maintain", "weight", "policy", "reload", "stats"];
+const NAMES: [&str; 8] =
+    ["drain", "ready", "maintain", "weight", "policy", "reload", "stats", "totals"];
 const BACKEND: &str = "the name of a backend";
 
 #[cfg(test)]
@@ -97,6 +102,7 @@ mod tests {
             "policy least_request",
             "reload",
             "stats",
+            "totals",
             "ready",
         ] {
             let command = Command::parse(line).expect(line);
@@ -104,7 +110,7 @@ mod tests {
             assert_eq!(Command::parse(&format!("  {}\t", line.replace(' ', "  "))), Ok(command));
         }
         let range = "weight: must be a whole number from 0 to 1000";
-        let names = "drain, ready, maintain, weight, policy, reload, stats";
+        let names = "drain, ready, maintain, weight, policy, reload, stats, totals";
         let rows = [
             ("", "empty command".to_owned()),
             ("drain", "drain: needs the name of a backend".to_owned()),

@@ -1,7 +1,7 @@
 //! Feeds the live page from the proxy: figures once a second, events, and the streams of clients at
 //! /stats. `admin/` serves the same page on its own listener.
 //!
-//! Figures are sampled while somebody may see them: with an admin listener, a control socket, or a
+//! Figures are sampled while they can be read: with an admin listener, a control socket, or a
 //! network in `stats.allow`. A page that is opened later therefore has the last ten minutes. A
 //! sample takes [`AT_ONCE`] backends at a time, with traffic in between.
 use std::collections::{BTreeMap, BTreeSet};
@@ -440,7 +440,7 @@ impl Proxy {
     }
 }
 
-/// Whether somebody may see the figures: the page, or `top` over the control socket.
+/// Whether the figures can be read: by the page, or by `top` over the control socket.
 fn is_visible(config: &Config) -> bool {
     let admin = &config.admin;
     admin.listen.is_some() || admin.socket.is_some() || !config.stats.allow.is_empty()

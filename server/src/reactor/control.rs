@@ -8,6 +8,7 @@ use intelliproxy_core::Instant;
 use log::{info, warn};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry};
+use serde_json::Value;
 
 use super::Reactor;
 use super::socket::is_readable;
@@ -305,6 +306,11 @@ impl Reactor {
                 port.asking.push(id);
                 return None;
             }
+            Command::Totals => {
+                // `top` asks this every second, so it is not logged.
+                port.control.respond(now, id, Ok(totals_json(&self.proxy.stats_fields())));
+                return None;
+            }
             Command::Readiness => {
                 // Health checks ask this every few seconds, so it is not logged.
                 let readiness = self.proxy.readiness();
@@ -324,6 +330,16 @@ impl Reactor {
         };
         Some(done.map(|()| "ok".to_owned()))
     }
+}
+
+/// Returns the header fields of /stats as a JSON object, by their names without the common prefix.
+fn totals_json(fields: &str) -> String {
+    let fields = fields.lines().filter_map(|line| line.split_once(": "));
+    let named = fields.map(|(name, value)| {
+        let own = name.strip_prefix("X-IntelliProxy-").unwrap_or(name);
+        (own.to_ascii_lowercase(), Value::from(value))
+    });
+    Value::Object(named.collect()).to_string()
 }
 
 fn text_of(bytes: &Arc<Vec<u8>>) -> String {

@@ -176,7 +176,9 @@ mod tests {
             entries.iter().map(|entry| entry.names.join(" ")).collect()
         };
         let ctl = command("ctl");
-        let words = ["drain", "maintain", "ready", "weight", "policy", "reload", "stats", "ready"];
+        let words = [
+            "drain", "maintain", "ready", "weight", "policy", "reload", "stats", "totals", "ready",
+        ];
         assert_eq!(names(ctl.words().collect()), words);
         assert_eq!(names(ctl.flags().collect()), ["--socket", "-h --help"]);
         let weight = ctl.words().find(|word| word.names == ["weight"]).expect("weight");

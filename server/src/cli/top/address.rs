@@ -4,8 +4,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::cli::top::decisions;
-use crate::cli::top::http::{self, BODY_BYTES_MAX, Failure};
+use crate::cli::top::http::{self, BODY_BYTES_MAX, COUNTS_MAX, Failure};
 use crate::cli::top::reading::Reading;
 use crate::cli::top::url::Url;
 
@@ -64,24 +66,33 @@ fn read_url(url: &Url, wants_decisions: bool) -> Result<Reading, Failure> {
 }
 
 fn read_socket(path: &str) -> Result<Reading, String> {
-    let line = read_line(path, WAIT_MAX).map_err(|wrong| format!("{path}: {wrong}"))?;
+    let lines = read_lines(path, WAIT_MAX).map_err(|wrong| format!("{path}: {wrong}"))?;
+    let end = lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| end + 1);
+    let (line, totals) = lines.split_at(end);
     let parsed = match line.strip_prefix(b"error ") {
         Some(wrong) => Err(String::from_utf8_lossy(wrong).trim_end().to_owned()),
-        None => Reading::parse(&line),
+        None => Reading::parse(line),
     };
-    parsed.map_err(|wrong| format!("{path}: {wrong}"))
+    let mut reading = parsed.map_err(|wrong| format!("{path}: {wrong}"))?;
+    // A proxy that does not know this command responds with an error; then there are none.
+    if let Ok(Value::Object(totals)) = serde_json::from_slice(totals) {
+        let fields = totals.into_iter().take(COUNTS_MAX);
+        let texts = fields.filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())));
+        reading.take_fields(texts);
+    }
+    Ok(reading)
 }
 
-/// Returns the response of a control socket to `stats`: one line, or all that came before the end.
-/// The whole takes at most `wait_max`, also if it comes slowly.
-fn read_line(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
+/// Returns the responses of a control socket to `stats` and `totals`: a line each, or all that came
+/// before the end. Both take at most `wait_max`, also if they come slowly.
+fn read_lines(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
     let fail = |error: io::Error| http::reason(&error);
     let end = Instant::now() + wait_max;
     let mut stream = UnixStream::connect(path).map_err(fail)?;
     stream.set_write_timeout(Some(wait_max)).map_err(fail)?;
-    stream.write_all(b"stats\n").map_err(fail)?;
-    let (mut line, mut space) = (Vec::new(), vec![0; SPACE]);
-    while !line.ends_with(b"\n") && line.len() < BODY_BYTES_MAX {
+    stream.write_all(b"stats\ntotals\n").map_err(fail)?;
+    let (mut lines, mut space, mut ends) = (Vec::new(), vec![0; SPACE], 0);
+    while ends < 2 && lines.len() < BODY_BYTES_MAX {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(format!("no whole response within {} s", wait_max.as_secs_f64()));
@@ -89,14 +100,17 @@ fn read_line(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
         stream.set_read_timeout(Some(left)).map_err(fail)?;
         match stream.read(&mut space) {
             Ok(0) => break,
-            Ok(count) => line.extend_from_slice(&space[..count]),
+            Ok(count) => {
+                ends += space[..count].iter().filter(|byte| **byte == b'\n').count();
+                lines.extend_from_slice(&space[..count]);
+            }
             // The time is over, or a signal came.
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(fail(error)),
         }
     }
-    Ok(line)
+    Ok(lines)
 }
 
 /// The admin listener that `cargo all` and the examples use.
@@ -117,8 +131,8 @@ mod tests {
 
     use super::*;
 
-    /// A line is read whole, in whatever pieces it arrives. A line that arrives byte by byte
-    /// without an end is given up.
+    /// Both lines are read whole, in whatever pieces they arrive, or one if the socket then ends.
+    /// Lines that arrive byte by byte without an end are given up.
     #[test]
     fn slow_sockets_are_given_up() {
         let path = std::env::temp_dir().join(format!("intelliproxy-top-{}", std::process::id()));
@@ -127,16 +141,29 @@ mod tests {
         let listener = UnixListener::bind(&path).expect("a socket");
         let text = path.to_str().expect("UTF-8").to_owned();
         let server = thread::spawn(move || {
-            let (mut first, _) = listener.accept().expect("a client");
-            first.write_all(b"[").and_then(|()| first.write_all(b"]\n")).expect("written");
-            let (mut second, _) = listener.accept().expect("a client");
+            // A socket that is closed with unread bytes is reset.
+            let accept = || {
+                let (mut client, _) = listener.accept().expect("a client");
+                client.read_exact(&mut [0; "stats\ntotals\n".len()]).expect("commands");
+                client
+            };
+            let mut first = accept();
+            for piece in ["[", "]\n{", "}\n"] {
+                first.write_all(piece.as_bytes()).expect("written");
+            }
+            drop(first);
+            let mut old = accept();
+            old.write_all(b"[]\n").expect("written");
+            drop(old);
+            let mut second = accept();
             // The client's pace is that of these bytes: it ends while some still come.
             while second.write_all(b" ").is_ok() {
                 thread::yield_now();
             }
         });
-        assert_eq!(read_line(&text, WAIT_MAX), Ok(b"[]\n".to_vec()));
-        let wrong = read_line(&text, Duration::from_millis(50));
+        assert_eq!(read_lines(&text, WAIT_MAX), Ok(b"[]\n{}\n".to_vec()));
+        assert_eq!(read_lines(&text, WAIT_MAX), Ok(b"[]\n".to_vec()));
+        let wrong = read_lines(&text, Duration::from_millis(50));
         assert_eq!(wrong, Err("no whole response within 0.05 s".to_owned()));
         server.join().expect("it ended");
         std::fs::remove_file(&path).expect("removed");

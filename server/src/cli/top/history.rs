@@ -1,4 +1,4 @@
-//! Rates and quantiles between readings.
+//! Rates between readings, and the figures since the start.
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -11,11 +11,10 @@ pub(crate) struct History {
     samples: VecDeque<(Duration, BTreeMap<String, Counters>)>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     requests: u64,
     errors: u64,
-    heads: Vec<(f64, u64)>,
 }
 
 /// The traffic of a backend, or of all. Fields are `None` before the second reading and without
@@ -34,9 +33,7 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// Returns it with the times that the proxy reports, which are finer than those of buckets.
-    fn with(self, times: Option<Times>) -> Self {
-        let Some(Times { p50_ms, p99_ms }) = times else { return self };
+    const fn with(self, Times { p50_ms, p99_ms }: Times) -> Self {
         Self { p50_ms, p99_ms, ..self }
     }
 }
@@ -54,7 +51,7 @@ impl History {
         let counters = reading.rows.iter().map(|row| (row.name.clone(), Counters::of(row)));
         self.samples.push_back((at, counters.collect()));
         // One reading beyond the window, as differences need.
-        while self.samples.get(1).is_some_and(|(second, _)| *second + TIMES_SPAN < at) {
+        while self.samples.get(1).is_some_and(|(second, _)| *second + ERRORS_SPAN < at) {
             self.samples.pop_front();
         }
     }
@@ -68,18 +65,15 @@ impl History {
             recent.iter().filter_map(rate).fold(None, |sum, rate| Some(sum.unwrap_or(0.0) + rate));
         let mut all = Change::default();
         let rows = reading.rows.iter().zip(&recent).map(|(row, recent)| {
-            let long = self.since(&row.name, TIMES_SPAN);
-            if let Some(change) = &long {
-                all.add(change);
-            }
+            let long = self.since(&row.name, ERRORS_SPAN).unwrap_or_default();
+            all.add(&long);
             let share = rate(recent).zip(whole).filter(|(_, whole)| *whole > 0.0);
-            let traffic = long.unwrap_or_default().times().with(row.times);
             let share = share.map(|(own, whole)| own / whole);
-            Traffic { per_second: rate(recent), share, ..traffic }
+            Traffic { per_second: rate(recent), share, ..long.errors().with(row.times) }
         });
         let rows = rows.collect();
-        let all = all.times().with(reading.times);
-        Rates { rows, all: Traffic { per_second: whole, share: None, ..all } }
+        let all = Traffic { per_second: whole, ..all.errors().with(reading.times) };
+        Rates { rows, all }
     }
 
     /// Returns the change of a backend's counters over the last `span`, or since they restarted
@@ -106,29 +100,29 @@ impl History {
             seconds: (*end - at).as_secs_f64(),
             requests: newest.requests - first.requests,
             errors: newest.errors.saturating_sub(first.errors),
-            heads: subtract(&newest.heads, &first.heads),
         })
     }
 }
 
-/// Returns the traffic since the proxy's start.
+/// Returns the traffic since the proxy's start, with times estimated from its buckets.
 pub(crate) fn since_start(reading: &Reading) -> Rates {
     let whole: u64 = reading.rows.iter().map(|row| row.requests).fold(0, u64::saturating_add);
-    let mut all = Change::default();
+    let (mut all, mut heads) = (Change::default(), Vec::new());
     let rows = reading.rows.iter().map(|row| {
-        let Counters { requests, errors, heads } = Counters::of(row);
-        let change = Change { seconds: 0.0, requests, errors, heads };
+        let Counters { requests, errors } = Counters::of(row);
+        let change = Change { seconds: 0.0, requests, errors };
         all.add(&change);
+        add_heads(&mut heads, &row.heads);
         let share = (whole > 0).then(|| row.requests as f64 / whole as f64);
-        Traffic { share, ..change.times() }
+        Traffic { share, ..change.errors().with(times_of(&row.heads)) }
     });
     let rows = rows.collect();
-    Rates { rows, all: all.times() }
+    Rates { rows, all: all.errors().with(times_of(&heads)) }
 }
 
 impl Counters {
     fn of(row: &Row) -> Self {
-        Self { requests: row.requests, errors: row.errors, heads: row.heads.clone() }
+        Self { requests: row.requests, errors: row.errors }
     }
 
     /// Whether a counter is higher than in `later`, because the proxy was restarted in between.
@@ -143,7 +137,6 @@ struct Change {
     seconds: f64,
     requests: u64,
     errors: u64,
-    heads: Vec<(f64, u64)>,
 }
 
 impl Change {
@@ -154,29 +147,26 @@ impl Change {
     fn add(&mut self, other: &Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.errors = self.errors.saturating_add(other.errors);
-        for (bound, count) in &other.heads {
-            match self.heads.binary_search_by(|(known, _)| known.total_cmp(bound)) {
-                Ok(at) => self.heads[at].1 = self.heads[at].1.saturating_add(*count),
-                Err(at) => self.heads.insert(at, (*bound, *count)),
-            }
-        }
     }
 
-    fn times(&self) -> Traffic {
+    fn errors(&self) -> Traffic {
         let percent = 100.0 * self.errors as f64 / self.requests as f64;
-        Traffic {
-            error_percent: (self.requests > 0).then_some(percent),
-            p50_ms: quantile(&self.heads, 0.5),
-            p99_ms: quantile(&self.heads, 0.99),
-            ..Traffic::default()
+        Traffic { error_percent: (self.requests > 0).then_some(percent), ..Traffic::default() }
+    }
+}
+
+/// Adds counts by bucket to others.
+fn add_heads(heads: &mut Vec<(f64, u64)>, more: &[(f64, u64)]) {
+    for (bound, count) in more {
+        match heads.binary_search_by(|(known, _)| known.total_cmp(bound)) {
+            Ok(at) => heads[at].1 = heads[at].1.saturating_add(*count),
+            Err(at) => heads.insert(at, (*bound, *count)),
         }
     }
 }
 
-fn subtract(newer: &[(f64, u64)], older: &[(f64, u64)]) -> Vec<(f64, u64)> {
-    let before =
-        |bound: f64| older.iter().find(|(known, _)| *known == bound).map_or(0, |(_, n)| *n);
-    newer.iter().map(|(bound, count)| (*bound, count.saturating_sub(before(*bound)))).collect()
+fn times_of(heads: &[(f64, u64)]) -> Times {
+    Times { p50_ms: quantile(heads, 0.5), p99_ms: quantile(heads, 0.99) }
 }
 
 /// Returns a quantile of counts by bucket, interpolated within its bucket.
@@ -207,8 +197,8 @@ const BOUNDS_MS: [f64; 15] = [
 ];
 /// The span of rates and shares: long enough for a few requests, short enough to show a switch.
 const RATE_SPAN: Duration = Duration::from_secs(2);
-/// The span of times and errors: at 100 requests a second, p99 is the time of the tenth slowest.
-const TIMES_SPAN: Duration = Duration::from_secs(10);
+/// The span of errors: long enough for some requests at a low rate.
+const ERRORS_SPAN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -235,24 +225,22 @@ mod tests {
         assert_eq!((rows[0].per_second, rows[0].share), (Some(30.0), Some(0.75)));
         assert_eq!((rows[1].per_second, rows[1].error_percent), (Some(10.0), Some(10.0)));
         assert_eq!(all.per_second, Some(40.0));
-        // Half of the way from 2.5 to 5 ms.
-        assert_eq!((rows[0].p50_ms, all.p99_ms), (Some(3.75), Some(2.5 + 2.5 * 0.99)));
         assert!(history.samples.len() <= 12, "{}", history.samples.len());
     }
 
-    /// Times that the proxy reports replace those from the buckets, even if it reports null.
+    /// Times are those that the proxy reports, never an estimate from its buckets.
     #[test]
     fn reported_times_are_shown() {
         let mut history = History::default();
         for second in 0..3 {
             let mut last = reading(&[("A", 30 * second, 30 * second), ("B", second, second)]);
-            last.rows[0].times = Some(Times { p50_ms: Some(4.9), p99_ms: None });
-            last.times = Some(Times { p50_ms: Some(4.8), p99_ms: Some(7.0) });
+            last.rows[0].times = Times { p50_ms: Some(4.9), p99_ms: None };
+            last.times = Times { p50_ms: Some(4.8), p99_ms: Some(7.0) };
             history.add(seconds(second), &last);
             let Rates { rows, all } = history.rates(&last);
             assert_eq!((rows[0].p50_ms, rows[0].p99_ms), (Some(4.9), None));
             assert_eq!((all.p50_ms, all.p99_ms), (Some(4.8), Some(7.0)));
-            assert_eq!(rows[1].p50_ms.is_some(), second > 0, "by its buckets");
+            assert_eq!(rows[1].p50_ms, None);
         }
     }
 
@@ -288,6 +276,8 @@ mod tests {
         let rates = since_start(&reading(&[("A", 30, 30), ("B", 10, 10)]));
         assert_eq!((rates.rows[0].share, rates.rows[1].share), (Some(0.75), Some(0.25)));
         assert_eq!(rates.all.error_percent, Some(10.0));
+        // Half of the way from 2.5 to 5 ms.
+        assert_eq!((rates.rows[0].p50_ms, rates.all.p99_ms), (Some(3.75), Some(2.5 + 2.5 * 0.99)));
         assert_eq!(since_start(&reading(&[("A", 0, 0)])).rows[0], Traffic::default());
     }
 }

@@ -240,7 +240,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 const LINE_BYTES_MAX: usize = 64 * 1024;
 const FIELDS_MAX: usize = 100;
 /// Fields of the proxy that are shown.
-const COUNTS_MAX: usize = 16;
+pub(crate) const COUNTS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -173,6 +173,7 @@ fn in_lines(options: &Options) -> Result<(), String> {
     let started = Instant::now();
     let mut history = History::default();
     let mut heading = String::new();
+    let mut layout = None;
     let mut readings = 0;
     for event in events {
         let Event::Reading(reading) = event else { continue };
@@ -182,7 +183,7 @@ fn in_lines(options: &Options) -> Result<(), String> {
             Ok(reading) => {
                 history.add(started.elapsed(), &reading);
                 let Rates { rows, .. } = history.rates(&reading);
-                let layout = Layout::of_lines(&reading);
+                let layout = layout.insert(Layout::of_lines(&reading, layout.as_ref()));
                 let mut own = "time     ".to_owned();
                 layout.heading().write(&mut own, false);
                 if own != heading {

@@ -42,9 +42,8 @@ same key again reverses the order. Up and Down, or k and j, select a backend: it
 ages of its signals and its last decisions are shown below. Esc ends the selection, q the program.
 A * marks the current backend.
 
-Requests/s and share are those of the last 2 s, errors those of the last 10 s. Times are those of the
-last few seconds, exact to 6 %. Without stats.allow and admin.listen the proxy keeps none. Then they
-are those of the last 10 s, estimated from buckets: see headTimes in server/docs/operations.md.
+Requests/s and share are those of the last 2 s, times those of the last 6 s, exact to 6 %, and errors
+those of the last 10 s.
 Colours appear only on a terminal, and not with NO_COLOR. Into a pipe or a file it writes a line per
 backend and reading.
 
@@ -63,7 +62,8 @@ URL is /stats of the proxy (default http://127.0.0.1:3003/stats; if nothing list
 
   --socket PATH      read from admin.socket of the proxy instead
 
-Counts, shares, times and errors are those since the proxy's start.
+Counts, shares, times and errors are those since the proxy's start. Times are estimated from buckets:
+see headTimes in server/docs/operations.md.
 
 exit codes: 0 if the table was printed, 1 if no proxy can be read, 2 for an invalid argument";
 

@@ -10,13 +10,13 @@ pub(crate) struct Reading {
     pub(crate) rows: Vec<Row>,
     /// The counts of the proxy itself, by the names of their fields without the prefix.
     pub(crate) counts: Vec<(String, String)>,
-    /// Times to the heads of the last seconds of all backends; `None` if they are not reported.
-    pub(crate) times: Option<Times>,
+    /// Times to the heads of the last seconds of all backends.
+    pub(crate) times: Times,
     /// The last decisions, the newest one first; `None` if they were not read.
     pub(crate) decisions: Option<Vec<Decision>>,
 }
 
-/// Quantiles of times, ms; `None` without requests.
+/// Quantiles of times, ms; `None` without requests, or if they are not reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Times {
     pub(crate) p50_ms: Option<f64>,
@@ -33,8 +33,8 @@ pub(crate) struct Row {
     pub(crate) refused: u64,
     /// Responses by the upper bound of their time to the head, ms, in order.
     pub(crate) heads: Vec<(f64, u64)>,
-    /// Times to the heads of its last seconds; `None` if the proxy does not report them.
-    pub(crate) times: Option<Times>,
+    /// Times to the heads of its last seconds.
+    pub(crate) times: Times,
     pub(crate) in_flight: Option<f64>,
     pub(crate) score: Option<f64>,
     /// The points of each factor.
@@ -62,7 +62,7 @@ impl Reading {
                     let mut pairs = value.split(',').filter_map(|pair| pair.trim().split_once('='));
                     pairs.find(|(name, _)| *name == key)?.1.parse().ok()
                 };
-                self.times = Some(Times { p50_ms: figure("p50Ms"), p99_ms: figure("p99Ms") });
+                self.times = Times { p50_ms: figure("p50Ms"), p99_ms: figure("p99Ms") };
             } else {
                 self.counts.push((name, value));
             }
@@ -104,9 +104,7 @@ impl Row {
         let mut heads: Vec<(f64, u64)> =
             heads.filter_map(|(key, value)| Some((bound(key)?, value.as_u64()?))).collect();
         heads.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let times = json
-            .get("p50Ms")
-            .map(|p50| Times { p50_ms: p50.as_f64(), p99_ms: json["p99Ms"].as_f64() });
+        let times = Times { p50_ms: json["p50Ms"].as_f64(), p99_ms: json["p99Ms"].as_f64() };
         let parts = json["scoreParts"].as_object().into_iter().flatten();
         let parts = parts.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
         Some(Self {
@@ -164,15 +162,14 @@ pub(crate) mod tests {
         assert_eq!(Reading::parse(b"[]"), Ok(Reading::default()));
     }
 
-    /// Times of the last seconds are those that the proxy reports, with an empty pool, and by older
-    /// proxies none.
+    /// Times of the last seconds are those that the proxy reports; without requests it has none.
     #[test]
     fn recent_times_are_read() {
-        let times = |p50_ms, p99_ms| Some(Times { p50_ms, p99_ms });
+        let times = |p50_ms, p99_ms| Times { p50_ms, p99_ms };
         for (row, expected) in [
             (json!({"name": "A", "p50Ms": 1.5, "p99Ms": 20}), times(Some(1.5), Some(20.0))),
             (json!({"name": "A", "p50Ms": null, "p99Ms": null}), times(None, None)),
-            (json!({"name": "A"}), None),
+            (json!({"name": "A"}), Times::default()),
         ] {
             let body = json!([row]).to_string();
             let reading = Reading::parse(body.as_bytes()).expect("a reading");

@@ -74,12 +74,17 @@ impl Layout {
         Self { name, columns: chosen }
     }
 
-    /// Returns a layout without bars, for lines in a file. With the time, which has nine columns, and
-    /// names of at most nine, they fit a terminal of 80.
-    pub(crate) fn of_lines(reading: &Reading) -> Self {
+    /// Returns a layout without bars, for lines in a file. The states have the columns that they need
+    /// here, or needed in the layout before. With the time, which has nine columns, lines whose
+    /// longest state is `current` fit a terminal of 80 with names of up to 12.
+    pub(crate) fn of_lines(reading: &Reading, earlier: Option<&Self>) -> Self {
         let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
-        let columns = COLUMNS.into_iter().filter(|(column, ..)| *column != Column::Bar);
-        Self { name: longest.clamp("BACKEND".len(), NAME_MAX), columns: columns.collect() }
+        let states = reading.rows.iter().map(|row| columns(row.state.word()));
+        let known = earlier.map_or("STATE".len(), |earlier| earlier.columns[0].2);
+        let mut columns = COLUMNS.to_vec();
+        columns.retain(|(column, ..)| *column != Column::Bar);
+        columns[0].2 = states.max().unwrap_or(0).max(known);
+        Self { name: longest.clamp("BACKEND".len(), NAME_MAX), columns }
     }
 
     pub(crate) fn heading(&self) -> Line {
@@ -217,6 +222,7 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
 mod tests {
     use super::*;
     use crate::cli::top::reading::tests::reading;
+    use crate::cli::top::state::State;
 
     fn written(line: &Line) -> String {
         let mut text = String::new();
@@ -254,11 +260,17 @@ mod tests {
         }
     }
 
-    /// Lines in a file have at most 80 columns with their time.
+    /// Lines in a file have at most 80 columns with their time, with names of 12. A longer state
+    /// widens its column, which then stays.
     #[test]
     fn lines_fit_a_terminal() {
-        let reading = reading(&[("A", 1, 1), ("server-01", 2, 2)]);
-        let layout = Layout::of_lines(&reading);
+        let mut reading = reading(&[("A", 1, 1), ("frankfurt-01", 2, 2)]);
+        let narrow = Layout::of_lines(&reading, None);
+        reading.rows[0].state = State::Current;
+        let layout = Layout::of_lines(&reading, Some(&narrow));
+        assert_eq!(layout.heading().columns(), narrow.heading().columns() + 2);
+        reading.rows[0].state = State::Up;
+        let layout = Layout::of_lines(&reading, Some(&layout));
         let traffic = Traffic { per_second: Some(1e300), ..since_start(&reading).all };
         for line in [layout.heading(), layout.row(&reading.rows[1], &traffic, false)] {
             assert_eq!("12:34:56Z".len() + line.columns(), 80, "{}", written(&line));

@@ -254,8 +254,8 @@ fn the_first_sample_has_no_past() {
     }
 }
 
-/// Nothing is sampled, and nothing wakes the proxy for it, while nobody may see the figures or there
-/// are no backends. `top` may see them over the control socket.
+/// Without backends or without a reader that may see the figures, nothing is sampled, and nothing
+/// wakes the proxy for it. `top` may see them over the control socket.
 #[test]
 fn nothing_is_sampled_for_no_page() {
     assert!(proxy(&["127.0.0.1"], 1).live.poll_timeout().is_some());
