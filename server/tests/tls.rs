@@ -2,190 +2,21 @@
 //! by name, certificates of clients, resumption, ends, limits of handshakes, and changes of files.
 #![cfg(feature = "tls")]
 mod process;
+mod secured;
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use process::{DEADLINE, Folder, Program, output, program};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
-    SupportedProtocolVersion,
+use rustls::{ClientConnection, HandshakeKind, StreamOwned};
+use secured::{
+    Client, GET, LAST, Proxy, certificate, client, client_with_certificate, config, echo, fixture,
+    tls,
 };
-
-const GET: &str = "GET /path HTTP/1.1\r\nHost: a.test\r\n\r\n";
-const LAST: &str = "GET /path HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
-
-/// Returns the path of a certificate or key made for tests.
-fn fixture(name: &str) -> String {
-    format!("{}/src/tls/testing/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn certificate(name: &str) -> CertificateDer<'static> {
-    CertificateDer::from_pem_file(fixture(name)).expect("a certificate")
-}
-
-/// Starts a backend that responds with the head of each request, after it has read the body.
-fn echo() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("bound"));
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || while respond(&stream).is_ok() {});
-        }
-    });
-    url
-}
-
-fn respond(mut stream: &TcpStream) -> io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let (mut head, mut length) = (String::new(), 0);
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head)? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let line = head.lines().last().unwrap_or_default().to_ascii_lowercase();
-        if let Some(value) = line.strip_prefix("content-length: ") {
-            length = value.parse().unwrap_or(0);
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let sum: u64 = body.iter().map(|byte| u64::from(*byte)).sum();
-    let text = format!("{head}sum {sum}\n{}", "y".repeat(length));
-    stream.write_all(
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len()).as_bytes(),
-    )?;
-    stream.write_all(text.as_bytes())
-}
-
-/// A running proxy with a plain listener and some with TLS.
-struct Proxy {
-    program: Program,
-    /// The ports of the listeners with TLS, in their order.
-    ports: Vec<u16>,
-    folder: Folder,
-}
-
-impl Proxy {
-    /// Starts it with these values of `tls`, and other settings.
-    fn start(name: &str, tls: &[&str], settings: &str) -> Self {
-        let folder = Folder::new(&format!("tls-{name}"));
-        let file = folder.path("proxy.json");
-        fs::write(&file, config(&echo(), tls, settings)).expect("a file");
-        let mut command = program();
-        command.args(["--config", &file]);
-        let mut program = Program::started_by(command);
-        let ports = tls.iter().map(|_| {
-            let line = program.line_with("listening on https://127.0.0.1:");
-            line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
-        });
-        let ports = ports.collect();
-        Self { program, ports, folder }
-    }
-
-    fn connect(&self, config: &Arc<ClientConfig>, name: &'static str) -> io::Result<Client> {
-        Client::connect(self.ports[0], config, name)
-    }
-
-    fn raw(&self) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.ports[0])).expect("a listener");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        stream
-    }
-}
-
-fn config(url: &str, tls: &[&str], settings: &str) -> String {
-    let secured = tls.iter().map(|tls| format!(r#", {{"address": "127.0.0.1:0", "tls": {tls}}}"#));
-    let secured: String = secured.collect();
-    format!(
-        r#"{{"listen": ["127.0.0.1:0"{secured}], "backends": [{{"name": "A", "url": "{url}"}}]{settings}}}"#
-    )
-}
-
-/// The value of `tls` with these certificates, and other keys.
-fn tls(names: &[&str], keys: &str) -> String {
-    let of = |name: &&str| {
-        let (chain, key) = (fixture(&format!("{name}.pem")), fixture(&format!("{name}.key")));
-        format!(r#"{{"chain": "{chain}", "key": "{key}"}}"#)
-    };
-    let all: Vec<String> = names.iter().map(of).collect();
-    format!(r#"{{"certificates": [{}]{keys}}}"#, all.join(", "))
-}
-
-/// A client with one connection.
-struct Client(StreamOwned<ClientConnection, TcpStream>);
-
-impl Client {
-    fn connect(port: u16, config: &Arc<ClientConfig>, name: &'static str) -> io::Result<Self> {
-        let name = name.try_into().expect("a name");
-        let tls = ClientConnection::new(Arc::clone(config), name).expect("a configuration");
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        let mut client = Self(StreamOwned::new(tls, stream));
-        while client.0.conn.is_handshaking() {
-            client.0.conn.complete_io(&mut client.0.sock)?;
-        }
-        Ok(client)
-    }
-
-    fn send(&mut self, request: &str) {
-        self.0.write_all(request.as_bytes()).and_then(|()| self.0.flush()).expect("sent");
-    }
-
-    /// Reads up to the end of the connection, which close_notify must announce.
-    fn rest(&mut self) -> io::Result<String> {
-        let mut text = String::new();
-        self.0.read_to_string(&mut text).map(|_| text)
-    }
-
-    /// Sends a request, and reads the response with its body of a known length.
-    fn ask(&mut self, request: &str) -> String {
-        self.send(request);
-        let mut text = Vec::new();
-        let mut byte = [0];
-        while !text.ends_with(b"\r\n\r\n") {
-            self.0.read_exact(&mut byte).expect("a response");
-            text.extend(byte);
-        }
-        let head = String::from_utf8(text).expect("text");
-        let lower = head.to_ascii_lowercase();
-        let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-        let mut body = vec![0; length.and_then(|length| length.parse().ok()).expect("a length")];
-        self.0.read_exact(&mut body).expect("a body");
-        head + str::from_utf8(&body).expect("text")
-    }
-}
-
-fn roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate("ca.pem")).expect("a root");
-    roots
-}
-
-fn client(versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
-    let builder = builder.with_protocol_versions(versions).expect("versions");
-    let mut config = builder.with_root_certificates(roots()).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Arc::new(config)
-}
-
-fn client_with_certificate() -> Arc<ClientConfig> {
-    let key = PrivateKeyDer::from_pem_file(fixture("client.key")).expect("a key");
-    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
-    let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).expect("versions");
-    let builder = builder.with_root_certificates(roots());
-    let config = builder.with_client_auth_cert(vec![certificate("client.pem")], key);
-    Arc::new(config.expect("a certificate and its key"))
-}
 
 /// Requests and responses with and without bodies pass in both versions, several on a connection.
 /// Backends see that they came over TLS, and every response says that it always should.
@@ -284,6 +115,48 @@ fn clients_show_certificates() {
     }
     let response = proxy.program.ask(&LAST.replacen("\r\n", "\r\nX-Subject: CN=root\r\n", 1));
     assert!(!response.contains("X-Subject"), "{response}");
+}
+
+/// A client cannot pass the fields of an identity in the trailer section of a body either.
+#[test]
+fn identities_are_not_taken_from_trailers() {
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", backend.local_addr().expect("bound"));
+    let auth = format!(
+        r#", "clientAuth": {{"ca": "{}", "optional": true, "subjectField": "X-Subject"}}"#,
+        fixture("ca.pem")
+    );
+    let settings =
+        r#", "routing": {"probes": {"pingIntervalMs": 60000, "reportIntervalMs": 60000}}"#;
+    let proxy = Proxy::start_with(&url, "trailers", &[&tls(&["site"], &auth)], settings);
+    let (sender, texts) = crossbeam_channel::unbounded();
+    thread::spawn(move || {
+        for stream in backend.incoming().map_while(Result::ok) {
+            let (mut text, mut line) = (String::new(), String::new());
+            let mut reader = BufReader::new(&stream);
+            let mut empty_lines = 0;
+            // The head of a POST ends in an empty line, and so does its trailer section.
+            while empty_lines < 1 + usize::from(text.starts_with("POST")) {
+                line.clear();
+                reader.read_line(&mut line).expect("a request");
+                text.push_str(&line);
+                empty_lines += usize::from(line == "\r\n");
+            }
+            let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}");
+            let _ = sender.send(text);
+        }
+    });
+    let request = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\
+        Connection: close\r\n\r\n1\r\nx\r\n0\r\nX-Subject: CN=root\r\nx_subject: CN=root\r\n\
+        X-Other: kept\r\n\r\n";
+    let mut client = proxy.connect(&client(&[&TLS13]), "a.test").expect("a handshake");
+    client.send(request);
+    assert!(client.rest().expect("an end").starts_with("HTTP/1.1 200 "));
+    assert!(proxy.program.ask(request).starts_with("HTTP/1.1 200 "));
+    let texts = texts.iter().filter(|text: &String| text.starts_with("POST")).take(2);
+    for text in texts {
+        assert!(text.ends_with("0\r\nX-Other: kept\r\n\r\n"), "{text}");
+    }
 }
 
 /// A session is resumed in both versions, also in the process after an upgrade.

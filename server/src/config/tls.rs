@@ -68,11 +68,6 @@ pub enum TlsVersion {
 }
 
 impl Config {
-    /// Whether a field passes the identity of client certificates to backends.
-    pub(crate) fn has_identity_fields(&self) -> bool {
-        self.identity_fields().next().is_some()
-    }
-
     /// Checks that no field has both an identity and a request id.
     pub(super) fn check_identity_fields(&self) -> Result<(), ConfigError> {
         for (index, listen) in self.listen.iter().enumerate() {

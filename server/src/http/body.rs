@@ -2,6 +2,8 @@
 //! where that is possible; otherwise the data is copied.
 //!
 //! `framing.rs` decides the framing of a body, `chunked.rs` parses chunks.
+use std::sync::Arc;
+
 use super::chunked::{ChunkLimits, ChunkedReader, Piece};
 use super::error::ChunkError;
 use super::framing::Framing;
@@ -45,6 +47,14 @@ impl BodyReader {
             Framing::Length(length) => Some(Self::Plain { left: Some(length) }),
             Framing::UntilClose => Some(Self::Plain { left: None }),
             Framing::Chunked => Some(Self::Chunked(ChunkedReader::new(limits))),
+        }
+    }
+
+    /// Excludes trailer fields with these names from those that are forwarded.
+    #[cold]
+    pub(crate) fn refuse_trailer(&mut self, names: &Arc<Vec<String>>) {
+        if let Self::Chunked(reader) = self {
+            reader.refuse_trailer(Arc::clone(names));
         }
     }
 

@@ -17,9 +17,10 @@
 //! | `TrailerEnd` | LF | `Done` |
 //! | `Done` | nothing: it is terminal | |
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::error::ChunkError;
-use super::field::{Name, is_token_byte};
+use super::field::{Name, is_same_name, is_token_byte};
 
 /// Bounds of a chunked body, except for its data.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct ChunkedReader {
     limits: ChunkLimits,
     /// The trailer section as received, with its empty line. Empty if there are no trailer fields.
     trailer: Vec<u8>,
+    /// Names of trailer fields that are not forwarded, if there are any.
+    refused: Option<Arc<Vec<String>>>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,7 +73,14 @@ pub(crate) struct Piece {
 
 impl ChunkedReader {
     pub(crate) const fn new(limits: ChunkLimits) -> Self {
-        Self { state: State::Size { value: 0, digits: 0 }, limits, trailer: Vec::new() }
+        let state = State::Size { value: 0, digits: 0 };
+        Self { state, limits, trailer: Vec::new(), refused: None }
+    }
+
+    /// Excludes trailer fields with these names from those that are forwarded.
+    #[cold]
+    pub(crate) fn refuse_trailer(&mut self, names: Arc<Vec<String>>) {
+        self.refused = Some(names);
     }
 
     /// Reads up to the next piece of data of at most `data_max` bytes, to the end of the body, or
@@ -162,8 +172,12 @@ impl ChunkedReader {
     /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
     pub(crate) fn forwarded_trailer(&self) -> Vec<u8> {
         let mut lines = Vec::new();
+        let is_refused = |name: &[u8]| {
+            let mut refused = self.refused.iter().flat_map(|names| names.iter());
+            refused.any(|refused| is_same_name(refused.as_bytes(), name))
+        };
         for (line, field) in trailer_lines(&self.trailer) {
-            if field.is_some_and(is_passed_on) {
+            if field.is_some_and(|name| is_passed_on(name) && !is_refused(name)) {
                 lines.extend_from_slice(line);
                 lines.extend_from_slice(b"\r\n");
             }

@@ -138,8 +138,7 @@ impl<'h, 'b> Fields<'h, 'b> {
     }
 
     /// Like [`write_kept`](Self::write_kept), but line by line and without the fields named in
-    /// `replaced`. Underscores and hyphens match each other, because gateways to CGI and WSGI do
-    /// not distinguish them.
+    /// `replaced`, see [`is_same_name`].
     #[cold]
     pub(crate) fn write_kept_but(
         &self,
@@ -147,12 +146,9 @@ impl<'h, 'b> Fields<'h, 'b> {
         keep: impl Fn(Name) -> bool,
         mut write: impl FnMut(&[u8]),
     ) {
-        let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        let is_same = |one: &str, other: &str| {
-            one.len() == other.len() && one.bytes().map(hyphen).eq(other.bytes().map(hyphen))
-        };
         for (index, (header, &name)) in self.list.iter().zip(self.names).enumerate() {
-            if keep(name) && !replaced.iter().any(|replaced| is_same(header.name, replaced)) {
+            let is_same = |other: &&str| is_same_name(header.name.as_bytes(), other.as_bytes());
+            if keep(name) && !replaced.iter().any(is_same) {
                 write(&self.input[self.line(index)]);
             }
         }
@@ -164,6 +160,14 @@ impl<'h, 'b> Fields<'h, 'b> {
             |i: usize| self.list.get(i).map_or(self.end, |h| offset(self.input, h.name.as_bytes()));
         start_of(index)..start_of(index + 1)
     }
+}
+
+/// Whether two names are the same to a recipient. Underscores and hyphens match each other, because
+/// gateways to CGI and WSGI do not distinguish them.
+#[cold]
+pub(crate) fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    let hyphen = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(hyphen).eq(other.iter().map(hyphen))
 }
 
 /// Does the work of [`Fields::check`] and names the fields. Returns the offset of the empty line (0

@@ -87,7 +87,8 @@ pub(crate) struct Shared {
     trim_from: Instant,
     /// See [`Proxy::work`](super::Proxy::work).
     pub(crate) work: u64,
-    has_identity_fields: bool,
+    /// The names of the fields that pass the identity of client certificates to backends, if any.
+    identity_fields: Option<Arc<Vec<String>>>,
     /// Whether no new exchange begins.
     pub(crate) is_stopping: bool,
     /// Whether every response ends its client's connection: the proxy is stopping, or about to.
@@ -111,7 +112,7 @@ impl Shared {
             via_suffix,
             per_client: PerClient::new(&config.limits, seed),
             shortest_timeout: shortest_timeout(&config),
-            has_identity_fields: config.has_identity_fields(),
+            identity_fields: identity_fields(&config),
             config,
             buffers: BufferPool::default(),
             askers: Askers::new(seed),
@@ -145,10 +146,10 @@ impl Shared {
         self.date.extend(["Date: ", http_date, "\r\n"]);
     }
 
-    /// Whether a field passes the identity of client certificates to backends.
+    /// The names of the fields that pass the identity of client certificates to backends, if any.
     #[inline]
-    pub(crate) const fn has_identity_fields(&self) -> bool {
-        self.has_identity_fields
+    pub(crate) const fn identity_fields(&self) -> Option<&Arc<Vec<String>>> {
+        self.identity_fields.as_ref()
     }
 
     /// Returns the time of the next [`trim`](Self::trim), which is due even without traffic; `None`
@@ -209,7 +210,7 @@ impl Shared {
         self.retries.reconfigure(config.limits.retry_percent);
         self.per_client.reconfigure(&config.limits);
         self.access.reconfigure(&config);
-        self.has_identity_fields = config.has_identity_fields();
+        self.identity_fields = identity_fields(&config);
         let begun = self.affinity.as_ref().map_or(0, Affinity::begun);
         self.affinity = Affinity::new(&config.routing.affinity, self.seed, begun);
         self.config = config;
@@ -238,6 +239,11 @@ const fn head_limits(limits: &Limits) -> HeadLimits {
         target_bytes_max: limits.target_bytes_max,
         fields_max: limits.fields_max,
     }
+}
+
+fn identity_fields(config: &Config) -> Option<Arc<Vec<String>>> {
+    let names: Vec<String> = config.identity_fields().map(str::to_owned).collect();
+    (!names.is_empty()).then(|| Arc::new(names))
 }
 
 const fn chunk_limits(limits: &Limits) -> ChunkLimits {

@@ -377,7 +377,7 @@ impl ClientHalf {
         let max_forwards = hops.map(|hops| hops.saturating_sub(1));
         let plan = RequestPlan { destination, framing, is_upgrade, max_forwards };
         let keeps_host = shared.config.forwarding.keep_host && !destination.host.is_empty();
-        let added = if self.visit.is_some() || shared.has_identity_fields() {
+        let added = if self.visit.is_some() || shared.identity_fields().is_some() {
             self.added_fields(&shared.access, &shared.config)
         } else {
             Vec::new()

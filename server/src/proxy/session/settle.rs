@@ -194,7 +194,12 @@ impl Session {
             Framing::Chunked => BodyWriter::Chunked { with_trailer: true },
             _ => BodyWriter::Plain,
         };
-        if let Some(reader) = BodyReader::new(framing.after(taken as u64), shared.chunk_limits) {
+        let reader = BodyReader::new(framing.after(taken as u64), shared.chunk_limits);
+        if let Some(mut reader) = reader {
+            if let Some(names) = shared.identity_fields() {
+                // A recipient that merges trailer fields would take them for the proxy's own.
+                reader.refuse_trailer(names);
+            }
             let data_max = shared.config.limits.body_bytes_max;
             client.begin_body(reader, writer, data_max);
         }
