@@ -188,6 +188,8 @@ impl Reactor {
                 self.accept();
             }
             self.catch_up(events)?;
+            // Requests may have come with the last messages of handshakes.
+            self.shake_all();
             self.read_on();
             let can_accept = self.proxy.accepts() && self.now >= self.accepts_from;
             if !(is_awaited && can_accept) && self.unread.is_empty() {

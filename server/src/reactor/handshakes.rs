@@ -145,6 +145,16 @@ impl Reactor {
         self.note_expiry();
     }
 
+    /// Runs a step of each handshake that can continue.
+    #[cold]
+    pub(super) fn shake_all(&mut self) {
+        for _ in 0..self.handshakes.ready.len() {
+            let Some(conn) = self.handshakes.ready.pop_front() else { break };
+            self.shake_one(conn);
+            self.flush();
+        }
+    }
+
     fn shake_one(&mut self, conn: ConnId) {
         let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
         if socket.conn != conn || !socket.is_handshaking() {

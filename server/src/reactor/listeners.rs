@@ -157,9 +157,11 @@ impl Listeners {
         self.note_leaving();
     }
 
-    /// Gives each listener the TLS of its entry. Must be called after entries have changed.
+    /// Gives each listener the TLS of its entry. Must be called after entries have changed. A leaving
+    /// listener, which the configuration no longer has, keeps its TLS for the clients that wait.
     pub(super) fn secure(&mut self, servers: &Servers) {
-        for listener in self.slots.iter_mut().flatten() {
+        let stay = |listener: &&mut Listener| listener.leaves_by.is_none();
+        for listener in self.slots.iter_mut().flatten().filter(stay) {
             listener.tls = listener.place.entry.tls.as_ref().and_then(|tls| servers.of(tls));
         }
     }
