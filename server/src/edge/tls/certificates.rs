@@ -111,6 +111,8 @@ impl Certificates {
 
     /// Returns the certificate for a name in lower case.
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        // Some clients send the dot of a name like `example.com.`, which RFC 6066 section 3 forbids.
+        let name = name.strip_suffix('.').unwrap_or(name);
         let parent = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
         self.exact.get(name).or_else(parent)
     }
@@ -121,5 +123,53 @@ impl ResolvesServerCert for Certificates {
         // rustls gives the name in lower case.
         let found = hello.server_name().and_then(|name| self.find(name));
         Some(Arc::clone(found.unwrap_or(&self.default)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::ring;
+
+    use super::*;
+
+    /// Exact names come before wildcards, which stand for one label. A final dot is ignored.
+    #[test]
+    fn names_find_their_certificates() {
+        let read = |chain: &[u8], key: &[u8]| {
+            let provider = ring::default_provider();
+            let read = Certificate::read(chain, key, None, 1_800_000_000, &provider);
+            read.ok().expect("a certificate and its key")
+        };
+        let all = vec![
+            read(
+                include_bytes!("../../tls/testing/site.pem"),
+                include_bytes!("../../tls/testing/site.key"),
+            ),
+            read(
+                include_bytes!("../../tls/testing/other.pem"),
+                include_bytes!("../../tls/testing/other.key"),
+            ),
+        ];
+        let (site, other) = (Arc::clone(&all[0].key), Arc::clone(&all[1].key));
+        let all = Certificates::new(all).expect("certificates");
+        for (name, expected) in [
+            ("a.test", Some(&site)),
+            ("a.test.", Some(&site)),
+            ("x.wild.test", Some(&site)),
+            ("x.wild.test.", Some(&site)),
+            ("b.test.", Some(&other)),
+            ("wild.test", None),
+            ("x.y.wild.test", None),
+            ("b.test..", None),
+            (".", None),
+            ("", None),
+        ] {
+            let found = all.find(name);
+            let is_expected = match (found, expected) {
+                (Some(found), Some(expected)) => Arc::ptr_eq(found, expected),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            assert!(is_expected, "{name:?}");
+        }
     }
 }
