@@ -9,9 +9,9 @@ impl Reactor {
     /// Continues with connections that had more bytes than their share.
     #[cold]
     pub(super) fn read_on(&mut self) {
-        self.budget.begin(self.proxy.work());
+        self.budget.begin(self.work());
         for _ in 0..self.unread.len() {
-            if self.budget.is_spent(self.proxy.work()) {
+            if self.budget.is_spent(self.work()) {
                 break;
             }
             if let Some(conn) = self.unread.pop_front() {
@@ -27,7 +27,7 @@ impl Reactor {
 
     /// Reads what arrived, up to a connection's share.
     pub(super) fn read(&mut self, conn: ConnId) {
-        let begun = self.proxy.work();
+        let begun = self.work();
         let mut work = begun;
         let others_wait = !self.unread.is_empty();
         for _ in 0..READS_MAX {
@@ -63,7 +63,7 @@ impl Reactor {
             if !has_more {
                 return;
             }
-            let before = std::mem::replace(&mut work, self.proxy.work());
+            let before = std::mem::replace(&mut work, self.work());
             if let Some(socket) = self.socket(conn) {
                 socket.is_costly = is_costly(count, work - before);
             }

@@ -44,6 +44,7 @@ use self::control::ControlPort;
 use self::descriptors::connections_max;
 use self::handshakes::Handshakes;
 use self::listeners::Listeners;
+use self::secured::Scratch;
 use self::signal::Watched;
 use self::socket::Socket;
 use self::token::{LISTENERS_MAX, Source};
@@ -139,8 +140,8 @@ struct Reactor {
     tls: Servers,
     /// TLS towards the backends.
     backend_tls: Clients,
-    /// Space for ciphertext that was read, of one connection after another.
-    scratch: Vec<u8>,
+    /// Space and work for the TLS connections.
+    scratch: Scratch,
     /// The bound of this turn's work.
     budget: Budget,
     /// The time from which accepting continues after the system ran out of sockets.
@@ -230,7 +231,7 @@ impl Reactor {
             handshakes: Handshakes::new(),
             tls: setup.tls,
             backend_tls: setup.backend_tls,
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
             budget: Budget::default(),
             accepts_from: now,
             accept_warns_from: now,
@@ -261,7 +262,7 @@ impl Reactor {
             self.proxy.handle_pause(self.now);
             self.flush();
         }
-        self.budget.begin(self.proxy.work());
+        self.budget.begin(self.work());
         self.take_events(events);
         if !self.unread.is_empty() {
             self.read_on();
@@ -380,7 +381,7 @@ impl Reactor {
                 self.write(conn);
             }
             // Probes do not wait, because the wait would count as latency of the backend.
-            if self.budget.is_spent(self.proxy.work()) && !self.proxy.is_probe(conn) {
+            if self.budget.is_spent(self.work()) && !self.proxy.is_probe(conn) {
                 self.queue(conn);
             } else {
                 self.read(conn);
@@ -407,6 +408,12 @@ impl Reactor {
         socket.is_connecting = false;
         socket.is_writable = true;
         self.proxy.handle_connected(self.now, conn, result);
+    }
+
+    /// The work done so far, of the proxy and of the TLS layers.
+    #[inline]
+    const fn work(&self) -> u64 {
+        self.proxy.work() + self.scratch.work
     }
 
     fn insert(&mut self, socket: Socket) {

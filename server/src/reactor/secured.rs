@@ -20,10 +20,19 @@ use crate::tls::{Layer, TlsFault};
 const SCRATCH: usize = 64 * 1024;
 /// The least number of bytes read at a time: a small read costs a call of the system, too.
 const READ_LEAST: usize = 4096;
-/// The maximum number of reads in a row that have no bytes for the proxy.
-const EMPTY_READS_MAX: usize = 4;
 /// The maximum number of reads in a row for a handshake.
 const HANDSHAKE_READS_MAX: usize = 4;
+
+/// The number of bytes in which a record of the largest size is complete, with its header and tag.
+const RECORD_MAX: usize = 5 + 16 * 1024 + 256;
+
+/// Space for ciphertext that was read, of one connection after another, and the work of decrypting
+/// it (`budget.rs`).
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    space: Vec<u8>,
+    pub(super) work: u64,
+}
 
 /// A TLS layer and what its socket must still do for it.
 #[derive(Debug)]
@@ -93,8 +102,9 @@ impl Socket {
     }
 
     /// Continues the handshake with what has arrived.
-    pub(super) fn shake(&mut self, scratch: &mut Vec<u8>, registry: &Registry) -> Shaken {
-        scratch.resize(SCRATCH, 0);
+    pub(super) fn shake(&mut self, scratch: &mut Scratch, registry: &Registry) -> Shaken {
+        let space = &mut scratch.space;
+        space.resize(SCRATCH, 0);
         for _ in 0..HANDSHAKE_READS_MAX {
             self.flush_secured(registry);
             let Some(secured) = &self.secured else { return Shaken::Done };
@@ -107,10 +117,10 @@ impl Socket {
             if !self.is_readable {
                 return Shaken::Waits;
             }
-            match self.receive(&mut scratch[..READ_LEAST]) {
+            match self.receive(&mut space[..READ_LEAST]) {
                 Moved::Bytes(count) => {
                     let Some(secured) = &mut self.secured else { return Shaken::Done };
-                    if let Err(error) = secured.layer.take(&scratch[..count], &mut []) {
+                    if let Err(error) = secured.layer.take(&space[..count], &mut []) {
                         // The peer gets the alert.
                         self.flush_secured(registry);
                         let wrong = error.to_string();
@@ -131,10 +141,12 @@ impl Socket {
 
     /// Reads plaintext: first what the layer has, then what arrives.
     #[inline(never)]
-    pub(super) fn read_secured(&mut self, space: &mut [u8], scratch: &mut Vec<u8>) -> Moved {
-        scratch.resize(SCRATCH, 0);
+    pub(super) fn read_secured(&mut self, space: &mut [u8], scratch: &mut Scratch) -> Moved {
+        scratch.space.resize(SCRATCH, 0);
         let most = space.len().clamp(READ_LEAST, SCRATCH);
-        for _ in 0..EMPTY_READS_MAX {
+        let mut received = 0;
+        // Of more bytes than a record has, some were records without plaintext. They can be many.
+        while received < RECORD_MAX {
             let Some(secured) = &mut self.secured else { return Moved::Failed };
             if secured.layer.has_ended() {
                 self.is_readable = false;
@@ -145,10 +157,13 @@ impl Socket {
                 self.is_readable = true;
                 secured.layer.take(&[], space)
             } else {
-                match self.receive(&mut scratch[..most]) {
+                match self.receive(&mut scratch.space[..most]) {
                     Moved::Bytes(count) => {
+                        received += count;
                         let Some(secured) = &mut self.secured else { return Moved::Failed };
-                        secured.layer.take(&scratch[..count], space)
+                        let taken = secured.layer.take(&scratch.space[..count], space);
+                        scratch.work += secured.layer.take_work();
+                        taken
                     }
                     // The peer's bytes end without its close_notify, so some may be missing.
                     Moved::Ended => return Moved::Failed,
@@ -160,7 +175,9 @@ impl Socket {
             self.is_readable |= secured.layer.has_input() || secured.layer.has_ended();
             match taken {
                 Ok(count) => {
-                    if has_output {
+                    // While a write waits, the rest of it goes out with the next one, which counts
+                    // its bytes.
+                    if has_output && self.is_writable {
                         self.send_secured();
                     }
                     if count > 0 {

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::secured::Secured;
+use super::secured::{Scratch, Secured};
 use super::token::Source;
 use super::transfer::{receive, send};
 use crate::config::ListenTls;
@@ -160,7 +160,7 @@ impl Socket {
 
     /// Reads bytes for the proxy. `scratch` is for the ciphertext of a TLS connection.
     #[inline(always)]
-    pub(crate) fn read(&mut self, space: &mut [u8], scratch: &mut Vec<u8>) -> Moved {
+    pub(crate) fn read(&mut self, space: &mut [u8], scratch: &mut Scratch) -> Moved {
         if self.secured.is_some() {
             return self.read_secured(space, scratch);
         }

@@ -14,6 +14,10 @@ impl Layer {
         match *self {}
     }
 
+    pub(crate) fn take_work(&self) -> u64 {
+        match *self {}
+    }
+
     pub(crate) fn write(&self, _: &[u8], _: &mut dyn Write) -> io::Result<usize> {
         match *self {}
     }

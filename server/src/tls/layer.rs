@@ -7,6 +7,9 @@
 //! | plaintext from the caller | [`Layer::write`] | none is kept |
 //! | ciphertext for the peer | [`Layer::write`], [`Layer::flush`] | [`BATCH_MAX`] and what the handshake needs |
 //!
+//! The peer decides how large its records are, and a small one costs as much as a large one. So the
+//! layer counts its work, by which the driver bounds the time of one connection.
+//!
 //! An end of the peer's bytes without its close_notify may be a truncation by someone between. The
 //! caller asks [`Layer::has_ended`] for the difference.
 use std::io::{self, ErrorKind, Write};
@@ -27,6 +30,8 @@ use crate::proxy::ClientIdentity;
 const BATCH_MAX: usize = 64 * 1024;
 /// The number of ciphertext bytes above which the library's input buffer has grown.
 const GROWN: usize = 4096;
+/// The work of a record beside its bytes, in bytes: 0.3 us, as 700 bytes of plaintext.
+const RECORD_WORK: u64 = 700;
 
 /// A TLS connection without its socket.
 #[derive(Debug)]
@@ -36,8 +41,14 @@ pub(crate) struct Layer {
     held: Vec<u8>,
     /// Plaintext bytes that wait for the caller.
     waiting: usize,
+    /// Whether the library's input buffer may still have the size of a large record.
+    has_grown: bool,
     /// Whether the peer has sent close_notify.
     has_ended: bool,
+    /// The records that the peer has begun.
+    records: Records,
+    /// The work since the last [`take_work`](Self::take_work).
+    work: u64,
     /// The part of a PROXY protocol header that has come, while one is expected.
     header: Option<Vec<u8>>,
     /// The client that such a header has named.
@@ -84,7 +95,10 @@ impl Layer {
             connection,
             held: Vec::new(),
             waiting: 0,
+            has_grown: false,
             has_ended: false,
+            records: Records::default(),
+            work: 0,
             header: None,
             source: None,
             fault: None,
@@ -123,6 +137,7 @@ impl Layer {
             let rest = self.take_header(bytes)?;
             return if self.header.is_none() { self.take_valid(&rest, space) } else { Ok(0) };
         }
+        self.work += self.records.count(bytes) * RECORD_WORK + bytes.len() as u64;
         let mut filled = self.read(space);
         if self.held.is_empty() {
             let rest = self.decrypt(bytes, space, &mut filled)?;
@@ -137,6 +152,12 @@ impl Layer {
             self.held = held;
         }
         Ok(filled)
+    }
+
+    /// Returns the work of [`take`](Self::take) since the last call. A byte of ciphertext counts as 1,
+    /// a record as more.
+    pub(crate) const fn take_work(&mut self) -> u64 {
+        std::mem::replace(&mut self.work, 0)
     }
 
     /// Encrypts bytes and sends the ciphertext to `sink`, after what already waits. Returns how many
@@ -249,7 +270,7 @@ impl Layer {
         space: &mut [u8],
         filled: &mut usize,
     ) -> Result<&'b [u8], rustls::Error> {
-        let has_grown = bytes.len() > GROWN;
+        self.has_grown |= bytes.len() > GROWN || self.records.is_within();
         // After close_notify the peer sends nothing that counts.
         while !bytes.is_empty() && !self.has_ended {
             if self.connection.read_tls(&mut bytes).is_err() {
@@ -264,9 +285,11 @@ impl Layer {
             self.has_ended = state.peer_has_closed();
             *filled += self.read(&mut space[*filled..]);
         }
-        if has_grown {
-            // The library makes its buffer small again when it is about to read.
+        if self.has_grown {
+            // The library makes its buffer small again when it is about to read, unless a part of a
+            // record is in it.
             let _ = self.connection.read_tls(&mut NothingYet);
+            self.has_grown = self.records.is_within();
         }
         Ok(&[])
     }
@@ -300,6 +323,47 @@ impl Layer {
     fn output_len(&mut self) -> Option<usize> {
         // All input was processed when it came, so this changes nothing.
         self.connection.process_new_packets().ok().map(|state| state.tls_bytes_to_write())
+    }
+}
+
+/// Counts the records in the ciphertext of a peer, by the length in each record's header (RFC 8446
+/// section 5.1).
+#[derive(Debug, Default)]
+struct Records {
+    /// Bytes of the current record that have not come.
+    left: usize,
+    /// Bytes of the current header that have come.
+    header: usize,
+    /// The length in the header, as far as it has come.
+    length: usize,
+}
+
+impl Records {
+    const HEADER: usize = 5;
+
+    /// Whether a part of a record has come.
+    const fn is_within(&self) -> bool {
+        self.left > 0 || self.header > 0
+    }
+
+    /// Returns the number of records whose headers end in these bytes.
+    fn count(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut count = 0;
+        loop {
+            let passed = self.left.min(bytes.len());
+            self.left -= passed;
+            bytes = &bytes[passed..];
+            let Some((&byte, rest)) = bytes.split_first() else { return count };
+            bytes = rest;
+            self.header += 1;
+            if self.header > Self::HEADER - 2 {
+                self.length = self.length << 8 | usize::from(byte);
+            }
+            if self.header == Self::HEADER {
+                count += 1;
+                *self = Self { left: self.length, ..Self::default() };
+            }
+        }
     }
 }
 

@@ -310,7 +310,37 @@ fn a_resting_layer_is_small() {
     let cipher = encrypt(&mut server, &text(100_000));
     assert_eq!(decrypt(&mut client, &cipher, usize::MAX, 65_536).len(), 100_000);
     assert_eq!(server.held.capacity(), 0);
+    assert!(!server.has_grown && !client.has_grown);
+    // A record that comes in pieces enlarges the library's buffer as well.
+    let cipher = encrypt(&mut client, &text(16_384));
+    let mut pieces = cipher.chunks(4000).peekable();
+    while let Some(piece) = pieces.next() {
+        let mut space = vec![0; 65_536];
+        server.take(piece, &mut space).expect("valid");
+        assert_eq!(server.has_grown, pieces.peek().is_some());
+    }
     assert!(size_of::<Layer>() <= 2048, "{}", size_of::<Layer>());
+}
+
+/// The work of records is counted by their number and length, in whatever pieces they arrive: tiny
+/// and empty records cost more than their bytes.
+#[test]
+fn records_are_work() {
+    for version in VERSIONS {
+        for (length, count) in [(16_384, 1), (1, 1000)] {
+            for size in [1, 3, 4096, usize::MAX] {
+                let (mut client, mut server) = pair(version);
+                server.take_work();
+                let cipher: Vec<u8> =
+                    (0..count).flat_map(|_| encrypt(&mut client, &text(length))).collect();
+                let _ = decrypt(&mut server, &cipher, size, 65_536);
+                let expected = count * RECORD_WORK + cipher.len() as u64;
+                assert_eq!(server.take_work(), expected, "{length} {size}");
+                assert_eq!(server.take_work(), 0);
+                assert!(!server.records.is_within());
+            }
+        }
+    }
 }
 
 /// A client refuses a certificate with another name, of an unknown issuer, or that has expired, and
