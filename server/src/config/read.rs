@@ -54,7 +54,7 @@ impl<'d> Node<'d> {
                 let mut entries = Entries { node: self, properties: &object.properties, next: 0 };
                 let visited = visitor.visit_map(&mut entries);
                 visited.map_err(|error| match entries.last() {
-                    Some(last) if matches!(error.fault, Fault::Repeated { .. }) => {
+                    Some(last) if matches!(error.0.fault, Fault::Repeated { .. }) => {
                         error.repeated(self.text, object, last)
                     }
                     _ => error,
@@ -80,7 +80,11 @@ impl<'d> Node<'d> {
             Some(number) => visitor.visit_u64(number),
             None => Err(ReadError::wrong(kind)),
         };
-        visited.map_err(|error| ReadError { unit: Some(unit), ..error.at(self, Some(kind)) })
+        visited.map_err(|error| {
+            let mut error = error.at(self, Some(kind));
+            error.0.unit = Some(unit);
+            error
+        })
     }
 
     /// Returns a string's value. JSON forbids control characters in strings, but the parser accepts
@@ -273,7 +277,7 @@ impl<'d> MapAccess<'d> for Entries<'d> {
         }
         let read: Result<_, ReadError> = seed.deserialize(key.into_deserializer());
         read.map(Some).map_err(|mut error| {
-            error.place = Some((property.name.start(), String::new()));
+            error.0.place = Some((property.name.start(), String::new()));
             error.below(Step::Key(key.to_owned()))
         })
     }
@@ -289,9 +293,13 @@ impl<'d> MapAccess<'d> for Entries<'d> {
     }
 }
 
-/// The reason for refusing a value.
+/// The reason for refusing a value. Boxed, because every copy of this code returns it: the program
+/// is smaller than with the fields themselves.
 #[derive(Debug)]
-pub(super) struct ReadError {
+pub(super) struct ReadError(Box<Refused>);
+
+#[derive(Debug)]
+struct Refused {
     fault: Fault,
     /// The byte offset and the text of the value.
     place: Option<(usize, String)>,
@@ -325,9 +333,9 @@ impl ReadError {
     /// Adds the position of a node and the permitted kind, unless the error arose further inside.
     #[inline(never)]
     fn at(mut self, node: Node<'_>, kind: Option<&str>) -> Self {
-        if self.place.is_none() {
-            self.place = Some((node.value.start(), node.describe()));
-            if let (Fault::Wrong { allowed }, Some(kind)) = (&mut self.fault, kind) {
+        if self.0.place.is_none() {
+            self.0.place = Some((node.value.start(), node.describe()));
+            if let (Fault::Wrong { allowed }, Some(kind)) = (&mut self.0.fault, kind) {
                 kind.clone_into(allowed);
             }
         }
@@ -336,37 +344,38 @@ impl ReadError {
 
     #[inline(never)]
     fn below(mut self, step: Step) -> Self {
-        self.steps.push(step);
+        self.0.steps.push(step);
         self
     }
 
     #[inline(never)]
     fn repeated(mut self, text: &str, object: &Object<'_>, property: &ObjectProp<'_>) -> Self {
-        if self.place.is_none() {
+        if self.0.place.is_none() {
             let key = property.name.as_str();
             let (first_line, _) = position(text, first_place(object, key));
-            self.fault = Fault::Repeated { first_line };
-            self.place = Some((property.name.start(), String::new()));
-            self.steps.push(Step::Key(key.to_owned()));
+            self.0.fault = Fault::Repeated { first_line };
+            self.0.place = Some((property.name.start(), String::new()));
+            self.0.steps.push(Step::Key(key.to_owned()));
         }
         self
     }
 
     /// Returns the error for the user, with the full path of the value.
     pub(super) fn into_file_error(self, text: &str, above: &str) -> FileError {
+        let Refused { fault, place, steps, unit } = *self.0;
         let mut path = above.to_owned();
         let mut around = String::new();
-        for step in self.steps.iter().rev() {
+        for step in steps.iter().rev() {
             around.clone_from(&path);
             match step {
                 Step::Key(key) => path = below(&path, key),
                 Step::Index(index) => path.push_str(&format!("[{index}]")),
             }
         }
-        let (at, found) = self.place.unwrap_or_default();
-        let wrong = match self.fault {
+        let (at, found) = place.unwrap_or_default();
+        let wrong = match fault {
             Fault::UnknownKey { known } => {
-                let key = match self.steps.first() {
+                let key = match steps.first() {
                     Some(Step::Key(key)) => key.as_str(),
                     _ => "",
                 };
@@ -380,7 +389,7 @@ impl ReadError {
             Fault::Wrong { allowed } => {
                 let allowed = Config::allowed_at(&path).unwrap_or(allowed);
                 let unit =
-                    self.unit.map_or_else(String::new, |unit| format!(", or {}", unit.examples()));
+                    unit.map_or_else(String::new, |unit| format!(", or {}", unit.examples()));
                 format!("must be {allowed}{unit}, not {found}")
             }
             Fault::Other(wrong) => wrong,
@@ -391,13 +400,13 @@ impl ReadError {
 
 impl From<Fault> for ReadError {
     fn from(fault: Fault) -> Self {
-        Self { fault, place: None, steps: Vec::new(), unit: None }
+        Self(Box::new(Refused { fault, place: None, steps: Vec::new(), unit: None }))
     }
 }
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.fault)
+        write!(f, "{:?}", self.0.fault)
     }
 }
 
