@@ -2,7 +2,7 @@
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | it served until a signal, or `--help`, `--version`, `--check` or `--print-config` succeeded |
+//! | 0 | it served until a signal requested its end, or `--help`, `--version`, `--check` or `--print-config` succeeded |
 //! | 1 | it could not run (a port is in use, a file cannot be opened), or `--check` found a fault outside the file (a name does not resolve) |
 //! | 2 | an argument or the configuration file is invalid |
 use std::ffi::OsString;
@@ -184,7 +184,7 @@ fn set_up(config: Config, start: &Start) -> Result<Setup, String> {
     Ok(setup)
 }
 
-/// Reads the configuration file again with the arguments.
+/// Reads the configuration file again and applies the arguments.
 fn reload(file: Option<&str>, args: &[OsString]) -> Result<Config, String> {
     match file {
         Some(file) => info!("reading {file} again"),
@@ -204,8 +204,8 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<Config, String> {
     Ok(*config)
 }
 
-/// Resolves all names of a configuration, reads its watched file, and gives up after `time`. Returns
-/// its backends.
+/// Resolves all names of a configuration and reads its watched file, for at most `time`. Returns
+/// the backends.
 fn resolve_within(config: Box<Config>, time: Duration) -> Result<Found, String> {
     let (sender, resolved) = crossbeam_channel::bounded(1);
     let work = move || {
@@ -218,7 +218,7 @@ fn resolve_within(config: Box<Config>, time: Duration) -> Result<Found, String> 
     resolved.recv_timeout(time).unwrap_or_else(|_| Err(late()))
 }
 
-/// Resolves the names of backends and listeners. Returns the backends, which the proxy would use.
+/// Resolves the names of backends and listeners. Returns the backends that the proxy would use.
 fn names(config: &Config) -> Result<Found, String> {
     let file = config.discovery.file.as_ref();
     let file = file.map_or_else(|| Ok(Vec::new()), |file| read_backends(file))?;

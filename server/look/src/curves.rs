@@ -1,19 +1,19 @@
-//! The frames of the charts that reports have in common.
+//! Frames of the charts that several reports use.
 use crate::report::{Chart, Series};
 
-/// The n of a distribution of times, without the shortest time, which shows nothing: p50 is at 2,
-/// p99 at 100, p99.9 at 1000.
+/// The values of n for a distribution of times: p50 is at 2, p99 at 100, p99.9 at 1000. The minimum
+/// (n = 1) is left out.
 pub const EXCEEDED: [f64; 19] = [
     1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 33.0, 50.0, 70.0, 100.0, 140.0, 200.0,
     330.0, 500.0, 1000.0,
 ];
 
-/// The lines that a chart can show in different colours.
+/// The maximum number of lines that a chart can show in different colours.
 pub const LINES_MAX: usize = 8;
 
 impl Chart {
-    /// A chart over time without lines and marks. Its parts of time, of `width` seconds each, are
-    /// shown at their middle. Times have a logarithmic scale.
+    /// A chart over time, still without lines and marks. Each part of time, `width` seconds long,
+    /// is shown at its middle. Times have a logarithmic scale.
     pub fn over_time(title: &str, unit: &'static str, width: f64, parts: usize) -> Self {
         Self {
             title: title.to_owned(),
@@ -25,8 +25,8 @@ impl Chart {
         }
     }
 
-    /// A distribution of times: the time in ms that one of n requests exceeds, for each n of
-    /// [`EXCEEDED`].
+    /// A distribution of times: for each n of [`EXCEEDED`], the time in ms that one of n requests
+    /// exceeds.
     pub fn exceeded(title: &str, series: Vec<Series>) -> Self {
         Self {
             title: title.to_owned(),
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use crate::STYLE;
 
-    /// The n of a distribution rise, and include those of the percentiles in tables.
+    /// The values of n increase, and include those of the percentiles in tables.
     #[test]
     fn the_distribution_has_the_percentiles() {
         assert!(EXCEEDED.windows(2).all(|pair| pair[0] < pair[1]));

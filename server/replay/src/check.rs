@@ -14,8 +14,8 @@ use super::text::{percent, quantile};
 use super::words::difference;
 use crate::Answer;
 
-/// Runs the recording through the router and compares. Requests and events are added to `course`,
-/// for a report.
+/// Runs the recording through the router and compares the decisions. Requests and events are added
+/// to `course`, for a report.
 pub(crate) fn check(
     recording: &Recording<'_>,
     mut course: Option<&mut Course>,

@@ -13,7 +13,7 @@ use super::recording::Recording;
 use super::text::percent;
 use crate::Answer;
 
-/// Decides every recorded request again by `rules`. Both decisions are added to `course`, for a
+/// Decides every recorded request again under `rules`. Both decisions are added to `course`, for a
 /// report.
 pub(crate) fn decide(
     recording: &Recording<'_>,

@@ -258,7 +258,7 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// The rule if the key of the request decided.
+    /// Describes the decision if the request's key made it.
     fn key_text(&self) -> Result<Option<String>, String> {
         let (Ok(to), Some(_)) = (self.result, self.key) else { return Ok(None) };
         let mut router = Case::new(self.recording, self.entry)?.brain.into_router();
@@ -267,7 +267,7 @@ impl Decision<'_> {
         Ok(match routed.map(|lease| router.reason(&lease)) {
             Ok(RouteReason::Owner) => Some(format!("{chosen} owns the key of the request")),
             Ok(RouteReason::NextOwner) => Some(format!(
-                "{chosen} is the next for the key of the request, whose owner is not usable, full, or \
+                "{chosen} is the next for the key of the request, whose owner is unusable, full or \
                  too slow"
             )),
             _ => None,

@@ -33,12 +33,12 @@ use crate::pages::metrics::MEDIA_TYPE;
 use crate::pages::{ProcessFigures, page};
 use crate::proxy::Proxy;
 
-/// Connections at the same time. When all are used, the one that has been idle or ending longest is
-/// closed for a new one.
+/// Maximum number of connections. If all are in use, a new client replaces the connection that has
+/// been idle or ending longest.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
 
-/// Event streams at the same time. The other connections are left for scrapes and health checks. For
-/// another stream, the one that has run longest gives way.
+/// Maximum number of event streams. The other connections are left for scrapes and health checks. A
+/// further stream replaces the one that has run longest.
 const STREAMS_MAX: usize = 12;
 
 /// An action that the admin pages request from their driver.
@@ -84,7 +84,8 @@ impl Admin {
         self.pages.process = figures;
     }
 
-    /// Closes idle connections and event streams. The others end with their current response.
+    /// Closes idle connections and event streams. Other connections close after their current
+    /// response.
     pub(crate) fn handle_leaving(&mut self) {
         for id in 0..CONNECTIONS_MAX {
             let Some(session) = self.session_mut(id) else { continue };
@@ -117,7 +118,7 @@ impl Admin {
         Some(id)
     }
 
-    /// Returns room for bytes of a connection; empty until its response is written.
+    /// Returns the space for a connection's bytes. It is empty until the response is written.
     pub(crate) fn read_space(&mut self, id: usize) -> &mut [u8] {
         self.session_mut(id).map_or(&mut [], Session::read_space)
     }
@@ -246,8 +247,8 @@ impl Admin {
         }
     }
 
-    /// Makes the stream that has run longest give way to the one with this number if there are too
-    /// many. A reader may be a program that has stopped reading, or a page in a hidden tab.
+    /// If there are too many streams, makes the one that has run longest give way to the stream
+    /// `new`. Its reader may have stopped reading, or be a page in a hidden tab.
     fn keep_streams_bounded(&mut self, now: Instant, new: usize) {
         let sessions = self.sessions.iter().enumerate();
         let places =

@@ -16,7 +16,7 @@ use crate::proxy::Proxy;
 
 /// Backends added in one step.
 const AT_ONCE: usize = 16;
-/// Pairs of a family and a backend written in one step of the metrics.
+/// Number of pairs of a metric family and a backend that one step writes.
 const PAIRS: usize = 64;
 /// Time between two steps.
 const STEP: Duration = Duration::from_millis(1);

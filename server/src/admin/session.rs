@@ -64,7 +64,7 @@ pub(super) struct Session {
     is_head_request: bool,
     is_persistent: bool,
     is_eof: bool,
-    /// The header line of the response that names the request's fields it depends on.
+    /// The Vary line of the response.
     vary: &'static str,
 }
 
@@ -90,7 +90,7 @@ enum State {
         cursor: Cursor,
         is_last: bool,
         began: Instant,
-        /// Ends for another stream, after the part that the client has not taken yet.
+        /// Whether it ends for another stream, after the part that the client has not yet taken.
         gives_way: bool,
     },
     Closing {
@@ -367,8 +367,8 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Returns the resource of a target in origin form or absolute form, and the header line with the
-/// request's fields that it depends on. Only /explain uses the query.
+/// Returns the resource of a target in origin form or absolute form, and the Vary line of its
+/// response. Only /explain uses the query.
 fn resource(head: &RequestHead<'_, '_>) -> Option<(Asked, &'static str)> {
     let target = std::str::from_utf8(head.target).ok()?;
     let path = match target.strip_prefix("http://") {

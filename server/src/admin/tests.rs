@@ -153,8 +153,9 @@ fn the_longest_idle_gives_way() {
 
 const EVENTS: &[u8] = b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// When all places for streams are taken, the one that has run longest gives way to a new one: with a
-/// last event, or cut off when its connection is needed and it takes nothing.
+/// If the maximum number of streams is running, a new one replaces the one that has run longest.
+/// That stream ends with a last event, or is cut off if its connection is needed and it takes
+/// nothing.
 #[test]
 fn the_longest_stream_gives_way() {
     let proxy = proxy(2);
@@ -187,7 +188,7 @@ fn the_longest_stream_gives_way() {
             now += Duration::from_millis(1);
         }
         while admin.handle_accept(now).is_some() {}
-        // The new connections are idle for less time.
+        // The new connections have been idle for less time.
         for place in 0..2 {
             assert!(admin.make_room());
             assert_eq!(admin.poll_action(), Some(Action::Close(place)));

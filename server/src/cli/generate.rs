@@ -1,5 +1,5 @@
-//! `intelliproxy generate`: prints the man page, and completions for shells. Both are made of the
-//! same tables and texts as `--help`.
+//! `intelliproxy generate`: prints the man page or shell completions. Both are made from the same
+//! tables and texts as `--help`.
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -28,14 +28,14 @@ usage: intelliproxy generate WHAT
 
 exit codes: 0 if it was printed, 2 for an invalid argument";
 
-/// A function that returns a text.
+/// A function that generates a text.
 type Generator = fn(&Outline) -> String;
 
-/// Every text by its name.
+/// The generators by the name of their text.
 const KINDS: [(&str, Generator); 4] =
     [("man", man::page), ("bash", bash::script), ("zsh", zsh::script), ("fish", fish::script)];
 
-/// Prints the text that the arguments after `generate` name.
+/// Prints the text named by the arguments after `generate`.
 pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match parse(args) {
         Ok(Some(generate)) => print(generate(&Outline::new()).trim_end()),
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// A single name is read. Any other argument is refused with an error that names it.
+    /// A single name is accepted. Any other argument is an error that names it.
     #[test]
     fn arguments_are_read() {
         let parsed = |args: &[&str]| {

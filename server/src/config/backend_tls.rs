@@ -1,5 +1,5 @@
 //! TLS towards the backends whose `url` begins with `https://`. Each key of a backend's own `tls`
-//! replaces the one of the top-level `tls`.
+//! overrides that key of the top-level `tls`.
 use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub struct BackendTls {
     pub server_name: Option<String>,
     /// The PEM file with the certificates of the trusted authorities (null: those of the system).
     pub ca: Option<String>,
-    /// The certificate that backends get of the proxy (null: none).
+    /// The client certificate that the proxy presents to backends (null: none).
     pub certificate: Option<OwnCertificate>,
     /// Whether backends must have a valid certificate (true).
     pub verify: bool,
@@ -27,7 +27,7 @@ impl Default for BackendTls {
     }
 }
 
-/// TLS towards one backend; what is `None` is as for all backends.
+/// TLS towards one backend. A field that is `None` has the value for all backends.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct OwnBackendTls {
@@ -37,7 +37,7 @@ pub struct OwnBackendTls {
     /// The file of the trusted authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
-    /// The certificate that it gets of the proxy.
+    /// The client certificate that the proxy presents to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<OwnCertificate>,
     /// Whether it must have a valid certificate.
@@ -49,13 +49,13 @@ pub struct OwnBackendTls {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OwnCertificate {
-    /// The certificate, followed by those that lead to its issuer's.
+    /// The certificate, followed by its intermediate certificates.
     pub chain: String,
     /// Its private key.
     pub key: String,
 }
 
-/// TLS towards one backend, as it is carried out.
+/// The resulting TLS settings of one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TargetTls {
     /// The name in its certificate, a DNS name or an address.
@@ -64,7 +64,7 @@ pub struct TargetTls {
     pub identity: TlsIdentity,
 }
 
-/// The part of the settings that several backends may share, and that needs files.
+/// The settings that several backends may share and that refer to files.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TlsIdentity {
     /// The file of the trusted authorities; `None` for those of the system.
@@ -93,8 +93,8 @@ impl Config {
         })
     }
 
-    /// Returns the TLS towards the backends of the configuration, each with its path. The backends of
-    /// a watched file have no files of their own: theirs are those of the top-level `tls`.
+    /// Returns the TLS identities for the backends of the configuration, each with its path.
+    /// Backends of a watched file use those of the top-level `tls`, because they cannot name files.
     #[cfg(feature = "tls")]
     pub(crate) fn backend_identities(&self) -> Vec<(String, TlsIdentity)> {
         let of = |(index, backend)| {
@@ -111,7 +111,7 @@ impl Config {
         all
     }
 
-    /// Checks the TLS of all backends, and that of each one.
+    /// Checks the common TLS settings and those of each backend.
     pub(super) fn check_backend_tls(&self) -> Result<(), ConfigError> {
         let BackendTls { server_name, ca, certificate, verify } = self.tls.clone();
         OwnBackendTls { server_name, ca, certificate, verify: Some(verify) }.validate("tls")?;

@@ -112,7 +112,7 @@ impl Config {
         ]
     }
 
-    /// Returns the keys of all files that have a path. The file that is only read comes last.
+    /// Returns the keys and paths of all files. The watched file, which is only read, comes last.
     fn all_files(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let further = [
             ("admin.socket", self.admin.socket.as_deref()),
@@ -195,8 +195,8 @@ impl Config {
         }
     }
 
-    /// Whether the proxy also writes or moves a file whose name has this after that of the file at a
-    /// key.
+    /// Whether the proxy also writes or moves the file whose name is that of the file at `key` plus
+    /// this suffix.
     fn is_written(&self, key: &str, suffix: &str) -> bool {
         let recording = &self.recording;
         let is_in_ring = |text: &str| {
@@ -213,7 +213,7 @@ impl Config {
 
     /// Returns the allowed range of the number or the time at a path, as text for errors.
     pub(super) fn allowed_at(path: &str) -> Option<String> {
-        // A key of a backend, or of its health checks, at any index.
+        // A key of any backend, or of its health checks.
         let own = path.strip_prefix("backends[").and_then(|rest| rest.split_once("]."));
         let own = own.map(|(_, own)| own);
         if path == "discovery.resolveMs" || own == Some("resolveMs") {
@@ -278,7 +278,7 @@ impl Config {
                 return Err(ConfigError::new(&path, NAME_ALLOWED));
             }
             if backend.expand && !is_plain_name(&backend.name) {
-                // The names of its backends would have two slashes.
+                // The names of the expanded backends would have two slashes.
                 let allowed = "without a slash, since expand is true";
                 return Err(refuse(&path, allowed, &backend.name, "has one"));
             }
@@ -482,7 +482,7 @@ const PATH_MAX: usize = 1024;
 pub(super) const PATH_ALLOWED: &str =
     "a path: '/' and at most 1023 visible ASCII characters, without '#'";
 
-/// Returns the rest of a path that is `start` with something after its name.
+/// Returns the text that `path` has after the file name of `start`, if both are in the same folder.
 fn suffix<'p>(start: &'p str, path: &'p str) -> Option<&'p str> {
     // `./a` and `a` are one file.
     let plain = |path| Path::new(path).strip_prefix(".").unwrap_or_else(|_| Path::new(path));
@@ -513,8 +513,8 @@ pub(super) fn check_length(
     Ok(())
 }
 
-/// Whether a name is safe in a log line, a flag, a URL and a metric's label. The name of a backend
-/// that was found has a slash and the address.
+/// Whether a name is safe in a log line, a flag, a URL and a metric label. The name of an expanded
+/// backend ends in a slash and the address.
 pub(super) fn is_backend_name(name: &str) -> bool {
     let is_of_address = |byte: u8| is_plain(byte) || matches!(byte, b':' | b'[' | b']');
     let (name, address) = name.split_once('/').unwrap_or((name, "0"));
@@ -523,7 +523,7 @@ pub(super) fn is_backend_name(name: &str) -> bool {
         && address.bytes().all(is_of_address)
 }
 
-/// Whether this is a backend's name, or the part of it before the slash.
+/// Whether this is a backend's name without a slash, or the part before the slash.
 pub(super) fn is_plain_name(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
 }

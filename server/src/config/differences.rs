@@ -31,8 +31,8 @@ impl Config {
         settings.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
     }
 
-    /// Returns the names of the backends that `old` has, too, but with another limit, weight, health
-    /// check, report or role.
+    /// Returns the names of the backends that are also in `old`, but with another limit, weight,
+    /// health check, report or role.
     pub(crate) fn backends_unlike(&self, old: &Self) -> Vec<String> {
         let share = |backend: &BackendConfig| {
             (

@@ -46,11 +46,11 @@ pub struct Known {
 /// The backends that are used.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Found {
-    /// The backends, each name once. A backend that stands for several is replaced by them.
+    /// The backends, with unique names. An entry with `expand` is replaced by its backends.
     pub backends: Vec<BackendConfig>,
     /// The same backends with their addresses.
     pub targets: Vec<BackendTarget>,
-    /// The names of further backends that are not used, because others have these names.
+    /// The names of backends that are not used because their names are taken.
     pub unused: Vec<String>,
 }
 
@@ -105,8 +105,8 @@ impl Config {
         Ok(found)
     }
 
-    /// Returns a backend that keeps the name of its host when its URL has an address instead: its
-    /// certificate is for the name.
+    /// Returns a backend whose TLS server name is the original host, since its URL has an address
+    /// but its certificate is for the name.
     fn named(&self, backend: &BackendConfig, url: &BackendUrl) -> BackendConfig {
         let mut named = backend.clone();
         if url.is_https && self.tls.server_name.is_none() {
@@ -183,8 +183,8 @@ pub(crate) fn backends_from_file(text: &str) -> Result<Vec<BackendConfig>, FileE
     Err(document.refuse(path, format!("must be {}", error.allowed)))
 }
 
-/// Checks that backends of a watched file name no files and do not disable the verification: a writer
-/// of that file may name backends, but must not decide which authorities the proxy trusts.
+/// Checks that backends of a watched file do not name files or disable verification. A writer of
+/// that file may add backends, but must not change which authorities the proxy trusts.
 fn check_files_of(backends: &[BackendConfig]) -> Result<(), ConfigError> {
     for (index, backend) in backends.iter().enumerate() {
         let Some(OwnBackendTls { ca, certificate, verify, .. }) = &backend.tls else { continue };

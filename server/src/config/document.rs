@@ -17,12 +17,12 @@ pub(super) struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
-    /// Parses a text that is an object.
+    /// Parses a text that must be an object.
     pub(super) fn parse(text: &'t str) -> Result<Self, FileError> {
         Self::parse_as(text, "must be an object")
     }
 
-    /// Parses a text. `wrong` is the error if it has no value.
+    /// Parses a text. `wrong` is the error for an empty text.
     pub(super) fn parse_as(text: &'t str, wrong: &str) -> Result<Self, FileError> {
         let refuse = |at, wrong: &str| FileError::new(text, at, String::new(), wrong.to_owned());
         let options = ParseOptions {

@@ -18,7 +18,7 @@ impl Config {
         Self::from_json_and(text, |_| Ok(()))
     }
 
-    /// Like [`from_json`](Self::from_json), with another check of the values after its own.
+    /// Like [`from_json`](Self::from_json), with an additional check of the values.
     pub(crate) fn from_json_and(
         text: &str,
         check: impl FnOnce(&Self) -> Result<(), ConfigError>,

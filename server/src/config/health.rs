@@ -1,5 +1,5 @@
 //! Health checks: the request of a ping, and the responses that count as good. Each key of a
-//! backend's own `health` replaces the same key of the top-level `health`.
+//! backend's own `health` overrides that key of the top-level `health`.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub struct HealthChecks {
     pub host: Option<String>,
     /// The method (`GET`).
     pub method: CheckMethod,
-    /// Good statuses, `200` or `200-399`, 1 to 16 entries (200 to 399). A single one may also be a
-    /// number.
+    /// Good statuses, `200` or `200-399`, 1 to 16 entries (200 to 399). A single status may also be
+    /// a number.
     #[serde(deserialize_with = "read_statuses")]
     pub status: Vec<String>,
     /// Text that the first 64 KiB of the body must contain (null: any); 1 to 1024 bytes.
@@ -351,8 +351,8 @@ fn span_allowed() -> String {
     format!("milliseconds from {least} to {most}")
 }
 
-/// Refuses a backend that waits for a good ping and gets none. An inherited `initial` is ignored
-/// instead: then the other backends have pings.
+/// Refuses a backend that would wait for a good ping but gets no pings. If it inherits `initial`,
+/// the value is ignored instead, because it is meant for the backends with pings.
 fn check_initial(
     at: &str,
     kind: CheckKind,
@@ -377,7 +377,7 @@ fn check_fields(path: &str, fields: &BTreeMap<String, String>) -> Result<(), Con
         );
         let is_own = !is_free || name.eq_ignore_ascii_case("trailer");
         if !is_token(name) {
-            // A control character must not break the line of the error.
+            // The error does not quote the name: a control character in it could break the line.
             let allowed = "a field name: letters, digits and !#$%&'*+-.^_`|~";
             return Err(ConfigError::new(&format!("{path}.{}", name.escape_debug()), allowed));
         }

@@ -45,9 +45,9 @@ pub struct Listen {
     /// Whether other processes of the same user may listen on the address, too (false). It takes
     /// effect when the address is opened.
     pub reuse_port: bool,
-    /// The TLS settings (none).
+    /// The TLS settings (null: no TLS).
     pub tls: Option<ListenTls>,
-    /// The port of HTTPS to which every request is redirected (none).
+    /// The HTTPS port to which every request is redirected (null: no redirect).
     pub redirect_to_https: Option<u16>,
 }
 

@@ -168,7 +168,7 @@ pub struct Limits {
     /// Requests of one client per second (0: any number); 0 to 1 000 000. The client may send this
     /// number at once. Further ones get 429.
     pub client_requests_per_second: u32,
-    /// TLS handshakes of clients in progress at the same time (4000); 1 to 1 000 000. For a further
+    /// Maximum number of client TLS handshakes in progress (4000); 1 to 1 000 000. For a further
     /// client the oldest handshake is closed once it has taken a second.
     pub handshakes: usize,
     /// Backends that one request is tried on before it fails (3); 1 to 16.
@@ -211,8 +211,8 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
-    /// From the acceptance of a client to the end of its TLS handshake (10 s); then its connection is
-    /// closed.
+    /// Time from the acceptance of a client to the end of its TLS handshake (10 s). After that its
+    /// connection is closed.
     #[serde(rename = "handshakeMs", with = "millis")]
     pub handshake: Duration,
     /// From a request's first byte to the end of its head (10 s); then 408.
@@ -318,8 +318,8 @@ pub struct Forwarding {
     /// Serve a client that ends its side at any time before its response (false: only if the end
     /// arrives with the request; a later end aborts the request).
     pub half_close: bool,
-    /// Send a request that a backend refuses (429, 503) to another backend, if its method allows
-    /// that and the proxy still holds all of it (true).
+    /// Whether to send a request that a backend refuses (429, 503) to another backend, if its
+    /// method allows that and the proxy still holds the whole request (true).
     pub retry_refused: bool,
     /// The field of a response that names its backend and the rule that chose it (null: none).
     pub route_field: Option<String>,

@@ -23,8 +23,8 @@ pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<Strin
     all.min_by_key(|(distance, _)| *distance).map(|(_, path)| path)
 }
 
-/// Returns the number of letters that were inserted, left out, replaced or swapped with the next
-/// one (optimal string alignment).
+/// Returns the number of letters that differ: inserted, omitted, replaced, or swapped with the next
+/// letter (optimal string alignment).
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     // The rows of the table for the last two letters of `one`.
@@ -72,7 +72,7 @@ const KEY_BYTES_MAX: usize = 64;
 mod tests {
     use super::*;
 
-    /// Distances are symmetric, and those worked out by hand.
+    /// Distances are symmetric, and agree with those computed by hand.
     #[test]
     fn letters_are_compared() {
         let rows = [

@@ -1,10 +1,10 @@
-//! Values of a document as serde reads them. Every error names its value. The keys are the fields
+//! Lets serde read the values of a document. Every error names its value. The keys are the fields
 //! in `mod.rs`, the ranges in `check.rs`.
 //!
-//! Serde reports faults by kind, so the texts are made here; those of serde are not parsed.
+//! Serde reports errors by kind, so the texts are written here and serde's texts are not parsed.
 //!
-//! A file is read once, and serde makes a copy of this code for each type. Without inlining the
-//! program is 130 KB smaller.
+//! Serde creates a copy of this code for each type. Without inlining, the program is 130 KB
+//! smaller, and a file is read only once.
 use std::fmt;
 
 use jsonc_parser::ast::{Object, ObjectProp, StringLit, Value};

@@ -1,5 +1,5 @@
 //! Load reports: how the backends report their load, and the names of their figures. Each key of a
-//! backend's own `reports` replaces the same key of the top-level `reports`.
+//! backend's own `reports` overrides that key of the top-level `reports`.
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,19 +15,21 @@ use super::{BackendConfig, Config, optional_millis};
 pub struct ReportRules {
     /// The form of a report (null: `prometheus` with a preset, otherwise `json`).
     pub kind: Option<ReportKind>,
-    /// The server whose names of figures are used (null: none).
+    /// The server product whose metric names are used (null: none).
     pub preset: Option<ReportPreset>,
-    /// The target of a report's request (null: `probePaths.report`).
+    /// The path that is requested for a report (null: `probePaths.report`).
     pub path: Option<String>,
-    /// The port of a report's connection (null: the backend's); 1 to 65 535.
+    /// The port from which reports are requested (null: the backend's); 1 to 65 535.
     pub port: Option<u16>,
     /// The names of figures in a report (null: those of the preset, or `queueLen`, `cpuBusyMs`,
     /// `heapUsed` and `memRss`).
     pub fields: Option<BTreeMap<String, String>>,
-    /// Time between two reports (null: `routing.probes.reportIntervalMs`, and with its range).
+    /// Time between two reports (null: `routing.probes.reportIntervalMs`, which also gives the
+    /// range).
     #[serde(rename = "intervalMs", with = "optional_millis")]
     pub interval: Option<Duration>,
-    /// Time of a report (null: `routing.probes.reportTimeoutMs`, and with its range).
+    /// Maximum time of a report (null: `routing.probes.reportTimeoutMs`, which also gives the
+    /// range).
     #[serde(rename = "timeoutMs", with = "optional_millis")]
     pub timeout: Option<Duration>,
     /// The treatment of load figures in responses (null: `off`).
@@ -48,7 +50,7 @@ pub enum ReportKind {
     None,
 }
 
-/// A server whose metrics are known.
+/// A server product with known metrics.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportPreset {
@@ -66,30 +68,31 @@ pub enum ReportPreset {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Orca {
-    /// They are forwarded like any field, and not read.
+    /// Forwarded like any field, and not read.
     #[default]
     Off,
-    /// They are read and removed.
+    /// Read and removed.
     Take,
-    /// They are read and forwarded.
+    /// Read and forwarded.
     Keep,
 }
 
-/// The reports of one backend, as they are requested and read.
+/// The resulting report settings of one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Reporting {
     pub(crate) kind: ReportKind,
     pub(crate) path: String,
     pub(crate) port: Option<u16>,
     pub(crate) names: FigureNames,
-    /// Time of a report, and the key that sets it.
+    /// Maximum time of a report, and the key that sets it.
     pub(crate) timeout: (Duration, &'static str),
     pub(crate) orca: Orca,
     /// The names of the figures in responses.
     pub(crate) orca_names: FigureNames,
 }
 
-/// The names of the figures in a report. The first name that a report has is used.
+/// The names of the figures in a report. Of several names, the first that the report contains is
+/// used.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct FigureNames {
     pub(crate) queue: Vec<String>,
@@ -99,8 +102,7 @@ pub(crate) struct FigureNames {
     pub(crate) memory_bytes: Vec<String>,
 }
 
-/// The keys of `fields`, each with the names of a JSON report without `fields`, and those of the
-/// presets.
+/// The keys of `fields`, each with the default names in a JSON report.
 const FIGURES: [(&str, &str); 5] = [
     ("queue", "queueLen"),
     ("running", ""),
@@ -160,9 +162,9 @@ impl FigureNames {
         }
     }
 
-    /// Returns the names of the figures in responses: vLLM's names, and plain names. The pressure
-    /// is the application's own, otherwise its cache's, otherwise the CPU's. JSON may have the
-    /// names in camel case.
+    /// Returns the names of the figures in responses: vLLM's names and generic ones. The pressure
+    /// is the application's utilization if present, otherwise that of its cache or of the CPU. JSON
+    /// may have the names in camel case.
     fn of_responses() -> Self {
         let names = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         Self {
@@ -200,7 +202,7 @@ impl Default for Reporting {
 }
 
 impl Config {
-    /// Returns the reports of a backend.
+    /// Returns the report settings of a backend.
     pub(crate) fn reporting_of(&self, backend: &BackendConfig) -> Reporting {
         let all = &self.reports;
         let usual = ReportRules::default();
@@ -227,7 +229,8 @@ impl Config {
         }
     }
 
-    /// Returns the reports of the backend with this name, or of any other one if it is unknown.
+    /// Returns the report settings of the backend with this name. If the name is unknown, returns
+    /// the common settings.
     pub(crate) fn reporting_named(&self, name: &str) -> Reporting {
         let known = self.backends.iter().find(|backend| backend.name == name);
         known.map_or_else(
@@ -251,7 +254,7 @@ impl Config {
         }
     }
 
-    /// Checks the reports of all backends, and those of each one.
+    /// Checks the common report settings and those of each backend.
     pub(super) fn check_reports(&self) -> Result<(), ConfigError> {
         self.reports.validate("reports")?;
         self.check_agent("reports", &BackendConfig::new("", ""))?;

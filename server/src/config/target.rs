@@ -12,7 +12,7 @@ pub struct BackendTarget {
     pub url: String,
     /// Value of a Host field for it.
     pub authority: String,
-    /// TLS towards it, if its URL has https.
+    /// The TLS settings, if its URL is `https`.
     pub tls: Option<TargetTls>,
     /// Its addresses in the order in which to try them; not empty.
     pub addresses: Vec<SocketAddr>,

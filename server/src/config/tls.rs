@@ -19,7 +19,8 @@ pub struct ListenTls {
     /// Client certificates (null: not requested).
     #[serde(default)]
     pub client_auth: Option<ClientAuth>,
-    /// The value of Strict-Transport-Security in every response (none), such as `max-age=31536000`.
+    /// The value of Strict-Transport-Security in every response, such as `max-age=31536000` (null:
+    /// not sent).
     #[serde(default)]
     pub hsts: Option<String>,
 }
@@ -33,11 +34,11 @@ pub struct ClientAuth {
     /// Whether a client may connect without a certificate (false).
     #[serde(default)]
     pub optional: bool,
-    /// The field that passes the subject of the client's certificate to backends (none). A field of
-    /// this name from a client is removed on every listener.
+    /// The field that passes the subject of the client's certificate to backends (null: none).
+    /// Fields of this name sent by clients are removed on every listener.
     #[serde(default)]
     pub subject_field: Option<String>,
-    /// As `subject_field`, for the SHA-256 of the certificate in hexadecimal.
+    /// Like `subject_field`, but for the SHA-256 of the certificate in hexadecimal.
     #[serde(default)]
     pub fingerprint_field: Option<String>,
 }
@@ -50,7 +51,7 @@ pub struct CertificateFiles {
     pub chain: String,
     /// The private key.
     pub key: String,
-    /// An OCSP response in DER, which is stapled for clients that request it (none).
+    /// An OCSP response in DER, which is stapled for clients that request it (null: none).
     #[serde(default)]
     pub ocsp: Option<String>,
 }

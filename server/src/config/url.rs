@@ -8,9 +8,9 @@ use super::host::{HostError, HostPort};
 pub struct BackendUrl {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
     pub host: String,
-    /// Whether it is reached by TLS.
+    /// Whether the scheme is `https`.
     pub is_https: bool,
-    /// The port, by default 80, or 443 with TLS.
+    /// The port. The default is 80, or 443 for `https`.
     pub port: u16,
     /// Value of a Host field: the host, in brackets if it is an IPv6 address, and the port
     /// unless it is the default (RFC 9110 section 7.2, RFC 3986 section 6.2.3).
@@ -87,7 +87,7 @@ impl std::error::Error for UrlError {}
 
 /// The port of `http` URLs that name none.
 const HTTP_PORT: u16 = 80;
-/// The port of `https` URLs that name none.
+/// The default port of `https` URLs.
 const HTTPS_PORT: u16 = 443;
 
 #[cfg(test)]

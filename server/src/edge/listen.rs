@@ -45,7 +45,7 @@ impl fmt::Display for Place {
 pub struct ConfiguredListeners {
     /// The new ones.
     pub bound: Vec<BoundListener>,
-    /// Listeners that were open before, with their new entries. The address is the same.
+    /// Listeners that were already open, with their new entries for the same address.
     pub kept: Vec<Place>,
 }
 
@@ -86,8 +86,8 @@ impl ConfiguredListeners {
             ListenAddress::parse(text).map_err(|error| fail(format!("it {error}")))?;
         let keep = |place: &Place| Place { address: place.address, entry: entry.clone() };
         if port == 0 {
-            // Several entries may have this text. Each keeps its own listeners; an entry that has
-            // changed keeps the listeners with the same kind of clients.
+            // Several entries may have this text. An unchanged entry keeps its own listeners; a
+            // changed one keeps the listeners with the same kind of clients.
             let is_own = |place: &&Place| place.entry == *entry;
             let has_own = held.iter().any(|place| is_own(&place));
             let is_alike = |place: &&Place| {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     /// A listener whose address is still configured is kept, with the new entry. With port 0 it is
-    /// kept only if the entry's text is the same. The other addresses are bound.
+    /// kept only if the entry's text is the same. All other addresses are bound.
     #[test]
     fn held_listeners_are_kept() {
         let first = bind_one("127.0.0.1:0", &[]).expect("a free port");

@@ -1,11 +1,11 @@
 //! Files, names and processes: everything that may block. Separate threads write the log, the
 //! access log, the state and the recording, read a new configuration, and start an upgrade.
 //!
-//! This file has `Edge`, which the reactor calls when something of it is due. `service.rs` talks to
-//! the service manager and starts an upgrade.
+//! This file has `Edge`, which the reactor calls when work is due. `service.rs` talks to the
+//! service manager and starts an upgrade.
 //!
-//! The reactor waits for none of these threads while the proxy serves. If reading the configuration
-//! hangs, it is abandoned after `timeouts.reloadMs`; a late result is dropped.
+//! While the proxy serves, the reactor does not wait for any of these threads. If reading the
+//! configuration hangs, it is abandoned after `timeouts.reloadMs`, and a late result is dropped.
 pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod candidate;

@@ -68,12 +68,12 @@ impl Setup {
         Ok(())
     }
 
-    /// Like [`new`](Self::new), but does not find the backends, and uses open listeners whose
-    /// addresses match: listeners of the process before this one, or of the service manager. The
-    /// former are closed if they are not needed.
+    /// Like [`new`](Self::new), but does not look up the backends, and uses open listeners with
+    /// matching addresses: those of the previous process or of the service manager. Unneeded
+    /// listeners of the previous process are closed.
     ///
     /// # Errors
-    /// As for [`new`](Self::new), and if a listener of the service manager is not needed.
+    /// As for [`new`](Self::new), and if a listener of the service manager is unneeded.
     pub(crate) fn following(config: Config, taken: Option<Taken>) -> Result<Self, String> {
         let Taken { mut listeners, mut admin_listeners, learned, tickets, predecessor } =
             taken.unwrap_or_default();

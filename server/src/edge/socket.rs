@@ -1,8 +1,8 @@
-//! The Unix socket for commands. Only the owner of its name in the file system may use it.
+//! The Unix socket for commands. Only the owner of the socket's file may use it.
 //!
-//! When the socket is dropped, its name is removed, unless the name belongs to another file by
-//! then. A stale socket of a dead process is replaced; a socket on which a process listens is not.
-//! Links are not followed. `reactor/control.rs` accepts its connections.
+//! When the socket is dropped, its file is removed, unless another file has replaced it. A stale
+//! socket of a dead process is replaced, but not a socket on which a process listens. Links are not
+//! followed. `reactor/control.rs` accepts its connections.
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};

@@ -1,10 +1,10 @@
 //! The file that keeps a policy's learned state across restarts.
 //!
-//! The file is a cache. It is read before anything is served, and for a new configuration. An
-//! unusable file is moved aside. A separate thread writes the state every [`SAVE_INTERVAL`], before
-//! the policy or the file changes, and at the end. It writes a new file next to the old one and
-//! renames it, so the name always has a complete file. The reactor only queues the state and never
-//! waits for the disk.
+//! The file is a cache. It is read before the program serves, and for a new configuration. An
+//! unusable file is renamed. A separate thread writes the state every [`SAVE_INTERVAL`], before the
+//! policy or the file changes, and at the end. It writes a new file next to the old one and renames
+//! it, so that the file is always complete. The reactor only queues the state and never waits for
+//! the disk.
 use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -72,7 +72,7 @@ pub(crate) struct Keeper {
     path: String,
     writer: Worker<Message>,
     next_save: Instant,
-    /// Whether the log says that the writer has ended.
+    /// Whether the end of the writer has been logged.
     is_end_logged: Cell<bool>,
 }
 
@@ -184,7 +184,7 @@ impl Keeper {
         }
     }
 
-    /// Queues a state. Returns a line for the log if that fails. The end of the writer has one line.
+    /// Queues a state. Returns a log line if that fails. The end of the writer is logged once.
     fn offer(&self, state: PolicyState) -> Option<&'static str> {
         let queue = &self.writer.queue;
         if queue.len() >= STATES_MAX {
@@ -255,7 +255,7 @@ fn write_all(file: &Path, messages: impl Iterator<Item = Message>) {
     }
 }
 
-/// Notes the result of a write. Returns a line for the log when failures begin or end.
+/// Records the result of a write. Returns a log line when failures begin or end.
 fn outage_line(has_failed: &mut bool, result: &io::Result<()>) -> Option<(Level, String)> {
     let had_failed = std::mem::replace(has_failed, result.is_err());
     match result {
@@ -381,7 +381,7 @@ mod tests {
         assert!(!Path::new(&path).exists());
     }
 
-    /// A disk that stays full has one line, and so has a writer that has ended, however many saves
+    /// A disk that stays full is logged once, and so is the end of the writer, however many saves
     /// follow.
     #[test]
     fn outages_have_one_line() {

@@ -87,8 +87,8 @@ impl Decision {
             Some(RouteReason::Owner) => return format!("{chosen} owns the key of the request"),
             Some(RouteReason::NextOwner) => {
                 return format!(
-                    "{chosen} is the next for the key of the request: its owner is not usable, full, \
-                     or too slow"
+                    "{chosen} is the next for the key of the request: its owner is unusable, full or \
+                     too slow"
                 );
             }
             _ => {}
@@ -481,7 +481,7 @@ mod tests {
             ),
             (
                 Decision { reason: Some(RouteReason::NextOwner), ..a() },
-                "A is the next for the key of the request: its owner is not usable, full, or too slow",
+                "A is the next for the key of the request: its owner is unusable, full or too slow",
             ),
             (
                 Decision { reason: Some(RouteReason::LastResort), ..a() },

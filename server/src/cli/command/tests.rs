@@ -210,7 +210,7 @@ fn faults_are_told_in_one_line() {
     }
 }
 
-/// The configuration file is not overwritten: keys and flags that name it are refused.
+/// Keys and flags that would overwrite the configuration file are refused.
 #[test]
 fn the_own_file_is_refused() {
     let rows: [(&[&str], &str); 4] = [

@@ -1,4 +1,4 @@
-//! Completions for bash, from version 3.2 on.
+//! Completions for bash 3.2 and later.
 use std::fmt::Write;
 
 use super::outline::{Entry, Outline, Values};
@@ -6,7 +6,8 @@ use super::outline::{Entry, Outline, Values};
 /// Returns the script.
 pub(super) fn script(outline: &Outline) -> String {
     let commands: Vec<&str> = outline.commands.iter().map(|command| command.name).collect();
-    // A pattern of the command, `:` and the word before the cursor, with the words that may follow.
+    // Patterns of the command, `:` and the word before the cursor, each with the words that may
+    // follow.
     let mut values = String::new();
     let mut words = String::new();
     push_values(&mut values, "", outline.flags());
@@ -66,7 +67,7 @@ fn push_values<'a>(text: &mut String, command: &str, entries: impl Iterator<Item
     }
 }
 
-/// Adds the words that may follow a command itself.
+/// Adds the words that may directly follow a command.
 fn push_words<'a>(
     text: &mut String,
     command: &str,
@@ -101,5 +102,5 @@ fn choose<'a>(words: impl Iterator<Item = &'a str>) -> String {
     format!("COMPREPLY=($(compgen -W $'{}' -- \"$cur\"))", unique.join("\\n"))
 }
 
-/// Proposes files, also those with spaces in their names.
+/// Proposes files, including those with spaces in their names.
 const FILES: &str = "compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$cur\"))";

@@ -1,4 +1,4 @@
-//! Completions for fish, from version 3 on.
+//! Completions for fish 3 and later.
 use std::fmt::Write;
 
 use super::outline::{Entry, Outline, Values};

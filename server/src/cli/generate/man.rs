@@ -9,7 +9,7 @@ use crate::config::Config;
 pub(super) fn page(outline: &Outline) -> String {
     let mut page = Page(String::new());
     let version = env!("CARGO_PKG_VERSION");
-    // Without a date, so that the page depends on nothing but the program.
+    // The page has no date, so that it depends only on the program.
     page.line(&format!(".TH INTELLIPROXY 1 \"\" \"intelliproxy {version}\" \"User Commands\""));
     page.section("NAME");
     page.line("intelliproxy \\- an adaptive HTTP/1.1 reverse proxy");
@@ -66,7 +66,7 @@ impl Page {
         self.line(&format!(".SH {name}"));
     }
 
-    /// Adds text that is filled. A backslash before `f` or `-` is a macro already.
+    /// Adds text that is filled. A backslash before `f` or `-` is already an escape.
     fn text(&mut self, text: &str) {
         let is_marked = text.contains("\\f");
         self.line(&if is_marked { text.to_owned() } else { escaped(text) });
@@ -92,8 +92,8 @@ impl Page {
         self.text(&entry.text);
     }
 
-    /// Adds a command with its help. Its first line is the title; the parts behind are as the
-    /// program prints them, because their columns are aligned.
+    /// Adds a command with its help. The first line is the title. The rest is printed verbatim,
+    /// because its columns are aligned.
     fn command(&mut self, command: &Command) {
         self.line(&format!(".SS intelliproxy {}", command.name));
         self.text(command.about());
@@ -102,14 +102,14 @@ impl Page {
     }
 }
 
-/// Returns text in which nothing is a macro.
+/// Returns the text with macros and escapes disabled.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     // A dot or an apostrophe would begin a macro at the start of a line.
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
-/// Joins the lines of a text, which are short for the help.
+/// Joins the lines of a text, which were broken for the help.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -146,7 +146,7 @@ const FILES: [(&str, &str); 3] = [
 mod tests {
     use super::*;
 
-    /// No text begins a macro or is read as an escape: dots, apostrophes, dashes, backslashes.
+    /// Dots, apostrophes, dashes and backslashes in a text do not act as macros or escapes.
     #[test]
     fn text_is_not_a_macro() {
         for (text, expected) in [

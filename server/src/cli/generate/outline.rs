@@ -6,13 +6,13 @@ use crate::cli::flags::{FLAGS, Flag};
 use crate::cli::help::{PROGRAM_FLAGS, explanation, usage};
 use crate::cli::{ctl, generate, replay};
 
-/// The program without a command, and its commands.
+/// All flags of the program, and its commands.
 pub(super) struct Outline {
     /// The flags about the program itself.
     pub(super) program: Vec<Entry>,
     /// The flags that set a value of the configuration.
     pub(super) routing: Vec<Entry>,
-    /// In the order of the help.
+    /// The commands, in the order of the help.
     pub(super) commands: Vec<Command>,
 }
 
@@ -21,9 +21,9 @@ pub(super) struct Command {
     pub(super) name: &'static str,
     /// The complete help.
     pub(super) help: &'static str,
-    /// The words that may follow, and the flags.
+    /// The words that may follow the command, and its flags.
     pub(super) entries: Vec<Entry>,
-    /// Whether other words are files.
+    /// Whether other words are file names.
     pub(super) takes_files: bool,
 }
 
@@ -40,10 +40,10 @@ pub(super) struct Entry {
     pub(super) is_repeatable: bool,
 }
 
-/// The allowed values, as far as a shell can complete them.
+/// The values that a shell can complete.
 #[derive(Debug, PartialEq)]
 pub(super) enum Values {
-    /// Anything; also where there is no value.
+    /// Any value, or no value.
     Any,
     /// A path.
     Files,
@@ -85,8 +85,8 @@ impl Command {
         for line in help.lines() {
             let Some(rest) = line.strip_prefix("  ") else { continue };
             if rest.starts_with(' ') {
-                // A deeper line continues the last entry's explanation. Lines of the usage come
-                // before any entry.
+                // A more indented line continues the text of the last entry. Before the first entry
+                // it belongs to the usage.
                 if let Some(last) = entries.last_mut() {
                     last.text.push_str(&format!(" {}", rest.trim()));
                 }
@@ -108,7 +108,7 @@ impl Command {
         self.entries.iter().filter(|entry| !entry.is_flag())
     }
 
-    /// The first line of the help without the program's name: the effect.
+    /// The effect of the command: the first line of its help without the program's name.
     pub(super) fn about(&self) -> &'static str {
         let first = self.help.lines().next().unwrap_or_default();
         first.split_once(": ").map_or(first, |(_, about)| about)
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(version.names, ["-V", "--version"]);
     }
 
-    /// Each proposed value of a flag is accepted by the flag and valid.
+    /// Each proposed value is accepted by its flag and valid in a configuration.
     #[test]
     fn proposed_values_are_accepted() {
         let mut seen = 0;

@@ -19,7 +19,7 @@ _intelliproxy() {
         push_line(&mut text, 8, &described(command.name, command.about()));
     }
     text.push_str("    )\n");
-    // The first word decides; the rest of the line belongs to the command.
+    // The first word selects the command; the rest of the line belongs to it.
     text.push_str("    if (( CURRENT > 2 )); then\n        case $words[2] in\n");
     for command in &outline.commands {
         push_line(&mut text, 12, &format!("{})", command.name));
@@ -83,7 +83,7 @@ fn argument(flag: &Entry) -> String {
     match flag.names.as_slice() {
         [name] => {
             let many = if flag.is_repeatable { "*" } else { "" };
-            // With `=` a value may follow the flag in either form.
+            // With `=`, the value may follow the flag directly or as the next word.
             let equals = if flag.value.is_some() { "=" } else { "" };
             format!("'{many}{name}{equals}[{text}]{value}'")
         }
@@ -96,7 +96,7 @@ fn described(name: &str, text: &str) -> String {
     format!("'{name}:{}'", text.replace('\'', "'\\''"))
 }
 
-/// Returns text between single quotes in which `[`, `]` and `:` end nothing.
+/// Returns the text in single quotes, with `[`, `]` and `:` escaped.
 fn quoted(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('\'', "'\\''");
     text.replace('[', "\\[").replace(']', "\\]").replace(':', "\\:")

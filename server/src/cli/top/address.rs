@@ -11,13 +11,13 @@ use crate::cli::top::http::{self, BODY_BYTES_MAX, COUNTS_MAX, Failure};
 use crate::cli::top::reading::Reading;
 use crate::cli::top::url::Url;
 
-/// A place from which the figures are read.
+/// The address of a proxy's figures.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Source {
     Url(Url),
     /// The path of a control socket.
     Socket(String),
-    /// The usual admin listener, or the usual socket if nothing listens there.
+    /// The default admin listener, or the default socket if nothing listens there.
     Usual,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// Reads the figures, and the last decisions if they are wanted and available.
+    /// Reads the figures, and the last decisions if requested and available.
     ///
     /// # Errors
     /// The reason in one line, with the address.
@@ -58,7 +58,8 @@ fn read_url(url: &Url, wants_decisions: bool) -> Result<Reading, Failure> {
     let mut reading = Reading::parse(&response.body).map_err(|wrong| url.fault(wrong))?;
     reading.take_fields(response.fields_of_proxy());
     if wants_decisions && let Some(target) = response.field(DECISIONS_FIELD) {
-        // The proxy names the path of this page. Without the page, the figures are still shown.
+        // The response to /stats names the path of the decisions. If they cannot be read, the
+        // figures are still shown.
         let page = http::get(url, target).ok();
         reading.decisions = page.and_then(|page| decisions::parse(&page.body));
     }
@@ -74,7 +75,7 @@ fn read_socket(path: &str) -> Result<Reading, String> {
         None => Reading::parse(line),
     };
     let mut reading = parsed.map_err(|wrong| format!("{path}: {wrong}"))?;
-    // A proxy that does not know this command responds with an error; then there are none.
+    // A proxy that does not know `totals` responds with an error, and then no totals are shown.
     if let Ok(Value::Object(totals)) = serde_json::from_slice(totals) {
         let fields = totals.into_iter().take(COUNTS_MAX);
         let texts = fields.filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())));
@@ -83,8 +84,8 @@ fn read_socket(path: &str) -> Result<Reading, String> {
     Ok(reading)
 }
 
-/// Returns the responses of a control socket to `stats` and `totals`: a line each, or all that came
-/// before the end. Both take at most `wait_max`, also if they come slowly.
+/// Returns the responses of a control socket to `stats` and `totals`: one line each, or all bytes
+/// up to the end. Takes at most `wait_max` in total, even if bytes keep arriving.
 fn read_lines(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
     let fail = |error: io::Error| http::reason(&error);
     let end = Instant::now() + wait_max;
@@ -104,7 +105,7 @@ fn read_lines(path: &str, wait_max: Duration) -> Result<Vec<u8>, String> {
                 ends += space[..count].iter().filter(|byte| **byte == b'\n').count();
                 lines.extend_from_slice(&space[..count]);
             }
-            // The time is over, or a signal came.
+            // The time is up, or a signal arrived.
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(fail(error)),
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn slow_sockets_are_given_up() {
         let path = std::env::temp_dir().join(format!("intelliproxy-top-{}", std::process::id()));
-        // A file of an earlier run with this number is in the way.
+        // An earlier run with the same process id may have left this file.
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a socket");
         let text = path.to_str().expect("UTF-8").to_owned();

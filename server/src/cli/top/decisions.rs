@@ -1,4 +1,4 @@
-//! The last decisions, from /explain.
+//! Reads the last decisions from /explain.
 use serde_json::Value;
 
 /// A decision of the router.
@@ -11,7 +11,7 @@ pub(crate) struct Decision {
     pub(crate) why: String,
 }
 
-/// Parses the body of /explain; `None` if it is something else.
+/// Parses the body of /explain; `None` if the body is not from /explain.
 pub(crate) fn parse(body: &[u8]) -> Option<Vec<Decision>> {
     let json: Value = serde_json::from_slice(body).ok()?;
     let rows = json["decisions"].as_array()?.iter();

@@ -128,7 +128,7 @@ fn words(value: &Value) -> String {
     }
 }
 
-/// Adds pieces after a heading, with a new line where one does not fit.
+/// Adds pieces after a heading, breaking lines between pieces.
 fn wrap(lines: &mut Vec<Line>, heading: &str, pieces: &[String], wide: usize) {
     let heading = left(heading, HEADING.max(columns(heading) + 1));
     let mut text = heading.clone();
@@ -169,7 +169,8 @@ mod tests {
         written.collect()
     }
 
-    /// Score by factor, ages, the policy's reason and the decisions about the backend; lines fit.
+    /// Shows score by factor, ages, the policy's reason and the decisions about the backend. All
+    /// lines fit.
     #[test]
     fn a_backend_in_full() {
         let mut row = reading(&[("A", 100, 100)]).rows.remove(0);
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(none.last().expect("a line"), "none of the last 1 decisions is about it");
     }
 
-    /// Figures of any type are shown in few words.
+    /// Figures of any JSON type are shown as short text.
     #[test]
     fn any_figure_is_shown() {
         let value = serde_json::json!({"state": {"quarantinedForMs": 12.3456}, "list": [1, 2.55], "x": null});

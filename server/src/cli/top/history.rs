@@ -7,7 +7,7 @@ use crate::cli::top::reading::{Reading, Row, Times};
 /// The counters of the last readings.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// With the time of each, the newest one last.
+    /// The counters with the time of each reading, the newest last.
     samples: VecDeque<(Duration, BTreeMap<String, Counters>)>,
 }
 
@@ -38,7 +38,7 @@ impl Traffic {
     }
 }
 
-/// The traffic of each row of a reading in its order, and of all together.
+/// The traffic of each row of a reading, in order, and the total.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rates {
     pub(crate) rows: Vec<Traffic>,
@@ -56,7 +56,7 @@ impl History {
         }
     }
 
-    /// Returns the traffic up to the last reading, which is `reading`.
+    /// Returns the current traffic. `reading` must be the last one added.
     pub(crate) fn rates(&self, reading: &Reading) -> Rates {
         let recent: Vec<_> =
             reading.rows.iter().map(|row| self.since(&row.name, RATE_SPAN)).collect();
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(rates.rows[1], Traffic::default());
     }
 
-    /// Quantiles of buckets by hand; beyond the last bound it is that bound.
+    /// Quantiles of buckets by hand. A quantile above the last bound is that bound.
     #[test]
     fn quantiles_by_hand() {
         let heads = [(5.0, 50), (100.0, 49), (f64::INFINITY, 1)];
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(quantile(&[], 0.5), None);
     }
 
-    /// Since the start: shares of all requests.
+    /// Shares since the start are shares of all requests.
     #[test]
     fn all_since_the_start() {
         let rates = since_start(&reading(&[("A", 30, 30), ("B", 10, 10)]));

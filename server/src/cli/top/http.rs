@@ -1,4 +1,4 @@
-//! One GET over HTTP/1.1: a new connection, bounded in time and in bytes.
+//! A GET request over a new HTTP/1.1 connection, bounded in time and size.
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -92,7 +92,7 @@ fn left(end: Instant) -> io::Result<Duration> {
     (!left.is_zero()).then_some(left).ok_or_else(is_over)
 }
 
-/// A connection, and the bytes of it that are not used yet.
+/// A connection, and its received bytes that are not yet used.
 struct Input<S> {
     stream: S,
     end: Instant,
@@ -139,7 +139,7 @@ impl<S: Timed> Input<S> {
         Ok(())
     }
 
-    /// Takes a line without its end.
+    /// Returns the next line without its end.
     fn line(&mut self) -> Result<String, String> {
         let mut from = 0;
         loop {
@@ -259,7 +259,8 @@ mod tests {
         read(&mut Input { stream, end: Instant::now() + TIME_MAX, bytes: Vec::new() })
     }
 
-    /// Bodies by length, by chunks and to the end; row by row. Fields are found in any case.
+    /// Bodies are read by length, by chunks and up to the end; row by row. Field names match in any
+    /// case.
     #[test]
     fn bodies_are_read() {
         for text in [
@@ -272,7 +273,7 @@ mod tests {
         }
     }
 
-    /// Whatever a server sends, the fault is named; row by row.
+    /// Each invalid response causes an error that names the fault; row by row.
     #[test]
     fn faults_are_named() {
         let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(LINE_BYTES_MAX + 20_000));

@@ -34,7 +34,7 @@ pub(crate) fn keys(bytes: &[u8]) -> Vec<Key> {
                     rest = tail.get(1..).unwrap_or_default();
                     keys.extend(meaning(body, tail.first().copied()));
                 }
-                // Also if another key follows it in the same read: Alt with a key is not used.
+                // Another key in the same read is separate: combinations with Alt are not used.
                 _ => keys.push(Key::Escape),
             },
             _ => {}

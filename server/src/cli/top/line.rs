@@ -58,14 +58,14 @@ impl Line {
         self.parts.iter().map(|(_, text)| columns(text)).sum()
     }
 
-    /// Returns the line in one style.
+    /// Returns the line with all parts in one style.
     #[must_use]
     pub(crate) fn all(self, style: Style) -> Self {
         let texts = self.parts.into_iter().map(|(_, text)| text);
         Self { parts: vec![(style, texts.collect())] }
     }
 
-    /// Returns the line in at most `wide` columns.
+    /// Returns the line cut to `wide` columns.
     #[must_use]
     pub(crate) fn cut(mut self, wide: usize) -> Self {
         if self.columns() <= wide {

@@ -1,4 +1,4 @@
-//! The loop of `top`: readings, keys and signals in, frames out.
+//! The loop of `top`: takes readings, keys and signals, and draws frames.
 //!
 //! Threads read the proxy, the keys and the signals, and send events to the thread that draws. A
 //! proxy that does not respond therefore never delays a key.
@@ -28,7 +28,7 @@ use crate::cli::top::{can_move, has_colours};
 enum Event {
     Reading(Result<Box<Reading>, String>),
     Keys(Vec<Key>),
-    /// No more keys: the terminal is gone.
+    /// The terminal is gone, so no more keys arrive.
     Closed,
     Signal(i32),
 }
@@ -103,7 +103,8 @@ fn draw(screen: &mut Screen, now: Duration) -> io::Result<()> {
     let mut text = "\x1b[H".to_owned();
     let lines = screen.draw(now, wide, high);
     for (at, line) in lines.iter().enumerate() {
-        // Cleared before it is written: behind a full line the cursor is still on its last column.
+        // The row is cleared before it is written: after a full line the cursor is still on the
+        // last column.
         text.push_str(if at == 0 { "\x1b[2K" } else { "\n\x1b[2K" });
         line.write(&mut text, has_colours());
     }
@@ -113,7 +114,7 @@ fn draw(screen: &mut Screen, now: Duration) -> io::Result<()> {
     write(&text)
 }
 
-/// Reads the proxy at intervals, and at once when it is woken.
+/// Reads the proxy at intervals, and immediately when woken.
 fn read_on(
     options: &Options,
     wants_decisions: Arc<AtomicBool>,
@@ -151,7 +152,7 @@ fn read_keys(events: &SyncSender<Event>) {
             Err(_) => break,
         }
     }
-    // Without a receiver the program is ending already.
+    // If the receiver is gone, the program is already ending.
     let _ = events.send(Event::Closed);
 }
 

@@ -6,7 +6,7 @@
 //! | `address.rs`, `url.rs`, `http.rs` | the source of the figures: a URL or the control socket |
 //! | `reading.rs`, `state.rs`, `decisions.rs` | the JSON of /stats and /explain as plain data |
 //! | `history.rs` | rates and quantiles between readings |
-//! | `text.rs`, `line.rs` | text for a terminal: its width, its colours, nothing that controls it |
+//! | `text.rs`, `line.rs` | text for a terminal: width, colours, escaping |
 //! | `table.rs`, `screen.rs`, `detail.rs` | the figures as lines |
 //! | `keys.rs`, `terminal.rs`, `live.rs` | keys, the terminal's mode, and the loop |
 //!
@@ -56,7 +56,7 @@ fn run(
 ) -> ExitCode {
     match command {
         Ok(Command::Help) => {
-            // A closed stdout has no reader for an error either.
+            // If stdout is closed, an error would not be read either.
             let _ = writeln!(io::stdout(), "{help}");
             ExitCode::SUCCESS
         }
@@ -91,7 +91,7 @@ fn complain(wrong: &str) {
     let _ = writeln!(io::stderr(), "intelliproxy: {}", text::visible(wrong, usize::MAX));
 }
 
-/// Whether stdout is a terminal that shows colours, and the user wants them (no-color.org).
+/// Whether stdout is a terminal with colours, and the user has not disabled them (no-color.org).
 fn has_colours() -> bool {
     let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     is_wanted && can_move() && io::stdout().is_terminal()

@@ -7,7 +7,7 @@ use intelliproxy_arguments::{Argument, ArgumentError, Arguments};
 use crate::cli::top::address::Source;
 use crate::cli::top::url::Url;
 
-/// The command of the arguments.
+/// The parsed arguments.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Help,
@@ -130,7 +130,8 @@ mod tests {
         top(words).map_err(|error| error.to_string())
     }
 
-    /// The source, the interval and the number of readings are read; invalid arguments are named.
+    /// The source, the interval and the number of readings are parsed. Errors name the invalid
+    /// argument.
     #[test]
     fn arguments_are_read() {
         let of = |source| Options { source, interval: Duration::from_secs(1), samples: None };

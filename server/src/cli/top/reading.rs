@@ -37,9 +37,9 @@ pub(crate) struct Row {
     pub(crate) times: Times,
     pub(crate) in_flight: Option<f64>,
     pub(crate) score: Option<f64>,
-    /// The points of each factor.
+    /// The points by factor.
     pub(crate) parts: Vec<(String, f64)>,
-    /// The whole row, for figures that only the selected backend shows.
+    /// The whole row, for figures that are shown only for the selected backend.
     pub(crate) json: Value,
 }
 
@@ -54,7 +54,7 @@ impl Reading {
         Ok(Self { rows: rows.ok_or_else(wrong)?, ..Self::default() })
     }
 
-    /// Takes the header fields of the proxy: its counts, and the times of all backends.
+    /// Stores the proxy's header fields: its counts, and the times of all backends.
     pub(crate) fn take_fields(&mut self, fields: impl Iterator<Item = (String, String)>) {
         for (name, value) in fields {
             if name == "times" {
@@ -69,7 +69,7 @@ impl Reading {
         }
     }
 
-    /// Returns the policy by which the proxy decides, if the figures name it.
+    /// Returns the policy in use, if the figures name it.
     pub(crate) fn policy(&self) -> Option<String> {
         let policy = &self.rows.first()?.json["policy"];
         let kind = policy["kind"].as_str()?;
@@ -182,7 +182,7 @@ pub(crate) mod tests {
         assert_eq!(reading.counts, [("retries".to_owned(), "done=1".to_owned())]);
     }
 
-    /// The policy in charge, and the measured gain of the learner.
+    /// The policy in charge and the measured gain of the learner are shown.
     #[test]
     fn the_policy_is_named() {
         let policy = |policy: Value| {

@@ -45,16 +45,16 @@ pub(crate) struct Screen {
     reading: Option<Reading>,
     rates: Rates,
     history: History,
-    /// The time of the last reading, and the reason why there is no newer one.
+    /// The time of the last reading, and the error of the last attempt, if it failed.
     read_at: Duration,
     gone: Option<String>,
     order: Order,
     is_reversed: bool,
     /// The name of the selected backend.
     selected: Option<String>,
-    /// Rows above the window.
+    /// Number of rows above the window.
     above: usize,
-    /// Rows in the window at the last drawing.
+    /// Number of rows in the window when it was last drawn.
     page: usize,
 }
 
@@ -117,7 +117,8 @@ impl Screen {
         }
     }
 
-    /// Selects the row at `next` of the selected row's place, or `first` if no row is selected.
+    /// Moves the selection to the index that `next` returns for the current one, or to `first` if
+    /// no row is selected.
     fn select(&mut self, next: impl Fn(usize) -> usize, first: usize) {
         let Some(reading) = &self.reading else { return };
         let order = self.sorted(reading);
@@ -148,7 +149,7 @@ impl Screen {
             let by = match self.order {
                 Order::Configured => one.cmp(other),
                 Order::Name => reading.rows[*one].name.cmp(&reading.rows[*other].name),
-                // The largest first; unknown ones are last in either direction.
+                // The largest comes first. Unknown figures come last in either direction.
                 _ => match (figure(*one), figure(*other)) {
                     (Some(a), Some(b)) => b.total_cmp(&a),
                     (a, b) => {
@@ -181,7 +182,7 @@ impl Screen {
         let detail = place.map_or_else(Vec::new, |place| {
             detail::lines(&reading.rows[order[place]], reading.decisions.as_deref(), wide)
         });
-        // The heading of the table, a line about hidden rows, and the keys.
+        // Reserved for the heading of the table, a line about hidden rows, and the keys.
         let room = high.saturating_sub(lines.len() + 3);
         let least = order.len().min(ROWS_MIN).min(room);
         let detail_room = detail.len().min(room - least);
@@ -216,8 +217,8 @@ impl Screen {
         finish(lines, wide, high)
     }
 
-    /// Returns the lines above the table. The policy has a line of its own where the first one has no
-    /// room for it.
+    /// Returns the lines above the table. If the first line has no room for the policy, it gets a
+    /// line of its own.
     fn head(&self, now: Duration, wide: usize) -> Vec<Line> {
         let mut first = Line::default().and(Style::Bold, "IntelliProxy");
         first.push(Style::Plain, &format!("  {}", self.address));
@@ -292,7 +293,7 @@ const fn order_of(letter: char) -> Option<Order> {
     })
 }
 
-/// Rows of the table that stay when a backend is selected in a low window.
+/// Number of rows that remain visible when a backend is selected in a low window.
 const ROWS_MIN: usize = 4;
 
 #[cfg(test)]
@@ -356,7 +357,7 @@ mod tests {
         }
     }
 
-    /// Keys sort, and the same key again reverses; unknown figures stay last.
+    /// Keys sort the rows, and the same key again reverses the order. Unknown figures stay last.
     #[test]
     fn keys_sort() {
         let mut screen = screen(4);
@@ -380,7 +381,8 @@ mod tests {
         }
     }
 
-    /// A selected backend is marked, stays selected when the order changes, and is in the window.
+    /// A selected backend is marked, stays selected when the order changes, and stays in the
+    /// window.
     #[test]
     fn a_backend_is_selected() {
         let mut screen = screen(50);
@@ -397,7 +399,7 @@ mod tests {
         assert!(!screen.has_selection());
     }
 
-    /// The learner's gain is shown whole in 80 columns, and beside the address where there is room.
+    /// The learner's gain is shown in full in 80 columns, and beside the address if there is room.
     #[test]
     fn the_gain_is_whole() {
         let mut last = reading(&[("A", 1, 1)]);
@@ -416,7 +418,7 @@ mod tests {
         }
     }
 
-    /// The loss of the proxy is shown next to the last figures, until the proxy is back.
+    /// A lost connection to the proxy is shown with the last figures until the proxy is back.
     #[test]
     fn a_lost_proxy_is_shown() {
         let mut screen = Screen::new("h".to_owned());

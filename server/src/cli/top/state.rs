@@ -1,4 +1,4 @@
-//! The state of a backend as one word, which /stats has.
+//! The state of a backend, a word in /stats.
 use serde_json::Value;
 
 use crate::cli::top::line::Style;
@@ -36,7 +36,7 @@ impl State {
         Self::Up,
     ];
 
-    /// Returns the state of a row of /stats. A word of another version is unknown.
+    /// Returns the state in a row of /stats. A word from another version is unknown.
     pub(crate) fn of(row: &Value) -> Self {
         let word = row["state"].as_str();
         let found = Self::ALL.into_iter().find(|state| word == Some(state.word()));
@@ -70,7 +70,7 @@ impl State {
         }
     }
 
-    /// Whether requests may go there.
+    /// Whether the backend may get requests.
     pub(crate) const fn is_usable(self) -> bool {
         !matches!(self, Self::Maintained | Self::Drained | Self::Down | Self::Ejected)
     }
@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    /// Each state by its word; other words, and none, are unknown.
+    /// Each state is found by its word. Other words and a missing word are unknown.
     #[test]
     fn states_by_their_words() {
         for state in State::ALL {

@@ -30,7 +30,7 @@ const COLUMNS: [(Column, &str, usize); 9] = [
     (Column::InFlight, "FLIGHT", 6),
     (Column::Score, "SCORE", 6),
 ];
-/// In a narrow window these columns are left out, in this order.
+/// Columns to leave out in a narrow window, in this order.
 const LEAVING: [Column; 7] = [
     Column::Bar,
     Column::P50,
@@ -40,7 +40,7 @@ const LEAVING: [Column; 7] = [
     Column::Share,
     Column::State,
 ];
-/// Columns of the marks before the selected and the current backend.
+/// Width of the marks before the selected and the current backend.
 const MARK: usize = 3;
 const NAME_MIN: usize = 11;
 const NAME_MAX: usize = 40;
@@ -175,7 +175,7 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
         .collect();
     let place = |at: usize, text: &str| {
         let text = if at < 2 { left(text, wide[at]) } else { right(text, wide[at]) };
-        // Names and numbers stand apart: at 80 columns there is room for names of 12.
+        // Two spaces separate names from numbers. At 80 columns there is room for names of 12.
         text + if at < 2 { "  " } else { " " }
     };
     let mut lines = Vec::with_capacity(cells.len() + 8);
@@ -230,8 +230,8 @@ mod tests {
         text
     }
 
-    /// A row fits at every width of 20 columns or more, even with hostile figures; at 80 all
-    /// columns are there.
+    /// A row fits every width of 20 columns or more, even with hostile figures. At 80, all columns
+    /// are shown.
     #[test]
     fn rows_fit_their_window() {
         let mut reading =
@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// The table of `stats`: figures since the start, with totals and the counts of the proxy.
+    /// The table of `stats` has the figures since the start, totals and the counts of the proxy.
     #[test]
     fn the_table_of_stats() {
         let mut reading = reading(&[("A", 3000, 3000), ("B", 1000, 0)]);

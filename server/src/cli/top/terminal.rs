@@ -1,5 +1,6 @@
-//! The terminal's mode: keys as they are typed, on a screen of its own. It is restored when the
-//! program ends, after a panic, and after the signals that `live.rs` handles.
+//! Sets the terminal's mode: keys arrive as they are typed, and frames use the alternate screen.
+//! The mode is restored when the program ends, after a panic, and after the signals that `live.rs`
+//! handles.
 use std::io::{self, Write};
 use std::panic;
 
@@ -10,7 +11,7 @@ use rustix::termios::{
 /// A terminal in use. Dropping it restores the terminal.
 #[derive(Debug)]
 pub(crate) struct Terminal {
-    /// The previous mode. `None` if stdin is not a terminal; then no keys are read.
+    /// The previous mode. `None` if stdin is not a terminal, in which case no keys are read.
     saved: Option<Termios>,
 }
 
@@ -24,7 +25,7 @@ impl Terminal {
         let saved = terminal.saved.clone();
         let report = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            // Restores the terminal first, so that the report is on the normal screen.
+            // Restores the terminal first, so that the panic message is on the normal screen.
             leave(saved.as_ref());
             report(panic);
         }));
@@ -32,7 +33,7 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// Sets the mode, again after [`release`](Self::release).
+    /// Sets the mode, also after [`release`](Self::release).
     pub(crate) fn enter(&self) -> io::Result<()> {
         if let Some(saved) = &self.saved {
             let mut mode = saved.clone();
@@ -83,6 +84,6 @@ fn leave(saved: Option<&Termios>) {
     }
 }
 
-/// The alternate screen, without cursor and without wrapping at its edge.
+/// Selects the alternate screen, without cursor and without wrapping at the edge.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";

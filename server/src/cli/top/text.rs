@@ -1,4 +1,4 @@
-//! Text for a terminal: visible characters of a known width, and numbers in few columns.
+//! Text for a terminal: visible characters of known width, and numbers of bounded width.
 
 /// Returns `text` in at most `columns` columns; `…` stands for the rest.
 ///
@@ -7,7 +7,7 @@
 pub(crate) fn visible(text: &str, columns: usize) -> String {
     let mut shown = String::new();
     let mut used = 0;
-    // The end of the part behind which a `…` still fits.
+    // The end of the longest part after which a `…` still fits.
     let mut cut = 0;
     for character in text.chars() {
         let mut piece = String::new();
@@ -144,8 +144,8 @@ pub(crate) fn bar(share: f64, wide: usize) -> String {
 mod tests {
     use super::*;
 
-    /// No character that controls a terminal, hides text or changes its direction passes, and
-    /// widths are those of a terminal; row by row.
+    /// Characters that control a terminal, hide text or change its direction are escaped. Widths
+    /// are those of a terminal; row by row.
     #[test]
     fn foreign_text_is_harmless() {
         for (text, wide, expected) in [
@@ -174,14 +174,14 @@ mod tests {
         }
     }
 
-    /// Texts fill their columns exactly, on either side.
+    /// Texts fill their columns exactly, aligned on either side.
     #[test]
     fn texts_are_aligned() {
         assert_eq!((left("漢", 4), right("漢", 4)), ("漢  ".to_owned(), "  漢".to_owned()));
         assert_eq!((left("blue", 3), right("blue", 3)), ("bl…".to_owned(), "bl…".to_owned()));
     }
 
-    /// Numbers and times keep to their columns, whatever a server sends.
+    /// Numbers and times fit their columns, whatever a server sends.
     #[test]
     fn numbers_are_short() {
         for (value, expected) in [
@@ -221,7 +221,7 @@ mod tests {
         );
     }
 
-    /// Bars are as long as their share.
+    /// The length of a bar is its share.
     #[test]
     fn bars_show_shares() {
         for (share, expected) in

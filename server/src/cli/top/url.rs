@@ -13,7 +13,7 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// Parses `http://HOST[:PORT][/PATH]`. Without a path it is /stats.
+    /// Parses `http://HOST[:PORT][/PATH]`. The default path is /stats.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let rest = text.strip_prefix("http://").ok_or("does not begin with http://")?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -53,7 +53,7 @@ const STATS: &str = "/stats";
 mod tests {
     use super::*;
 
-    /// Each form of a URL has its host, port, Host field and target; row by row.
+    /// Each form of a URL is split into host, port, Host field and target; row by row.
     #[test]
     fn urls_are_read() {
         for (text, host, port, authority, target) in [

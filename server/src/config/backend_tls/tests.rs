@@ -1,12 +1,12 @@
-//! The settings of TLS towards backends: which apply to which backend, and which are refused.
+//! Settings of TLS towards backends: which setting applies to which backend, and which are refused.
 use super::*;
 
 fn read(text: &str) -> Result<Config, String> {
     Config::from_json(text).map_err(|error| error.to_string())
 }
 
-/// A backend's own keys replace those of all backends. Without a name the host of its URL counts, and
-/// a URL with http has no TLS.
+/// A backend's own keys override the common ones. The default server name is the host of the URL. A
+/// backend with an `http` URL has no TLS.
 #[test]
 fn own_keys_replace_the_common_ones() {
     let config = read(
@@ -31,8 +31,8 @@ fn own_keys_replace_the_common_ones() {
     assert_eq!(read(&config.to_json()).as_ref(), Ok(&config));
 }
 
-/// A name that stands for many addresses keeps its name for the certificates. A backend in a watched
-/// file has the common settings.
+/// Backends expanded from one name are verified under that name. A backend in a watched file has
+/// the common settings.
 #[test]
 fn found_backends_keep_the_name_of_their_host() {
     for (common, expected) in [("{}", "svc.test"), (r#"{"serverName": "x.test"}"#, "x.test")] {
@@ -73,7 +73,7 @@ fn found_backends_keep_the_name_of_their_host() {
     }
 }
 
-/// Each wrong value is an error with its place.
+/// Each invalid value is an error with its place.
 #[test]
 fn wrong_values_have_their_places() {
     let rows = [
@@ -114,7 +114,7 @@ fn wrong_values_have_their_places() {
     assert!(read(r#"{"tls": {"serverName": "::1"}}"#).is_ok());
 }
 
-/// A watched file decides neither which authorities the proxy trusts nor which files it reads.
+/// A watched file cannot determine which authorities the proxy trusts or which files it reads.
 #[test]
 fn watched_files_bring_no_trust() {
     let of = |tls: &str| {

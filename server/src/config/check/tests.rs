@@ -358,7 +358,7 @@ fn texts_are_checked() {
     }
 }
 
-/// Files with similar names may be used together if the proxy writes none of them for two purposes.
+/// Files with similar names are allowed if the proxy does not write any of them for two purposes.
 #[test]
 fn similar_files_are_valid() {
     let mut config = Config::default();

@@ -151,7 +151,8 @@ fn files_have_three_forms() {
     }
 }
 
-/// A file with more targets than backends are permitted is refused without much work for each.
+/// A file with more targets than the maximum number of backends is refused with little work for
+/// each target.
 #[test]
 fn files_have_a_bound() {
     for (count, is_good) in [(BACKENDS_MAX, true), (BACKENDS_MAX + 1, false), (100_000, false)] {

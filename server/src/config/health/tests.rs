@@ -112,8 +112,8 @@ fn faults_are_told_by_their_paths() {
     }
 }
 
-/// A backend that waits for its first good ping and gets no pings is refused, wherever the two keys
-/// are. A backend without pings among others that wait is not.
+/// A backend that waits for its first good ping but gets no pings is refused, wherever the two keys
+/// are. A backend without pings is valid if only the others wait.
 #[test]
 fn no_backend_waits_for_pings_that_it_does_not_get() {
     let text = |all: &str, own: &str| {
@@ -148,7 +148,7 @@ fn texts_are_found_across_pieces() {
     assert!(Check::default().is_in(b"", 0));
 }
 
-/// A status may be a number or a text, and a range is a text.
+/// A status may be a number or a string; a range is a string.
 #[test]
 fn statuses_may_be_numbers() {
     let config = config(

@@ -1,4 +1,4 @@
-//! The reports of a backend by its own keys and those of all backends.
+//! Report settings of a backend, from its own keys and the common ones.
 use super::*;
 
 fn config(text: &str) -> Config {
@@ -9,7 +9,7 @@ fn of(config: &Config, name: &str) -> Reporting {
     config.reporting_named(name)
 }
 
-/// Without the key the reports are those of the simulated servers.
+/// The default settings fit the simulated servers.
 #[test]
 fn usual_reports() {
     let reporting = of(&Config::default(), "A");
@@ -22,7 +22,7 @@ fn usual_reports() {
     assert_eq!(reporting.timeout, (Duration::from_secs(1), "routing.probes.reportTimeoutMs"));
 }
 
-/// A preset sets kind and names; a backend's own keys replace those of all.
+/// A preset sets kind and names. A backend's own keys override the common ones.
 #[test]
 fn own_keys_replace_common_ones() {
     let config = config(
@@ -48,7 +48,7 @@ fn own_keys_replace_common_ones() {
     assert_eq!(rules(2).report_timeout_ms, Some(50));
 }
 
-/// With `fields` only the figures that it names are read.
+/// If `fields` is set, only the figures that it names are read.
 #[test]
 fn fields_replace_the_usual_names() {
     let config = config(r#"{"reports": {"fields": {"queue": "load.waiting"}}}"#);

@@ -188,11 +188,11 @@ impl AccessLog {
         })
     }
 
-    /// Replaces the log in `slot`, or removes it. Exchanges that have ended are written to the old
-    /// log, whose thread then ends by itself. Returns the end of that thread.
+    /// Replaces the log in `slot`, or removes it. Exchanges that have already ended are written to
+    /// the old log, whose thread then ends. Returns a handle to the end of that thread.
     ///
     /// # Errors
-    /// The new one cannot be started. In that case the old one continues.
+    /// The new log cannot be started. In that case the old one continues.
     pub(crate) fn replace(
         slot: &mut Option<Self>,
         opened: Opened,

@@ -3,8 +3,8 @@
 //! They are put together in place, and the part is appended to the lines at once. Appending each
 //! word and number by itself takes more instructions.
 
-/// The longest part has the counts and times of a JSON line: 130 bytes of words, 9 numbers of up to 20
-/// digits and 6 of 3 digits, which is 328 bytes.
+/// The longest part is the counts and times of a JSON line: 130 bytes of words, 9 numbers of up to
+/// 20 digits and 6 of 3 digits, 328 bytes in total.
 const ROOM: usize = 400;
 
 /// Room for a part.

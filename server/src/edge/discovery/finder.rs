@@ -35,13 +35,13 @@ pub(super) struct Finder {
     messages: Receiver<Message>,
     results: Arc<Mutex<Results>>,
     hosts: BTreeMap<String, Host>,
-    /// The watched files by their paths: that of the followed configuration, and those of
-    /// configurations whose backends were looked up since.
+    /// The watched files by path: that of the followed configuration, and those of configurations
+    /// looked up since.
     files: BTreeMap<String, Watched>,
     followed: Option<Followed>,
     /// Callers of [`Discovery::look`](super::Discovery::look) that wait for results.
     waiting: Vec<Waiting>,
-    /// The hosts of the configuration that was looked up last, until a configuration is followed.
+    /// The hosts of the configuration last looked up. Empty once a configuration is followed.
     candidate: BTreeSet<String>,
     /// Whether the backends may have changed since they were published.
     is_changed: bool,
@@ -55,7 +55,7 @@ struct Followed {
     /// The backends that the reactor has, or will take.
     used: Box<Found>,
     generation: u64,
-    /// The last logged error about the number of backends.
+    /// The last logged error about too many backends.
     told: Option<String>,
     /// The last logged line about backends whose names are taken.
     told_unused: Option<String>,
@@ -163,7 +163,8 @@ impl Finder {
     /// Follows a configuration instead of the last one.
     fn follow(&mut self, config: Box<Config>, used: Box<Found>, generation: u64) {
         if let Some(path) = &config.discovery.file {
-            // Until the file of this configuration has been read, the backends of the last one stay.
+            // Until the file of this configuration has been read, the backends of the previous file
+            // stay.
             let inherited = self.in_use().to_vec();
             let file = self.files.entry(path.clone()).or_insert_with(|| Watched::new(path));
             file.inherit(inherited);
@@ -181,8 +182,8 @@ impl Finder {
         self.arrange_hosts();
     }
 
-    /// Adds the hosts of the followed configuration, and drops those that nothing needs any more. A
-    /// watched file may name other hosts for as long as the program runs.
+    /// Adds the hosts of the followed configuration and removes unneeded ones. Without that, a
+    /// watched file that keeps naming new hosts would use more and more memory.
     fn arrange_hosts(&mut self) {
         let Some(followed) = &self.followed else { return };
         for name in followed.hosts.keys() {
@@ -197,7 +198,7 @@ impl Finder {
         });
     }
 
-    /// Takes the hosts of a file whose backends have changed.
+    /// Updates the hosts after the backends of a file have changed.
     fn handle_file_changed(&mut self, path: &str) {
         let is_its = |config: &Config| config.discovery.file.as_deref() == Some(path);
         let backends = self.files.get(path).map(Watched::backends).unwrap_or_default();
@@ -211,8 +212,8 @@ impl Finder {
         self.arrange_hosts();
     }
 
-    /// Returns the backends in the file of a configuration. Until it has been read, those of the
-    /// file in use take their place.
+    /// Returns the backends in the file of a configuration. Until that has been read, returns those
+    /// of the file in use.
     fn backends_in_file(&self, config: &Config) -> &[BackendConfig] {
         let Some(path) = &config.discovery.file else { return &[] };
         let file = self.files.get(path).filter(|file| file.is_good());
@@ -261,8 +262,8 @@ impl Finder {
                 due.push((host.looked_at, name, host));
             }
         }
-        // Hosts that have waited longest come first, so that none is passed over when all look-ups
-        // are under way.
+        // Hosts that have waited longest come first, so that none is starved if all look-ups are in
+        // use.
         due.sort_by_key(|(looked_at, ..)| *looked_at);
         for (_, name, host) in due.into_iter().take(LOOK_UPS_MAX.saturating_sub(under_way)) {
             (host.since, host.is_fresh) = (Some(now), false);
@@ -270,7 +271,7 @@ impl Finder {
             let of = name.clone();
             let work = move || {
                 let result = look_up(&of);
-                // Without a receiver the proxy has ended.
+                // If the receiver is gone, the proxy has ended.
                 let _ = sender.send(Message::LookedUp { host: of, result });
             };
             if let Err(error) = thread::Builder::new().name("resolve".to_owned()).spawn(work) {
@@ -282,7 +283,7 @@ impl Finder {
         self.read_files(now);
     }
 
-    /// Starts the readings of files that are due.
+    /// Starts reading the files that are due.
     fn read_files(&mut self, now: Instant) {
         let followed = self.followed.as_ref();
         let followed = followed.and_then(|followed| followed.config.discovery.file.as_ref());
@@ -294,7 +295,7 @@ impl Finder {
             let (of, sender) = (path.clone(), self.sender.clone());
             let work = move || {
                 let content = watched::read(&of);
-                // Without a receiver the proxy has ended.
+                // If the receiver is gone, the proxy has ended.
                 let _ = sender.send(Message::Read { path: of, content });
             };
             if let Err(error) = thread::Builder::new().name("watch".to_owned()).spawn(work) {
@@ -306,7 +307,7 @@ impl Finder {
         }
     }
 
-    /// Replies to the callers whose results are complete, or whose time is over.
+    /// Replies to the callers whose results are complete or whose time is up.
     fn reply(&mut self, now: Instant) {
         let waiting = std::mem::take(&mut self.waiting);
         for one in waiting {
@@ -347,8 +348,8 @@ impl Finder {
         }
     }
 
-    /// Hands over the backends of the followed configuration if they differ from those in use.
-    /// Returns a line for the log if other backends than before have names that are taken.
+    /// Publishes the backends of the followed configuration if they differ from those in use.
+    /// Returns a log line if the set of backends with taken names has changed.
     fn publish(&mut self) -> Option<String> {
         let known = self.known(&self.followed.as_ref()?.config);
         let followed = self.followed.as_mut()?;
@@ -430,7 +431,7 @@ impl Host {
     }
 }
 
-/// Whether both are the same backends. The order of a backend's addresses does not matter:
+/// Whether both have the same backends. The order of a backend's addresses does not matter, because
 /// resolvers rotate them.
 fn is_same(a: &Found, b: &Found) -> bool {
     let is_alike = |(a, b): (&BackendTarget, &BackendTarget)| {
@@ -457,8 +458,8 @@ mod tests {
     use super::*;
     use crate::config::DiscoveryRules;
 
-    /// With more hosts than look-ups at the same time, each host is looked up before any is looked
-    /// up again, although the earlier ones are due again by then.
+    /// If there are more hosts than simultaneous look-ups, each host is looked up before any is
+    /// looked up again, although the first ones are due again by then.
     #[test]
     fn no_host_is_passed_over() {
         let count = 2 * LOOK_UPS_MAX + 1;
@@ -486,7 +487,7 @@ mod tests {
         assert_eq!(looked_up.len(), count, "{looked_up:?}");
     }
 
-    /// A file that names other hosts again and again leaves no state of the former ones behind.
+    /// If a file keeps naming new hosts, no state of the former ones remains.
     #[test]
     fn former_hosts_are_forgotten() {
         let (sender, messages) = crossbeam_channel::unbounded();
@@ -507,8 +508,8 @@ mod tests {
         assert_eq!(finder.hosts.keys().collect::<Vec<_>>(), ["h9.test"]);
     }
 
-    /// A backend of the file whose name is taken is logged once, also if the configuration is read
-    /// again, and again once there are others.
+    /// Backends of the file whose names are taken are logged once, even if the configuration is
+    /// read again. They are logged again when they change.
     #[test]
     fn taken_names_are_told_once() {
         let (sender, messages) = crossbeam_channel::unbounded();

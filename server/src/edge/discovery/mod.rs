@@ -1,11 +1,11 @@
-//! Finds backends while the proxy runs: looks names up again, and reads the watched file again.
+//! Finds backends while the proxy runs: repeats name look-ups and readings of the watched file.
 //!
-//! One thread keeps the results. Everything that may block has a thread of its own that ends with
-//! its result: each look-up (`getaddrinfo` of the system), and each reading of the file. So a
-//! resolver or a mount that hangs delays only its own name or file: the last result stays in use.
-//! No thread is awaited at the end of the program.
+//! One thread keeps the results. Each look-up (the system's `getaddrinfo`) and each reading of the
+//! file may block, so each runs in a thread of its own, which ends with its result. A hanging
+//! resolver or mount therefore delays only its own name or file, and the last result stays in use.
+//! The program does not wait for these threads when it ends.
 //!
-//! The reactor gets the backends when they have changed, and applies them like a new configuration.
+//! When the backends have changed, the reactor gets them and applies them like a new configuration.
 mod finder;
 mod watched;
 
@@ -29,7 +29,7 @@ pub(crate) type LookUp = dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sy
 #[derive(Clone)]
 pub(crate) struct Discovery {
     look_up: Arc<LookUp>,
-    /// The channel to its thread; `None` before there is anything to find.
+    /// The channel to the thread; `None` until a configuration has something to find.
     thread: Arc<Mutex<Option<Sender<Message>>>>,
     results: Arc<Mutex<Results>>,
 }
@@ -49,13 +49,13 @@ impl Discovery {
         Self { look_up, thread: Arc::default(), results: Arc::default() }
     }
 
-    /// Returns the backends of a configuration. Waits up to `time` for the look-ups and the reading
-    /// that it needs; where it has not arrived by that time, or has failed, the earlier result is
-    /// used. Lines about it are in the log.
+    /// Returns the backends of a configuration. Waits up to `time` for the look-ups and the
+    /// reading. For one that is late or has failed, the earlier result is used and a line is
+    /// logged.
     ///
     /// # Errors
-    /// There are too many backends, no thread can be started, or a configuration is followed already
-    /// and there is no result in time.
+    /// There are too many backends, no thread can be started, or there is no result in time
+    /// although a configuration is already followed.
     pub(crate) fn look(&self, config: &Config, time: Duration) -> Result<Found, String> {
         if !needs_finder(config) {
             return config.found(&Known::default());
@@ -66,7 +66,7 @@ impl Discovery {
         // A little longer, since the thread itself watches the time.
         match known.recv_timeout(time + GRACE) {
             Ok(known) => config.found(&known),
-            // Without a result a reload would remove all backends that were found.
+            // Without a result, a reload would remove all discovered backends.
             Err(_) if self.is_following() => Err(LATE.to_owned()),
             Err(_) => config.found(&Known::default()),
         }
@@ -157,7 +157,7 @@ pub(crate) fn unused_line(config: &Config, found: &Found) -> Option<String> {
     (!named.is_empty()).then(|| format!("not using {names}{more}{from}: {taken}"))
 }
 
-/// The error for a reload whose backends did not arrive, not even the earlier ones.
+/// The error for a reload that got no backends, not even earlier ones.
 const LATE: &str = "the thread that finds backends does not respond";
 /// The maximum number of names in one line.
 const NAMED_MAX: usize = 5;

@@ -31,8 +31,8 @@ impl Names {
         self.results.lock().expect("no panic").remove(host);
     }
 
-    /// Waits until the result of a look-up that begins now was taken, if all look-ups are of one
-    /// host: the next one begins after that.
+    /// If all look-ups are for one host, waits until the result of the current look-up has been
+    /// taken: the next one begins only after that.
     fn wait_taken(&self) {
         let (begin, end) = (self.count.load(Ordering::SeqCst), Instant::now() + DEADLINE);
         while self.count.load(Ordering::SeqCst) < begin + 3 {
@@ -169,7 +169,7 @@ fn an_earlier_configuration_finds_nothing() {
 }
 
 /// A reload that names another file keeps the backends of the file in use until the new one has
-/// been read. Both while the reload is looking and after it.
+/// been read. This holds during and after the reload.
 #[test]
 fn another_file_takes_over_once_it_is_read() {
     let folder = Folder::new("discovery-other");
@@ -181,7 +181,7 @@ fn another_file_takes_over_once_it_is_read() {
     let found = discovery.look(&first, DEADLINE).expect("found");
     assert_eq!(names(&found), ["svc/10.0.0.1", "old"]);
     let wakes = follow(&discovery, &first, found);
-    // The second file does not exist yet, and its configuration has a name that hangs.
+    // The second file does not exist yet, and its configuration has a name whose look-up hangs.
     let bad = r#"{"name": "bad", "url": "http://bad"}"#;
     let second = watching(&folder, "second", &format!("{SVC}, {bad}"));
     let looking = {
@@ -200,8 +200,8 @@ fn another_file_takes_over_once_it_is_read() {
     assert_eq!(names(&next(&discovery, &wakes)), ["svc/10.0.0.3", "new"]);
 }
 
-/// A configuration whose backends were looked up, and which was then refused, does not end the watch
-/// of the file in use.
+/// If a configuration is refused after its backends were looked up, the file in use is still
+/// watched.
 #[test]
 fn a_refused_reload_leaves_the_file_in_use() {
     let folder = Folder::new("discovery-refused");
@@ -217,12 +217,12 @@ fn a_refused_reload_leaves_the_file_in_use() {
     assert_eq!(names(&next(&discovery, &wakes)), ["a", "b"]);
 }
 
-/// If the thread does not respond, a start has only the backends that need no look-up, and a reload
-/// is refused instead of removing the others.
+/// If the thread does not respond, the program starts with only the backends that need no look-up,
+/// and a reload is refused, so that it does not remove the others.
 #[test]
 fn a_reload_without_a_result_is_refused() {
     let discovery = Names::default().discovery();
-    // Takes the messages, and never replies.
+    // Receives the messages but never replies.
     let (sender, _messages) = crossbeam_channel::unbounded();
     *discovery.thread.lock().expect("no panic") = Some(sender);
     let config = config(&format!(r#"{SVC}, {{"name": "ip", "url": "http://10.9.9.9"}}"#));

@@ -12,9 +12,10 @@ use crate::plain::os_error_text;
 /// A file and its last good content.
 pub(super) struct Watched {
     path: String,
-    /// The backends of the last valid content. Before the first: the backends that stay until then.
+    /// The backends of the last valid content, or inherited backends before the first valid
+    /// content.
     backends: Vec<BackendConfig>,
-    /// Whether the file had a good content.
+    /// Whether any content of the file was valid.
     is_good: bool,
     /// The last content or error, good or bad.
     last: Option<Result<Vec<u8>, String>>,
@@ -39,13 +40,13 @@ impl Watched {
         }
     }
 
-    /// Requests a reading at once, or the result of the reading in progress.
+    /// Requests a reading now, or the result of the reading in progress.
     pub(super) fn ask(&mut self) {
         self.is_asked = true;
         self.due = self.due.map(|_| Instant::now());
     }
 
-    /// Takes the backends that stay until this file has had a good content.
+    /// Sets the backends that stay until the content of this file has been valid once.
     pub(super) fn inherit(&mut self, backends: Vec<BackendConfig>) {
         if !self.is_good {
             self.backends = backends;
@@ -57,7 +58,7 @@ impl Watched {
         self.is_asked
     }
 
-    /// Whether the file had a good content.
+    /// Whether any content of the file was valid.
     pub(super) fn is_good(&self) -> bool {
         self.is_good
     }
@@ -66,8 +67,7 @@ impl Watched {
         &self.backends
     }
 
-    /// Returns the time of the next reading. A file that is not followed is read only if that was
-    /// asked for.
+    /// Returns the time of the next reading. A file that is not followed is read only on request.
     pub(super) fn due(&self, is_followed: bool) -> Option<Instant> {
         self.due.filter(|_| is_followed || self.is_asked)
     }
@@ -77,8 +77,8 @@ impl Watched {
         self.due = None;
     }
 
-    /// Takes the result of a reading. `in_use` is the number of backends of the file in use, which
-    /// stay while this one has had no good content.
+    /// Handles the result of a reading. `in_use` is the number of backends of the file in use,
+    /// which stay until the content of this file is valid.
     pub(super) fn handle_read(
         &mut self,
         content: Result<Vec<u8>, String>,
@@ -106,7 +106,7 @@ impl Watched {
             Err(wrong) => {
                 self.is_bad = true;
                 let line = match (self.is_good, in_use) {
-                    // Without their number: the proxy may not use all of them.
+                    // The line omits their number, since the proxy may not use all of them.
                     (true, _) if !self.backends.is_empty() => {
                         format!("{wrong}: keeping the last backends from it")
                     }
@@ -159,8 +159,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 mod tests {
     use super::*;
 
-    /// Each fault has one line, however often it is read, and so has its end. The backends in use
-    /// stay: the last ones of this file, or those of the file before.
+    /// Each fault causes one line, however often the file is read, and so does its end. The
+    /// backends in use stay: the last ones of this file, or those of the previous file.
     #[test]
     fn faults_have_one_line() {
         let good = |name: &str| Ok(format!(r#"[{{"name": {name:?}, "url": "http://h"}}]"#).into());

@@ -1,4 +1,4 @@
-//! Stands in for TLS in a build without it. `config/check.rs` refuses configurations with `tls`.
+//! Replaces TLS in a build without it. `config/check.rs` refuses configurations with `tls`.
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Watch {
     }
 }
 
-/// TLS towards backends: none has it.
+/// TLS towards backends, which no backend uses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients;
 

@@ -1,4 +1,4 @@
-//! The certificates of a listener, chosen by the host name that a client asks for.
+//! The certificates of a listener, chosen by the host name that a client requests.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,7 +28,8 @@ pub(super) struct Certificate {
     names: Vec<String>,
 }
 
-/// The invalid file of a certificate, with the text that follows the file's name in the error.
+/// The file of a certificate that is invalid, with the text that follows the file's name in the
+/// error.
 pub(super) enum Wrong {
     Chain(String),
     Key(String),

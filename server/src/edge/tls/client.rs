@@ -23,12 +23,13 @@ use crate::config::{Config, OwnCertificate, TargetTls, TlsIdentity};
 use crate::edge::disk::read_named;
 use crate::tls::{Facts, Layer, TlsFault};
 
-/// The maximum size of a file, in bytes. A bundle of all public authorities takes a twentieth of it.
+/// The maximum size of a file, in bytes. A bundle of all public authorities takes a twentieth of
+/// this.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The maximum number of sessions that may be resumed, for each set of settings.
 const SESSIONS_MAX: usize = 256;
 
-/// TLS towards the backends that have it. Clones share it.
+/// TLS towards the backends that use it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients {
     all: Vec<(TlsIdentity, Arc<ClientConfig>)>,
@@ -48,7 +49,7 @@ impl Clients {
     /// A layer for a new connection.
     ///
     /// # Errors
-    /// The backend's name is not one that a certificate can have.
+    /// A certificate cannot have the backend's name.
     pub(crate) fn layer(&self, tls: &TargetTls) -> Result<Layer, TlsFault> {
         let config = self.all.iter().find(|(identity, _)| *identity == tls.identity);
         let name = ServerName::try_from(tls.server_name.clone());
@@ -58,8 +59,8 @@ impl Clients {
         }
     }
 
-    /// Makes the TLS of a configuration, with the system's authorities in the first of `bundles` that
-    /// there is.
+    /// Builds the TLS of a configuration. The system's authorities are in the first of `bundles`
+    /// that exists.
     fn read(
         config: &Config,
         read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -85,7 +86,7 @@ impl Clients {
                             )
                         });
                         of_system = match roots {
-                            // Perhaps no backend of a watched file needs them.
+                            // A watched file may have no backend that needs them.
                             Err(_) if path == "tls" => Some(Arc::new(RootCertStore::empty())),
                             roots => Some(Arc::new(roots?)),
                         };
@@ -127,7 +128,7 @@ fn authorities(
     Ok(roots)
 }
 
-/// Makes the TLS of a set of settings. Without `roots` certificates are not verified.
+/// Builds the TLS for one set of settings. Without `roots`, certificates are not verified.
 fn client(
     path: &str,
     identity: &TlsIdentity,

@@ -1,4 +1,4 @@
-//! The files of certificates and keys, and the errors that name them.
+//! Reads the files of certificates and keys. Errors name the file and its key.
 use std::io;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(super) fn read(
     })
 }
 
-/// Returns the error for a file that is not as `allowed`.
+/// Returns the error for an invalid file. `allowed` describes valid ones.
 pub(super) fn refuse(path: &str, allowed: &str, file: &str, wrong: &str) -> ConfigError {
     ConfigError::new(path, &format!("{allowed}, and {file} {wrong}"))
 }

@@ -1,5 +1,5 @@
-//! TLS from the configuration: reads the files of certificates and keys, and makes the
-//! configurations of the layers (`crate::tls`).
+//! Builds TLS from the configuration: reads the files of certificates and keys, and creates the
+//! settings for the layers (`crate::tls`).
 #[cfg(not(feature = "tls"))]
 mod absent;
 #[cfg(feature = "tls")]

@@ -1,9 +1,9 @@
 //! The authorities that the system trusts.
 //!
 //! They are read from the bundle of the distribution, as Go and OpenSSL do. The crate
-//! rustls-native-certs does the same with two crates more. The crate webpki-roots has a copy of
-//! Mozilla's list: 250 KB in the program that grow old with it, and that ignore what an operator adds
-//! to the system or takes away.
+//! rustls-native-certs does the same, but needs two more crates. The crate webpki-roots would add
+//! 250 KB with a copy of Mozilla's list. That copy ages with the program and ignores an operator's
+//! changes to the system's list.
 use std::env;
 use std::io;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::plain::os_error_text;
 const BUNDLES: [&str; 6] = [
     // Debian, Ubuntu, Gentoo, Arch Linux.
     "/etc/ssl/certs/ca-certificates.crt",
-    // Fedora and its kin.
+    // Fedora and derived distributions.
     "/etc/pki/tls/certs/ca-bundle.crt",
     // openSUSE.
     "/etc/ssl/ca-bundle.pem",
@@ -28,7 +28,7 @@ const BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Returns the names that a bundle may have: the one in SSL_CERT_FILE alone, if it is set.
+/// Returns the possible paths of the bundle: only that in SSL_CERT_FILE, if it is set.
 pub(super) fn named() -> Vec<String> {
     match env::var("SSL_CERT_FILE") {
         Ok(file) if !file.is_empty() => vec![file],
@@ -36,8 +36,8 @@ pub(super) fn named() -> Vec<String> {
     }
 }
 
-/// Reads the first bundle that exists. Entries that are no certificates of authorities are left out:
-/// distributions have some that this program's library does not accept.
+/// Reads the first bundle that exists. Unusable entries are skipped, because distributions include
+/// some that rustls does not accept.
 ///
 /// # Errors
 /// The system has no bundle, or the bundle has no usable authority.

@@ -17,7 +17,7 @@ use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion}
 use crate::edge::disk::read_named;
 use crate::tls::{Layer, is_ocsp_response};
 
-/// The maximum size of a file, in bytes. A chain of four certificates takes a hundredth of it.
+/// The maximum size of a file, in bytes. A chain of four certificates takes a hundredth of this.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// TLS of one listener.
@@ -33,7 +33,7 @@ pub(crate) struct Server {
 pub(super) type Digest = Vec<u8>;
 
 impl Server {
-    /// A layer for a new client. With `is_after_header` a PROXY protocol header comes before the
+    /// A layer for a new client. If `is_after_header`, a PROXY protocol header precedes the
     /// handshake. `None` if the configuration is invalid.
     pub(crate) fn layer(&self, is_after_header: bool) -> Option<Layer> {
         let layer = Layer::server(&self.config).ok()?;
@@ -98,7 +98,7 @@ impl Servers {
     /// Reads the files of one server again.
     ///
     /// # Errors
-    /// The contents that were read, and one line about the fault. In that case nothing has changed.
+    /// The digest of the contents, and one line about the fault. In that case nothing has changed.
     pub(super) fn reload(&mut self, index: usize) -> Result<(), (Digest, String)> {
         let Some((path, server)) = self.all.get_mut(index) else { return Ok(()) };
         match load(path, &server.rules, &self.tickets, &read_regular) {
@@ -161,14 +161,14 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     read_named(path, FILE_BYTES_MAX)
 }
 
-/// Makes the TLS of a listener.
+/// Builds the TLS of a listener.
 fn load(
     path: &str,
     tls: &ListenTls,
     tickets: &Tickets,
     read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Server, ConfigError> {
-    // Taken first: a file that changes meanwhile is seen as changed later.
+    // The digest is computed first, so that a file that changes meanwhile counts as changed later.
     let digest = digest(tls, read_file);
     let provider = Arc::new(ring::default_provider());
     let now = i64::try_from(seconds()).unwrap_or(i64::MAX);
@@ -212,12 +212,12 @@ fn load(
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = Arc::new(Ticketer { tickets: tickets.clone(), purpose });
-    // Sessions are in tickets only, so that they take no memory here.
+    // Sessions are stored only in tickets, so that they take no memory here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Server { rules: Arc::new(tls.clone()), config: Arc::new(config), digest })
 }
 
-/// The check of clients' certificates.
+/// Returns the verifier of client certificates.
 fn verifier(
     path: &str,
     auth: &ClientAuth,

@@ -1,8 +1,8 @@
-//! Tickets, by which a client resumes its session without a full handshake (RFC 8446 section 4.6.1,
-//! RFC 5077). The server keeps nothing: a ticket is the session's state, encrypted.
+//! Tickets, with which a client resumes its session without a full handshake (RFC 8446 section
+//! 4.6.1, RFC 5077). The server stores nothing: a ticket is the session's encrypted state.
 //!
-//! The key changes every [`ROTATE`]. The one before it still opens tickets, so that a ticket can be
-//! used for that time at least. The process after an upgrade gets both keys.
+//! The key changes every [`ROTATE`]. The previous key still opens tickets, so that a ticket is
+//! valid for at least that time. An upgrade passes both keys to the new process.
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -11,9 +11,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 
-/// Time for which a key makes tickets.
+/// Time for which a key issues tickets.
 const ROTATE: Duration = Duration::from_secs(6 * 3600);
-/// Bytes of a key's name, with which its tickets begin.
+/// Length of a key's name in bytes. Each ticket begins with the name of its key.
 const NAME_LEN: usize = 16;
 /// Longer tickets are not ours: the largest part of ours is a client's certificates.
 const TICKET_BYTES_MAX: usize = 64 * 1024;
@@ -28,14 +28,14 @@ pub(crate) struct Tickets {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TicketKeys {
-    /// The key that makes tickets, and the one before it.
+    /// The current key and the previous one.
     keys: Vec<([u8; NAME_LEN], [u8; 32])>,
     /// The time at which the first one ceases to make tickets, seconds since 1970.
     until: u64,
 }
 
 struct Keys {
-    /// The key that makes tickets, and the one before it; none before the first ticket.
+    /// The current key and the previous one; empty before the first ticket.
     all: Vec<Key>,
     /// The time at which the first one ceases to make tickets, seconds since 1970.
     until: u64,
@@ -68,13 +68,13 @@ impl Key {
 }
 
 impl Keys {
-    /// Makes a new key if it is time. Without randomness the old ones stay.
+    /// Generates a new key if one is due. If the system provides no randomness, the old keys stay.
     fn rotate(&mut self, now: u64) {
         if now < self.until && !self.all.is_empty() {
             return;
         }
         let Some(key) = Key::random() else { return };
-        // A key that has not been used for a whole period is too old to open tickets.
+        // After a whole period without tickets, the current key is too old to open any.
         let keeps = now < self.until + ROTATE.as_secs();
         self.all.truncate(usize::from(keeps));
         self.all.insert(0, key);
@@ -89,13 +89,13 @@ impl Default for Tickets {
 }
 
 impl Tickets {
-    /// Continues with the keys of the process before this one.
+    /// Continues with the keys of the previous process.
     pub(crate) fn continuing(keys: &TicketKeys) -> Self {
         let all = keys.keys.iter().filter_map(|(name, secret)| Key::new(*name, *secret));
         Self { keys: Arc::new(Mutex::new(Keys { all: all.collect(), until: keys.until })) }
     }
 
-    /// The keys for the process after this one.
+    /// The keys for the next process.
     pub(crate) fn keys(&self) -> TicketKeys {
         let Ok(keys) = self.keys.lock() else { return TicketKeys::default() };
         let all = keys.all.iter().map(|key| (key.name, key.secret)).collect();
@@ -107,7 +107,7 @@ impl Tickets {
         keys.rotate(now);
         let Key { name, key, .. } = keys.all.first()?;
         let mut nonce = [0; NONCE_LEN];
-        // A counter would tell how many clients there are.
+        // A counter would reveal the number of clients.
         SystemRandom::new().fill(&mut nonce).ok()?;
         let mut sealed = plain.to_vec();
         let aad = Aad::from([name, purpose].concat());
@@ -133,8 +133,8 @@ impl Tickets {
     }
 }
 
-/// Makes and opens the tickets of listeners with the same `ca` and `optional` in `clientAuth`. It
-/// does not open the ticket of another listener, whose client may have sent no certificate.
+/// Issues and opens the tickets of listeners with the same `ca` and `optional` in `clientAuth`. It
+/// does not open tickets of other listeners, whose clients may not have sent a certificate.
 pub(super) struct Ticketer {
     pub(super) tickets: Tickets,
     /// A digest of the CA file and of `optional`; empty without `clientAuth`.
@@ -153,7 +153,7 @@ impl ProducesTickets for Ticketer {
     }
 
     fn lifetime(&self) -> u32 {
-        // Until the key after the next one.
+        // Valid until the key after the next one.
         2 * ROTATE.as_secs() as u32
     }
 
@@ -177,8 +177,8 @@ mod tests {
 
     const PERIOD: u64 = ROTATE.as_secs();
 
-    /// A ticket can be opened in the period of its key and in the next one, by this process and the
-    /// one after it, for its own purpose only, and only if it is unchanged.
+    /// A ticket can be opened in the period of its key and in the next period, by this process and
+    /// the next one. It must be unchanged and have the same purpose.
     #[test]
     fn tickets_last_for_two_periods() {
         let tickets = Tickets::default();
@@ -205,7 +205,8 @@ mod tests {
         assert_eq!(tickets.decrypt(1_000, b"a", &[0; TICKET_BYTES_MAX + 1]), None);
     }
 
-    /// A key that was not used for longer than a period opens nothing, whatever the time of day does.
+    /// A key that was not used for longer than a period opens no tickets, even if the system clock
+    /// jumps.
     #[test]
     fn old_keys_are_forgotten() {
         let tickets = Tickets::default();

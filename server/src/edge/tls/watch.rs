@@ -1,8 +1,8 @@
 //! Watches the files of certificates: reads them once a second and compares their contents. A
-//! ConfigMap swaps links, so neither the times of a file nor a notice of the system would do.
+//! ConfigMap swaps links, so file times and system notifications are not reliable.
 //!
-//! A change takes effect when all files of a listener fit together, so chain and key may be replaced
-//! one after the other. Until then the listener keeps its TLS, and the log has one line.
+//! A change takes effect when all files of a listener match, so chain and key may be replaced one
+//! after the other. Until then the listener keeps its certificates, and one line is logged.
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use crate::plain::os_error_text;
 /// Time between two readings.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Watches in a thread of its own, which starts with the first listener that has TLS.
+/// Watches the files in its own thread, which starts with the first TLS listener.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     thread: Option<Sender<Message>>,
     result: Arc<Mutex<Found>>,
 }
 
-/// The TLS that was found last and not taken yet.
+/// The new TLS that has not been taken yet.
 #[derive(Debug, Default)]
 struct Found {
     servers: Option<Servers>,
-    /// The number of calls of `follow` so far. What was found for an earlier one is not used.
+    /// The number of calls of `follow` so far. A result for an earlier call is not used.
     generation: u64,
 }
 
@@ -79,7 +79,7 @@ impl Watch {
 /// Reads until the program ends.
 fn run(messages: &Receiver<Message>, result: &Mutex<Found>) {
     let Ok(mut current) = messages.recv() else { return };
-    // The contents that could not be used, or that no reading has returned.
+    // The digests of invalid contents, so that each is reported once.
     let mut refused: Vec<Option<Digest>> = Vec::new();
     loop {
         match messages.recv_timeout(EVERY) {

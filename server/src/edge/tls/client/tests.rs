@@ -10,7 +10,7 @@ const OTHER_KEY: &[u8] = include_bytes!("../../../tls/testing/other.key");
 const EXPIRED: &[u8] = include_bytes!("../../../tls/testing/expired.pem");
 const EXPIRED_KEY: &[u8] = include_bytes!("../../../tls/testing/expired.key");
 
-/// Makes the TLS of a configuration from these files.
+/// Builds the TLS of a configuration with these files.
 fn read_with(tls: &str, bundles: &[&str], discovery: &str) -> Result<Clients, String> {
     let files: BTreeMap<&str, &[u8]> = [
         ("ca.pem", CA),
@@ -76,8 +76,8 @@ fn faulty_files_are_named() {
     }
 }
 
-/// Without `ca` the first bundle that exists counts. Without any the error names them and the key,
-/// unless no certificate is verified.
+/// Without `ca`, the first existing bundle is used. If none exists, the error names the bundles and
+/// the key, unless no certificate is verified.
 #[test]
 fn the_bundle_of_the_system_is_found() {
     assert!(read_with("{}", &["none.pem", "ca.pem", "empty.pem"], "").is_ok());
@@ -95,7 +95,7 @@ fn the_bundle_of_the_system_is_found() {
     assert_eq!(clients.expect("no error").all.len(), 2);
 }
 
-/// Settings that several backends share are made once, and a name that no certificate can have is a
+/// Settings that several backends share are built once. A name that no certificate can have is a
 /// fault of the connection.
 #[test]
 fn layers_are_made_for_names() {
