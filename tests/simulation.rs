@@ -147,8 +147,9 @@ const EXPECTED: [&str; 66] = [
     "action Close",
     "action Close by a reset",
     "action Notify",
-    // Every notice but seven, which tests in `tests/conformance` show: `Refused`, `ClientLimited`,
-    // `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`, `PingsUnserved`, `InsecureBackend`.
+    // All notices except seven, which are covered by tests in `tests/conformance`: `Refused`,
+    // `ClientLimited`, `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`, `PingsUnserved`,
+    // `InsecureBackend`.
     "notice Switched",
     "notice Held",
     "notice HealthChanged",

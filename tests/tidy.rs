@@ -259,7 +259,7 @@ fn documents_name_the_rust_version() {
     }
 }
 
-/// The documents and manifests name the version of the program, which the changelog describes.
+/// The documents and manifests name the program's version, and the changelog describes it.
 #[test]
 fn documents_name_the_version() {
     let version = env!("CARGO_PKG_VERSION");

@@ -10,7 +10,7 @@ pub mod config;
 mod control;
 mod digits;
 pub mod edge;
-// The folders of the tests of the program. Unit tests use a part of it.
+// Temporary folders, shared with the tests of the program. Unit tests use only part of the module.
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../tests/process/folder.rs"]

@@ -1,7 +1,7 @@
 //! Calendar dates and times of day in UTC, for log lines, replays and HTTP.
 //!
-//! Own code: it is one function. The crates for such timestamps panic or fail for a clock before
-//! 1970 or after 9999, so that each use would need a check.
+//! This is own code, because it is a single function. The crates for such timestamps panic or fail
+//! for times before 1970 or after 9999, so each use would need a check.
 
 /// A date and time of day.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,7 +35,7 @@ impl Utc {
     }
 }
 
-/// Returns the days from 1970 to a date, whose month is from 1 to 12.
+/// Returns the days from 1970 to a date. The month is from 1 to 12.
 pub(crate) const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     // Howard Hinnant's days_from_civil.
     let shifted = if month <= 2 { year - 1 } else { year };

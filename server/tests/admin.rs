@@ -280,7 +280,7 @@ fn a_lame_duck_goes_on_serving() {
         program.signal("-TERM");
         program.line_with(&format!("stopping in {ms} ms (timeouts.lameDuckMs)"));
         if is_short {
-            // At the end of `lameDuckMs` idle clients are closed.
+            // Idle clients are closed at the end of `lameDuckMs`.
             program.line_with("stopping: 2 clients are connected");
             assert_eq!(program.exit_code(), Some(0));
             continue;

@@ -10,9 +10,9 @@ use std::thread;
 
 use process::{Folder, Program, output};
 
-/// A backend with TLS. Its arguments are a certificate, a key, a version, the authority of clients'
-/// certificates or `-`, and a port. A line says when it listens, and one what it gets of each
-/// connection: its name, whether the session was resumed, and each target.
+/// A backend with TLS. Its arguments are a certificate, a key, a TLS version, the authority of
+/// client certificates or `-`, and a port. It prints a line when it listens, and lines for each
+/// connection: the requested name, whether the session was resumed, and each request target.
 const BACKEND: &str = r#"
 import socket, ssl, sys, threading
 chain, key, version, ca, port = sys.argv[1:]
@@ -115,8 +115,8 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: front.test\r\nConnection: close\r\n\r\n")
 }
 
-/// Writes a configuration with these backends, by their names, ports and TLS, and with `more` keys.
-/// Returns its path.
+/// Writes a configuration with `more` keys and these backends: name, port and TLS settings. Returns
+/// its path.
 fn config(folder: &Folder, backends: &[(&str, u16, &str)], more: &str) -> String {
     let entries: Vec<String> = backends
         .iter()
@@ -140,9 +140,9 @@ fn start(path: &str) -> Program {
     program
 }
 
-/// Requests, their bodies and probes go over TLS 1.2 and 1.3, with the name of the configuration as
-/// SNI and the client's Host. Connections are used again, and sessions resumed. A connection that the
-/// backend ends is not used.
+/// Requests with bodies and probes are sent over TLS 1.2 and 1.3, with the configured name as SNI
+/// and the client's Host. Connections are reused, and sessions resumed. A connection that the
+/// backend has ended is not reused.
 #[test]
 fn requests_go_over_tls() {
     for (version, shown) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
@@ -162,7 +162,8 @@ fn requests_go_over_tls() {
             body.len()
         );
         assert!(program.ask(&post).ends_with("\r\n\r\nhello"));
-        // On the connection of the first request: the next line about one is that of a probe.
+        // This request uses the connection of the first one: the next line about a new connection
+        // is that of a probe.
         assert_eq!(backend.line_with("request /post"), "request /post h 200000");
         let large = program.ask(&get("/large"));
         assert_eq!(large.split_once("\r\n\r\n").expect("a head").1.len(), 300_000);
@@ -185,8 +186,8 @@ fn requests_go_over_tls() {
     }
 }
 
-/// A backend whose certificate has expired, has another name or is of an unknown issuer is down, and
-/// the log has the reason. So is one that does not speak TLS. Others serve all requests.
+/// A backend is down if its certificate has expired, has another name or an unknown issuer, or if
+/// it does not speak TLS. The log has the reason. Other backends serve all requests.
 #[test]
 fn a_faulty_backend_is_down_and_others_serve() {
     let folder = Folder::new("backend-tls-faulty");
@@ -197,7 +198,7 @@ fn a_faulty_backend_is_down_and_others_serve() {
     let plain = listener.local_addr().expect("bound").port();
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            // As servers of plain HTTP respond to a hello.
+            // Servers of plain HTTP respond like this to a TLS hello.
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             let _ = stream.read(&mut [0; 4096]);
         }
@@ -271,7 +272,7 @@ fn a_backend_may_require_a_certificate() {
         let path = config(&folder, &[("A", backend.port, without)], "");
         let mut program = start(&path);
         let line = program.line_with("backend A: TLS: ");
-        // TLS 1.2 has no alert of its own for it.
+        // TLS 1.2 has no specific alert for this.
         let reason = match version {
             "TLSv1_2" => "it refuses the handshake",
             _ => "it requires a client certificate",
@@ -290,7 +291,7 @@ fn a_backend_may_require_a_certificate() {
     }
 }
 
-/// A backend that comes back with a good certificate is up again.
+/// A backend that returns with a valid certificate is up again.
 #[test]
 fn a_repaired_backend_is_up_again() {
     let folder = Folder::new("backend-tls-repaired");
@@ -305,7 +306,7 @@ fn a_repaired_backend_is_up_again() {
     assert!(program.ask(&get("/")).ends_with("\r\n\r\nhello"));
 }
 
-/// `--check` reads the files, and an error has the place of its key.
+/// `--check` reads the files, and an error names the place of the key.
 #[test]
 fn check_reads_the_files() {
     let folder = Folder::new("backend-tls-check");

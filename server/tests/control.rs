@@ -154,7 +154,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A drained backend gets no request until `ready`. /stats shows modes and weights. An unknown
+/// A drained backend gets no requests until `ready`. /stats shows modes and weights. An unknown
 /// backend is an error with exit code 1, an invalid command an error with exit code 2.
 #[test]
 fn backends_are_taken_out_and_back() {

@@ -93,7 +93,7 @@ fn a_watched_file_is_followed() {
     program.line_with("can be used again");
     let line = program.line_with("discovery: added");
     assert!(line.ends_with("discovery: added B; removed C"), "{line}");
-    // The configured A stays the one of the configuration.
+    // The A of the configuration stays in use.
     replace(&folder, &format!(r#"[{{"name": "A", "url": "http://{c}"}}]"#));
     let lines = program.lines_until("discovery: removed B");
     let told = format!("not using A (discovery.file {file}): its name is taken");

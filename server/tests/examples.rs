@@ -1,5 +1,5 @@
-//! The configurations in `examples/` and `package/` are valid, and the one for operation does what it
-//! says.
+//! The configurations in `examples/` and `package/` are valid, and `operated.json` has the
+//! described effects.
 mod process;
 
 use std::fs;
@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use process::{DEADLINE, Folder, empty_backend, program};
 
-/// `--check` accepts each of them. The names in the one for containers exist only there.
+/// `--check` accepts each of them. The names in the configuration for containers resolve only
+/// there.
 #[test]
 fn examples_are_valid() {
     for (folder, flags, least) in

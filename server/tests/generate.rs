@@ -1,4 +1,4 @@
-//! `intelliproxy generate`: the texts at work in the programs that read them.
+//! `intelliproxy generate`: runs the texts in the programs that read them.
 mod process;
 
 use std::fs;
@@ -12,8 +12,8 @@ fn generated(kind: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// bash proposes commands, words, flags and values where each may follow; row by row, the last word
-/// of each row is the one that is completed.
+/// bash proposes commands, words, flags and values where each is allowed. The test completes the
+/// last word of each row.
 #[test]
 fn bash_completes() {
     let name = format!("intelliproxy-completions-{}", std::process::id());
@@ -48,7 +48,7 @@ fn bash_completes() {
     fs::remove_file(file).expect("it goes");
 }
 
-/// The page names the version and depends on nothing but the program.
+/// The page names the version and depends only on the program.
 #[test]
 fn the_page_is_the_same_each_time() {
     let page = generated("man");

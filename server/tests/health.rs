@@ -81,7 +81,7 @@ fn ask_20(program: &Program) {
     }
 }
 
-/// Both backends have served a part of 20 requests.
+/// Asserts that both backends have served some of 20 requests.
 #[track_caller]
 fn assert_shared(sites: &[Site; 2]) {
     let served = [sites[0].served(), sites[1].served()];
@@ -93,8 +93,8 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 const READYZ: &str = "GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 const QUICK: &str = r#""routing": {"probes": {"pingIntervalMs": 50, "pingRetryMs": 50}}"#;
 
-/// Two file servers without `/health` serve half of the requests each, under the default check. One
-/// line names the remedy, and no line reports a server as down.
+/// Under the default check, two file servers without `/health` serve half of the requests each. One
+/// log line names the remedy, and none reports a server as down.
 #[test]
 fn file_servers_serve_under_the_default() {
     let folder = Folder::new("health-default");

@@ -202,18 +202,18 @@ fn a_stop_ends_the_streams() {
     traffic.reader.read_to_end(&mut rest).expect("an end");
     assert_eq!(rest, b"", "nothing follows the last chunk");
     assert_eq!(program.exit_code(), Some(0));
-    // The admin listener lives as long as the process: its stream ends with the last chunk, or
-    // with the process, and has no part of an event.
-    // A reset is the end of a process that has not read everything.
+    // The admin listener lives as long as the process. Its stream ends with the last chunk or with
+    // the process, and without a partial event. A process that ends before reading everything
+    // causes a reset.
     let _ = beside.reader.read_to_end(&mut rest);
     let last = b"0\r\n\r\n";
     let events = rest.strip_suffix(last).unwrap_or(&rest);
     assert!(events.is_empty() || events.ends_with(b"\n\n\r\n"), "{rest:?}");
 }
 
-/// The number of streams is bounded on each port. When all places are taken by readers that read
-/// nothing, but whose system acknowledges everything, each new one makes the longest-running one end
-/// with a last event. Ordinary requests are served meanwhile.
+/// The number of streams is bounded on each port. If the maximum is reached by readers that read
+/// nothing, but whose system acknowledges everything, each new stream ends the longest-running one
+/// with a last event. Meanwhile ordinary requests are served.
 #[test]
 fn streams_are_bounded() {
     let (program, admin) = start(&[]);
@@ -232,13 +232,13 @@ fn streams_are_bounded() {
         }
         let (head, _) = get(port, "/stats", "");
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        // The others go on.
+        // The other streams continue.
         streams.iter_mut().for_each(|stream| drop(stream.next_with("tick", |_| true)));
     }
 }
 
-/// Readers whose system acknowledges nothing are cut off, although the proxy's would take their streams
-/// for hours.
+/// Readers whose system acknowledges nothing are cut off, although the proxy's system could buffer
+/// their streams for hours.
 #[cfg(target_os = "linux")]
 #[test]
 fn readers_that_stop_lose_their_places() {
@@ -250,8 +250,8 @@ fn readers_that_stop_lose_their_places() {
         let mut reader = Events::open(port, target);
         let mut stopped: Vec<TcpStream> = (1..most).map(|_| stopped_reader(port, target)).collect();
         let end = std::time::Instant::now() + DEADLINE;
-        // A reader that reads keeps its place. Its ticks are a second apart. Bytes to a closed
-        // connection fail when it has responded to the first of them.
+        // A reader that reads keeps its stream, with a tick every second. Writing to a closed
+        // connection fails only after the peer has responded to the first bytes.
         while !stopped.is_empty() {
             assert!(std::time::Instant::now() < end, "{target}: {} are served", stopped.len());
             reader.next_with("tick", |_| true);
@@ -260,7 +260,7 @@ fn readers_that_stop_lose_their_places() {
     }
 }
 
-/// Opens a stream over a socket that takes few bytes, and reads nothing but its first line.
+/// Opens a stream over a socket with a small buffer, and reads only its first line.
 #[cfg(target_os = "linux")]
 fn stopped_reader(port: u16, target: &str) -> TcpStream {
     use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};

@@ -66,8 +66,8 @@ fn check_resolves_names() {
     }
 }
 
-/// `--check` reads a configuration from a pipe until its end, and does not wait for a pipe in place of
-/// the watched file.
+/// `--check` reads a configuration from a pipe to the end, but does not wait for a pipe that
+/// replaces the watched file.
 #[test]
 fn check_reads_pipes_of_configurations_only() {
     let folder = Folder::new("check-pipes");
@@ -76,7 +76,7 @@ fn check_reads_pipes_of_configurations_only() {
         [("{}".to_owned(), 0), (format!("{{\"discovery\": {{\"file\": {file:?}}}}}"), 1)]
     {
         let path = config.clone();
-        // Opening waits until the program reads.
+        // Opening the pipe blocks until the program reads.
         let writer = thread::spawn(move || fs::write(path, text).expect("a reader"));
         let output = output(&["--check", "--config", &folder.path("c.json")]);
         writer.join().expect("no panic");
@@ -88,8 +88,8 @@ fn check_reads_pipes_of_configurations_only() {
     }
 }
 
-/// `--check` counts the backends of the configuration together with those of the watched file, and
-/// names those that are not used.
+/// `--check` counts the backends of both the configuration and the watched file, and names those
+/// that are not used.
 #[test]
 fn check_counts_what_is_found() {
     let folder = Folder::new("check-found");

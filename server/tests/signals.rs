@@ -50,8 +50,8 @@ fn starting(folder: &Folder) -> (Child, File) {
     (child, pipe)
 }
 
-/// Before the program serves, only the signals that request its end do end it. SIGHUP then causes a
-/// reload.
+/// Before the program serves, only signals that request its end stop it. A SIGHUP in that time
+/// causes a reload afterwards.
 #[test]
 fn early_signals_do_not_end_the_program() {
     let folder = Folder::new("signals-early");

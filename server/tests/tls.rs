@@ -1,5 +1,5 @@
-//! TLS towards clients over real sockets, with rustls on the client's side: versions, certificates
-//! by name, certificates of clients, resumption, ends, limits of handshakes, and changes of files.
+//! TLS towards clients over real sockets, with rustls as the client: versions, certificates by
+//! name, client certificates, resumption, ends of connections, handshake limits, and changed files.
 #![cfg(feature = "tls")]
 mod process;
 mod secured;
@@ -19,7 +19,7 @@ use secured::{
 };
 
 /// Requests and responses with and without bodies pass in both versions, several on a connection.
-/// Backends see that they came over TLS, and every response says that it always should.
+/// Backends see that they came over TLS, and every response has the HSTS field.
 #[test]
 fn requests_pass_in_both_versions() {
     let proxy = Proxy::start("versions", &[&tls(&["site"], r#", "hsts": "max-age=9""#)], "");
@@ -46,13 +46,13 @@ fn requests_pass_in_both_versions() {
         assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
         assert!(response.contains("\r\nStrict-Transport-Security: max-age=9\r\n"), "{response}");
     }
-    // The plain listener is as it was.
+    // The plain listener is unaffected.
     let response = proxy.program.ask(LAST);
     assert!(response.contains("\r\nX-Forwarded-Proto: http\r\n"), "{response}");
     assert!(!response.contains("Strict-Transport-Security"), "{response}");
 }
 
-/// A client gets the certificate of the host that it asks for, otherwise the first one. A listener
+/// A client gets the certificate of the host that it requests, otherwise the first one. A listener
 /// may refuse TLS 1.2.
 #[test]
 fn certificates_follow_the_name() {
@@ -71,7 +71,7 @@ fn certificates_follow_the_name() {
         assert_eq!(shown, Some(&certificate(file)), "{name}");
     }
     for name in ["c.test", "x.y.wild.test", "wild.test"] {
-        // It gets the first one, which is not for that name.
+        // The client gets the first certificate, which is not for that name.
         let error = proxy.connect(&all, name).err().expect("another name");
         assert!(error.to_string().contains("not valid for name"), "{error}");
     }
@@ -81,8 +81,8 @@ fn certificates_follow_the_name() {
     assert!(error.contains("ProtocolVersion"), "{error}");
 }
 
-/// A client without a certificate is refused where one is required. The identity in a certificate
-/// is in fields that no client can set, on any listener.
+/// A client without a certificate is refused if one is required. The identity in a certificate is
+/// passed in fields that clients cannot set on any listener.
 #[test]
 fn clients_show_certificates() {
     let fields = r#""subjectField": "X-Subject", "fingerprintField": "X-Fingerprint""#;
@@ -184,8 +184,8 @@ fn sessions_are_resumed_across_an_upgrade() {
     assert_eq!(kinds, [Some(HandshakeKind::Resumed); 2]);
 }
 
-/// A client that ends its side by close_notify still gets its response. One whose connection only
-/// ends, as by someone who cuts it, is abandoned.
+/// A client that ends its side with close_notify still gets its response. If the connection ends
+/// without it, as if cut by an attacker, the request is abandoned.
 #[test]
 fn a_cut_is_not_an_end() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -200,7 +200,7 @@ fn a_cut_is_not_an_end() {
     let mut program = Program::started_by(command);
     let line = program.line_with("listening on https://127.0.0.1:");
     let port = line.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-    // Passes connections on that carry the test's requests.
+    // Passes on the connections that carry the test's requests.
     let (sender, requests) = crossbeam_channel::unbounded();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -243,15 +243,15 @@ fn a_cut_is_not_an_end() {
     }
 }
 
-/// Clients that are silent, or do not speak TLS, are closed. Neither keeps others from being
-/// served, and neither gets a byte of HTTP.
+/// Clients that are silent or do not speak TLS are closed. Meanwhile other clients are served. The
+/// closed clients get no HTTP bytes.
 #[test]
 fn handshakes_are_bounded() {
     let settings = r#", "timeouts": {"handshakeMs": 2000}, "limits": {"handshakes": 2}"#;
     let mut proxy = Proxy::start("bounds", &[&tls(&["site"], "")], settings);
     let begun = Instant::now();
     let mut silent = [proxy.raw(), proxy.raw()];
-    // There is room for it when a silent one has taken a second.
+    // It is accepted once a silent client has taken a second.
     let mut client = proxy.connect(&client(&[&TLS13]), "a.test").expect("a handshake");
     assert!(client.ask(GET).starts_with("HTTP/1.1 200 "));
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -273,8 +273,8 @@ fn handshakes_are_bounded() {
     assert!(client.ask(GET).starts_with("HTTP/1.1 200 "), "it is still connected");
 }
 
-/// A header of the PROXY protocol comes before the handshake, in any pieces. Backends see the
-/// client that it names. A trusted hop without a header is refused.
+/// A PROXY protocol header precedes the handshake, split into any pieces. Backends see the client
+/// that it names. A trusted hop without a header is refused.
 #[test]
 fn a_proxy_header_comes_before_the_handshake() {
     let folder = Folder::new("tls-header");
@@ -309,14 +309,14 @@ fn a_proxy_header_comes_before_the_handshake() {
     program.line_with("client 127.0.0.1:");
 }
 
-/// Changed files are used once they fit together, without a signal. Invalid files change
-/// nothing, neither then nor at SIGHUP. Connections stay.
+/// Changed files are used without a signal once they match. Invalid files change nothing, with or
+/// without a SIGHUP. Connections stay open.
 #[test]
 fn changed_files_are_used() {
     let files = Folder::new("tls-files");
     let (chain, key) = (files.path("chain.pem"), files.path("key.pem"));
     let copy = |name: &str, to: &str| {
-        // Replaced at once, as programs that renew certificates do.
+        // The file is replaced atomically, as programs that renew certificates do.
         fs::copy(fixture(name), files.path("new")).expect("a copy");
         fs::rename(files.path("new"), to).expect("a place");
     };
@@ -343,7 +343,7 @@ fn changed_files_are_used() {
     assert!(kept.ask(GET).starts_with("HTTP/1.1 200 "));
 }
 
-/// Every request of a listener that redirects gets the same place under HTTPS.
+/// A redirecting listener redirects every request to the same place under HTTPS.
 #[test]
 fn plain_requests_are_redirected() {
     let folder = Folder::new("tls-redirect");
@@ -373,7 +373,7 @@ fn plain_requests_are_redirected() {
     }
 }
 
-/// `--check` names the place of each value whose file is invalid, with the file and its fault.
+/// For each value with an invalid file, `--check` names the place, the file and the fault.
 #[test]
 fn checks_name_file_and_fault() {
     let folder = Folder::new("tls-check");

@@ -159,7 +159,7 @@ impl From<io::Error> for StartError {
 
 /// Listens on all addresses.
 fn listen_publicly(port: u16) -> Result<TcpListener, StartError> {
-    // The listener of IPv6 takes clients of IPv4, too, where the system has IPv6.
+    // If the system has IPv6, the IPv6 listener also accepts IPv4 clients.
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     TcpListener::bind(v6)

@@ -5,7 +5,7 @@ use intelliproxy_driver::Driver;
 
 const BACKENDS: [&str; 3] = ["a", "b", "c"];
 
-/// Returns a configuration whose policy sends each request to another backend than the last one.
+/// Returns a configuration whose policy sends consecutive requests to different backends.
 fn config(by: Option<AffinityBy>) -> Config {
     let mut config = Config::default();
     config.routing.policy = PolicyKind::RoundRobin;
@@ -44,9 +44,9 @@ fn set_cookie(response: &str) -> Option<(&str, &str)> {
 
 const CLIENT: &str = "192.0.2.7:4711";
 
-/// The first response of a session sets a cookie. With it all further requests go to the same
-/// backend, and no response sets it again. Sessions are spread by the policy, and no two have the
-/// same cookie. Without the option there is no cookie.
+/// The first response of a session sets a cookie. Further requests with it go to the same backend,
+/// and no response sets it again. The policy spreads the sessions, and all cookies differ. Without
+/// the option no cookie is set.
 #[test]
 fn a_session_stays_at_its_backend() {
     let mut driver = Driver::with_backends(config(None), &BACKENDS);
@@ -77,8 +77,8 @@ fn a_session_stays_at_its_backend() {
     assert_eq!(homes, ["a", "a", "b", "b", "c", "c"]);
 }
 
-/// Another proxy with the same backends understands the cookie, as does this one after it was
-/// configured again.
+/// Another proxy with the same backends understands the cookie, and so does this one after a
+/// reload.
 #[test]
 fn every_proxy_understands_a_session() {
     let wanted = config(Some(AffinityBy::Cookie));
@@ -98,7 +98,7 @@ fn every_proxy_understands_a_session() {
     }
 }
 
-/// Cookies that the proxy did not make, or whose backend is gone, begin a new session.
+/// A cookie that the proxy did not create, or whose backend is gone, begins a new session.
 #[test]
 fn invalid_sessions_begin_anew() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::Cookie)), &BACKENDS);
@@ -118,8 +118,8 @@ fn invalid_sessions_begin_anew() {
     }
 }
 
-/// The cookie is `Secure` where a trusted hop says that the client speaks https. Other clients
-/// cannot say so. Another name is used.
+/// The cookie is `Secure` if a trusted hop reports that its client uses https. Statements of other
+/// clients are ignored. The cookie has the configured name.
 #[test]
 fn cookies_of_https_clients_are_secure() {
     let mut wanted = config(Some(AffinityBy::Cookie));
@@ -139,7 +139,7 @@ fn cookies_of_https_clients_are_secure() {
 }
 
 /// When the backend of a session refuses connections, the request goes to another one, whose
-/// response moves the session there. It stays there when its first backend is back.
+/// response moves the session there. It stays there when its first backend is up again.
 #[test]
 fn a_session_moves_once_when_its_backend_is_down() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::Cookie)), &BACKENDS);
@@ -150,7 +150,7 @@ fn a_session_moves_once_when_its_backend_is_down() {
     let (heir, response) = serve(&mut driver, CLIENT, &fields);
     assert_ne!(heir, home);
     let moved = format!("Cookie: {}\r\n", set_cookie(&response).expect("it has moved").0);
-    // The old cookie leads to the same backend, so that requests sent at the same time agree.
+    // The old cookie also leads to the new backend, so that simultaneous requests agree.
     assert_eq!(serve(&mut driver, CLIENT, &fields).0, heir);
     driver.refusing.clear();
     driver.pass(std::time::Duration::from_secs(30));
@@ -161,7 +161,7 @@ fn a_session_moves_once_when_its_backend_is_down() {
     assert_eq!(serve(&mut driver, CLIENT, &fields).0, home, "the old cookie still names it");
 }
 
-/// A response that switches protocols sets the cookie too.
+/// A response that switches protocols also sets the cookie.
 #[test]
 fn an_upgrade_begins_a_session() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::Cookie)), &BACKENDS);
@@ -177,8 +177,8 @@ fn an_upgrade_begins_a_session() {
     assert!(set_cookie(&response).is_some() && response.ends_with("\r\n\r\nhello"), "{response}");
 }
 
-/// Requests with one value of a field go to one backend, those without it where the policy sends
-/// them. Values are spread over all backends. The name may be in any case.
+/// Requests with the same value of a field go to one backend; the policy routes those without the
+/// field. Values are spread over all backends. The case of the name does not matter.
 #[test]
 fn a_field_keeps_requests_together() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::Header)), &BACKENDS);
@@ -201,8 +201,9 @@ fn a_field_keeps_requests_together() {
     assert_eq!(others, BACKENDS);
 }
 
-/// Requests of one client go to one backend: of a peer, or of the client that a trusted hop names.
-/// The network of 64 bits of an IPv6 address is one client. Statements of other peers do not count.
+/// Requests of one client go to one backend. The client is the peer, or the client that a trusted
+/// hop names. A 64-bit network of IPv6 addresses is one client. Statements of other peers are
+/// ignored.
 #[test]
 fn an_address_keeps_requests_together() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::ClientAddress)), &BACKENDS);

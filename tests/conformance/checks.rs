@@ -69,7 +69,7 @@ fn a_path_that_nobody_has_takes_nobody_down() {
     assert_eq!(health(&driver), [Health::Up, Health::Down]);
 }
 
-/// A new configuration reports missing paths again only if its checks are others.
+/// After a new configuration, missing paths are reported again only if the checks have changed.
 #[test]
 fn a_path_that_nobody_has_is_told_once() {
     let text = |path: &str| {

@@ -200,8 +200,9 @@ fn a_lack_of_descriptors_blames_no_backend() {
     assert_eq!(backend.health, Health::Unknown);
 }
 
-/// A failed TLS handshake is the backend's failure, and reported once with its reason: until the
-/// backend passes a probe, or has another fault. A request goes to another address first.
+/// A failed TLS handshake is the backend's failure. It is reported once with its reason, and again
+/// only after the backend has passed a probe or has another fault. The request first tries another
+/// address.
 #[test]
 fn a_failed_handshake_is_the_backends_failure() {
     let mut driver = hanging(&[1, 2]);

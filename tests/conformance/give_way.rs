@@ -253,8 +253,8 @@ fn the_limit_that_is_reached_is_named() {
     }
 }
 
-/// A limit by open files is not reported again for each backend that is found, although each needs
-/// room for its probes.
+/// A limit caused by open files is not reported again for each discovered backend, although each
+/// needs room for its probes.
 #[test]
 fn a_limit_by_files_is_not_repeated_for_backends() {
     let mut full = Full::new(300);

@@ -292,8 +292,8 @@ fn assert_refused(driver: &mut Driver, gone: u8, dials: usize, status: u16) {
 }
 
 /// A backend that refuses the connection does not count as an attempt as long as another one is up:
-/// four of five backends go at the same moment, and the request reaches the fifth. With one attempt
-/// no other backend is tried. If no backend is up, the request is abandoned.
+/// four of five backends disappear at the same moment, and the request reaches the fifth. With one
+/// attempt no other backend is tried. If no backend is up, the request is abandoned.
 #[test]
 fn refused_connections_are_no_attempts() {
     for (attempts, gone, dials, status) in
@@ -312,9 +312,8 @@ fn refused_connections_are_no_attempts() {
     }
 }
 
-/// Three backends and their backup: all three go at the same moment, and the request reaches the
-/// backup, even if it has used up its attempts otherwise. If the backup has also gone, the client
-/// gets 502.
+/// Three backends with a backup disappear at the same moment. The request reaches the backup, even
+/// if its attempts are otherwise used up. If the backup has also gone, the client gets 502.
 #[test]
 fn the_backup_of_refused_connections_is_no_attempt() {
     for (attempts, gone, dials, status) in

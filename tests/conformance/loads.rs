@@ -1,5 +1,5 @@
-//! Load reports in every form, through the whole proxy: what is requested, which figures the router
-//! gets, and what a bad report changes.
+//! Load reports in every form, through the whole proxy: the requests, the figures that the router
+//! gets, and the effect of a bad report.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -27,7 +27,7 @@ fn backend(driver: &Driver, at: usize) -> BackendSnapshot {
     driver.proxy.snapshot(driver.now).backends.swap_remove(at)
 }
 
-/// Returns the open connections whose peer has received a text that begins so.
+/// Returns the open connections whose peer has received a text that begins with `start`.
 fn asked(driver: &Driver, start: &str) -> Vec<ConnId> {
     let is_asked =
         |peer: &&Peer| peer.closed.is_none() && peer.received.starts_with(start.as_bytes());
@@ -46,8 +46,8 @@ fn with_length(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// The preset's metrics are requested from the configured path and reach the router. Then bad reports
-/// of every kind change none of the figures; each kind has one notice.
+/// The preset's metrics are requested from the configured path and reach the router. Then bad
+/// reports of every kind leave the figures unchanged, and each kind causes one notice.
 #[test]
 fn metrics_are_read_and_bad_ones_change_nothing() {
     let mut driver = driver(r#"{"preset": "vllm", "path": "/m?x", "intervalMs": 1000}"#, &["a"]);
@@ -87,7 +87,7 @@ fn metrics_are_read_and_bad_ones_change_nothing() {
         let (queue, running, pressure, _) = figures(&driver);
         assert_eq!((queue, running, pressure), (Some(2.0), Some(3.0), Some(0.5)), "{response:.60}");
     }
-    // A body that does not end is given up at the deadline.
+    // Reading a body that does not end is given up at the deadline.
     driver.pass(Duration::from_millis(1000));
     let [endless] = asked(&driver, "GET /m?x ")[..] else { panic!("one report") };
     driver.send(endless, b"HTTP/1.1 200 OK\r\n\r\nvllm:num_requests_running 9\n");
@@ -116,8 +116,8 @@ fn exchange(driver: &mut Driver, fields: &str) -> String {
     driver.text(client)
 }
 
-/// The load figures of a response reach the router. They are removed with `take`, and forwarded with
-/// `keep` and `off`. A bad field is removed, too, and changes nothing.
+/// The load figures of a response reach the router. They are removed with `take`, and forwarded
+/// with `keep` and `off`. A bad field is also removed, and changes no figure.
 #[test]
 fn figures_in_responses() {
     let field = "endpoint-load-metrics: TEXT named_metrics.num_requests_running=4,\
@@ -137,8 +137,9 @@ fn figures_in_responses() {
             let backend = backend(driver, 0);
             (backend.running, backend.queue, backend.others)
         };
-        // One of the four running ones is the proxy's own, which leaves five of others. Its own has
-        // ended since, so half of five others per own one are expected to have ended, too.
+        // Of the four running and two waiting requests one is the proxy's own, which leaves five of
+        // others. The own request has since ended, so half of the ratio of five others per own
+        // request are expected to have ended too.
         let expected = if is_read { (Some(4.0), Some(2.0), Some(2.5)) } else { (None, None, None) };
         assert_eq!(figures(&driver), expected, "{orca}");
         let bad = "Endpoint-Load-Metrics-JSON: {\"cpu_utilization\": \"high\"}\r\n";
@@ -151,7 +152,8 @@ fn figures_in_responses() {
     }
 }
 
-/// An agent's words set weight and service; a bad line and silence change nothing.
+/// An agent's words set the weight and take the backend out of service. A bad line or silence
+/// changes nothing.
 #[test]
 fn agents_decide_about_service() {
     let mut driver = driver(r#"{"kind": "agent", "port": 80, "intervalMs": 1000}"#, &["a", "b"]);

@@ -143,7 +143,7 @@ fn shape(net: &mut Net, config: &mut Config, weather: Weather) {
     }
     config.pool.idle = Duration::from_millis([20, 300, 4000][net.pick(0, 2) as usize]);
     config.pool.idle_per_backend = [0, 1, 100, 100][net.pick(0, 3) as usize];
-    // No draw of its own, so that the worlds of all seeds stay as they are.
+    // This uses no additional random draw, so that the worlds of all seeds stay the same.
     config.routing.affinity.by = match (config.pool.idle_per_backend, config.forwarding.keep_host) {
         (0, _) => Some(AffinityBy::Cookie),
         (1, _) => Some(AffinityBy::ClientAddress),

@@ -1,9 +1,9 @@
-//! The fuzz target for load reports: any bytes give figures in their range, or a fault.
+//! The fuzz target for load reports: any bytes yield figures in their range or a fault.
 use super::Source;
 use crate::config::{Config, ReportKind, ReportRules};
 use crate::proxy::report::{orca, read_report};
 
-/// The input is a byte for the form, then the report.
+/// The first byte of the input selects the form; the rest is the report.
 ///
 /// # Panics
 /// If a figure is out of its range, or a report without figures has no fault.

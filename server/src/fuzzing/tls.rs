@@ -1,5 +1,5 @@
-//! The fuzz target for TLS: bytes that no peer of rustls sends, and two layers that exchange bytes
-//! in any pieces, with any room.
+//! The fuzz target for TLS: arbitrary bytes from a peer, and two layers that exchange bytes in
+//! arbitrary pieces with arbitrary room.
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::tls::{Facts, Layer, is_ocsp_response};
 /// byte, and as the steps of two layers.
 ///
 /// # Panics
-/// If bytes arrive that were not sent, or in another order; if some are missing although nothing was
-/// changed on the way; if an end is seen that was not sent.
+/// If bytes arrive that were not sent or arrive in another order, if some are missing although no
+/// byte was changed on the way, or if an end is seen that was not sent.
 pub fn tls(data: &[u8]) {
     if let Some(facts) = Facts::read(data) {
         assert!(facts.subject.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
@@ -64,12 +64,13 @@ fn client() -> Layer {
     layer.unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-/// One direction of a connection: its sender's position, the bytes on the way, its receiver's.
+/// One direction of a connection: the sender's position, the bytes on the way, and the receiver's
+/// position.
 #[derive(Debug, Default)]
 struct Way {
     /// Bytes that the sender wants to send.
     wanted: usize,
-    /// Bytes of them that count as sent.
+    /// Number of these that count as sent.
     counted: usize,
     /// Whether the sender has ended its side.
     is_ended: bool,
@@ -87,7 +88,7 @@ const fn byte_at(at: usize) -> u8 {
     (at ^ at >> 8) as u8
 }
 
-/// Takes a number of bytes, and then no more.
+/// A sink with room for a limited number of bytes.
 struct Bounded<'w> {
     wire: &'w mut Vec<u8>,
     room: usize,
@@ -112,7 +113,7 @@ impl Write for Bounded<'_> {
 struct Pair {
     /// Client and server.
     layers: [Layer; 2],
-    /// From the client, and from the server.
+    /// The direction from the client, and that from the server.
     ways: [Way; 2],
 }
 
@@ -168,7 +169,7 @@ impl Pair {
         }
     }
 
-    /// Lets one side send as far as there is room on the wire.
+    /// Lets one side send as much as the wire has room for.
     fn send(&mut self, from: usize, room: usize) {
         let Way { wanted, counted, wire, .. } = &mut self.ways[from];
         let mut sink = Bounded { wire, room };
@@ -185,9 +186,9 @@ impl Pair {
         let _ = self.layers[from].flush(&mut sink);
     }
 
-    /// Delivers some bytes of the wire, to a receiver with this space.
+    /// Delivers some bytes from the wire to a receiver with this much space.
     fn deliver(&mut self, from: usize, count: usize, space: usize) {
-        // rustls has an assertion that no fault follows its own end.
+        // rustls asserts that no fault follows its own close_notify.
         if self.ways[1 - from].is_ended && self.ways[from].is_changed {
             return;
         }

@@ -3,16 +3,17 @@ use std::time::Duration;
 
 use intelliproxy_core::{BackendSnapshot, Health, LearnedStanding, Mode, PolicyView, StandingView};
 
-/// The state of a backend: the one that matters most to a reader. [`Condition::of`] has the order.
+/// The state of a backend. If several apply, the most important one is used, in the order of
+/// [`Condition::of`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
     Up,
     Current,
-    /// It has as many requests as it may have, or can work on.
+    /// It has as many requests as its limit permits, or as it can work on.
     Full,
     /// It requested a pause with Retry-After, or responds to nothing.
     Held,
-    /// It is new or back, and gets fewer requests for now.
+    /// It is new or has returned, and gets fewer requests for now.
     Warming,
     Probation,
     Ejected,
@@ -62,7 +63,7 @@ impl State {
         self as u8
     }
 
-    /// Whether requests may go there.
+    /// Whether the backend may get requests.
     pub(crate) const fn is_usable(self) -> bool {
         !matches!(self, Self::Maintained | Self::Drained | Self::Down | Self::Ejected)
     }
@@ -72,9 +73,10 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Condition {
     pub(crate) state: State,
-    /// The ms that are left; the good requests; or the requests that are allowed.
+    /// Depends on the state: the ms that are left, the good requests so far, or the requests
+    /// allowed.
     pub(crate) detail: f64,
-    /// The good requests that are needed.
+    /// The number of good requests needed.
     pub(crate) needed: f64,
 }
 
@@ -123,7 +125,7 @@ impl Condition {
 }
 
 /// Returns the number of requests at which a backend is full, if it has that many. The configured
-/// limit counts all requests in flight, the policy's number only the requests that the backend
+/// limit applies to all requests in flight, the policy's number only to those that the backend
 /// works on.
 fn full_at(backend: &BackendSnapshot) -> Option<u32> {
     let of_policy = match &backend.policy {
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
     use crate::pages::testing::unknown_backend;
 
-    /// The state that matters most to a reader comes first: out of service, down, ejected, full.
+    /// The most important state is used first: out of service, down, ejected, full.
     #[test]
     fn states_have_an_order() {
         let mut backend = unknown_backend(0, "A");
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!(name(&backend), "maintained");
     }
 
-    /// Each state has its place in the list that the page reads.
+    /// The number of each state is its index in the list that the page reads.
     #[test]
     fn states_are_numbered() {
         for (number, state) in (0..).zip(State::ALL) {

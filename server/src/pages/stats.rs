@@ -28,8 +28,8 @@ impl StatsText {
         Self { bytes: b"[".to_vec() }
     }
 
-    /// Adds a backend, its URL, the state of the guard over the policy if there is one, and the times
-    /// to the heads of its responses: all, and p50 and p99 of the last seconds in ms.
+    /// Adds a backend: its URL, the state of the policy's guard if there is one, the histogram of
+    /// times to response heads, and their p50 and p99 over the last seconds, ms.
     pub(crate) fn push(
         &mut self,
         backend: &BackendSnapshot,
@@ -71,7 +71,7 @@ pub(super) struct BackendStats<'a> {
     /// Left out of a candidate of /explain, as a decision keeps no URLs.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<Option<&'a str>>,
-    /// The state that matters most to a reader, as one word.
+    /// The most important state, as one word.
     state: &'static str,
     /// `unknown` until the first pings have ended.
     health: &'static str,
@@ -109,14 +109,14 @@ pub(super) struct BackendStats<'a> {
     active_requests: u32,
     /// Of these, the requests that it works on.
     working_requests: u32,
-    /// The requests that it may have at a time; null for no limit.
+    /// The maximum number of requests in flight; null for no limit.
     limit: Option<u32>,
     response_ewma: Option<Decimal>,
     /// Left out of a candidate of /explain, as a decision does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     head_times: Option<HeadTimes>,
-    /// Quantiles of the times to the heads of the last seconds. Null without requests, and while
-    /// nothing is sampled.
+    /// Median and 99th percentile of the times to the response heads of the last seconds. Null
+    /// without requests, and while nothing is sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     p50_ms: Option<Option<Decimal>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,9 +124,9 @@ pub(super) struct BackendStats<'a> {
     request_age_ms: Option<Decimal>,
     queue: Option<Decimal>,
     queue_ewma: Option<Decimal>,
-    /// The reported requests that run, of all its clients.
+    /// The reported number of running requests, from all clients.
     running: Option<Decimal>,
-    /// The reported use of its scarcest resource, 0 to 1.
+    /// The reported utilization of its scarcest resource, 0 to 1.
     pressure: Option<Decimal>,
     /// Requests of others, estimated from the reports.
     others: Option<Decimal>,

@@ -8,7 +8,8 @@ use crate::tls::TlsFault;
 /// An action that the proxy requests from its driver.
 #[derive(Debug, PartialEq)]
 pub enum Action {
-    /// Make a connection, with [`Proxy::tls`](super::Proxy::tls) if it has it. The driver reports the result by
+    /// Open a connection, with the settings of [`Proxy::tls`](super::Proxy::tls) if there are any.
+    /// The driver reports the result by
     /// [`Proxy::handle_connected`](super::Proxy::handle_connected).
     Connect {
         /// The id of the new connection.
@@ -51,7 +52,7 @@ pub enum ConnectFailure {
     Refused,
     /// The proxy's own system had no descriptor, port or memory for it. No backend is to blame.
     Exhausted,
-    /// The connection was made, but not the one of TLS above it.
+    /// The connection was made, but its TLS handshake failed.
     Handshake(TlsFault),
     /// Any other reason.
     Unreachable,

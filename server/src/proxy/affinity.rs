@@ -1,10 +1,11 @@
 //! Affinity keys (`routing.affinity`), which keep requests at one backend: reads the key from a
-//! request's head, and names the backend of a session in a cookie.
+//! request's head, and stores a session's backend in a cookie.
 //!
 //! The value of the cookie is 32 hexadecimal digits: the session's number, and a mark of its
 //! backend. The mark depends on the number and on the backend's name. Every proxy with the same
-//! names understands it, also after a restart. The first request of a session goes where the policy
-//! sends it. A session moves, with a new cookie, when its backend is not usable.
+//! backend names understands it, even after a restart. The policy chooses the backend for the first
+//! request of a session. If that backend becomes unusable, the session moves to another one and
+//! gets a new cookie.
 use std::net::IpAddr;
 
 use intelliproxy_core::{AffinityBy, AffinityKey, AffinityRules, BackendId, Lease};
@@ -21,9 +22,9 @@ pub(crate) struct Affinity {
     by: AffinityBy,
     /// The name of the cookie or of the field.
     name: String,
-    /// The seed of the numbers, different in every instance.
+    /// The seed of the session numbers, which differs between instances.
     seed: u64,
-    /// Sessions begun so far.
+    /// Number of sessions begun so far.
     begun: u64,
 }
 
@@ -37,7 +38,7 @@ pub(crate) struct Sticky {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Origin {
-    /// A key whose owner follows from its hash.
+    /// A key whose hash determines the owner.
     Hashed(AffinityKey),
     /// The session that the client named, if it named one.
     Session { named: Option<Session>, is_secure: bool },
@@ -51,10 +52,10 @@ struct Session {
 }
 
 impl Affinity {
-    /// `None` if the rules give no keys. `seed` differs from instance to instance, and `begun` is the
-    /// number of sessions begun before.
+    /// Returns `None` if requests have no keys. `seed` must differ between instances, and `begun`
+    /// is the number of sessions begun before.
     pub(crate) fn new(rules: &AffinityRules, seed: u64, begun: u64) -> Option<Self> {
-        // The seed of the requests' ids and groups must not show in a cookie.
+        // A cookie must not reveal the seed, which also determines the ids and groups of requests.
         let seed = mixed(!seed);
         Some(Self { by: rules.by?, name: rules.name().to_owned(), seed, begun })
     }
@@ -85,8 +86,8 @@ impl Affinity {
         Some(Box::new(Sticky { origin, line: String::new() }))
     }
 
-    /// Names the backend of `lease` in the cookie of the response, if the session is new or has to
-    /// leave its backend. A backend that is only tried out gets no session.
+    /// Stores the backend of `lease` in the response's cookie, if the session is new or must leave
+    /// its backend. A trial does not bind a session to its backend.
     #[cold]
     pub(crate) fn name_backend(
         &mut self,
@@ -155,7 +156,7 @@ fn cookies<'a>(head: &'a RequestHead<'_, 'a>, name: &'a str) -> impl Iterator<It
     })
 }
 
-/// Whether the client speaks https: to this proxy, or to the trusted hop before it.
+/// Whether the client uses https, to this proxy or to the trusted hop before it.
 fn is_secure(head: &RequestHead<'_, '_>, hop: &Hop) -> bool {
     let said = head.fields.values(Name::XForwardedProto).next().filter(|_| hop.is_trusted);
     match said {

@@ -133,7 +133,7 @@ impl Proxy {
         self.readiness().is_ok()
     }
 
-    /// Returns a sentence on whether requests can be served; an error if they cannot.
+    /// Returns a sentence about the readiness. It is an error if requests cannot be served.
     pub(crate) fn readiness(&self) -> Result<&'static str, &'static str> {
         if self.shared.is_leaving {
             return Err("not ready: the proxy is stopping");

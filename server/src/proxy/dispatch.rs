@@ -104,7 +104,7 @@ impl Proxy {
         self.shared.actions.push_back(Action::Look { conn });
     }
 
-    /// Names the backend of a session in its response.
+    /// Stores a session's backend in the response's cookie.
     #[cold]
     fn name_backend(&mut self, id: ConnId, lease: &Lease) {
         let sticky = self.table.session_mut(id).and_then(Session::sticky_mut);
@@ -150,7 +150,7 @@ impl Proxy {
         if reuse == Reuse::Fresh {
             return false;
         }
-        // The first connection has been idle longest; the last one would be used.
+        // The first connection has been idle longest; requests use the last one first.
         let (first, last) = match self.upstreams.idle(backend) {
             [] => return false,
             [only] => (*only, *only),

@@ -1,9 +1,9 @@
 //! Feeds the live page from the proxy: figures once a second, events, and the streams of clients at
 //! /stats. `admin/` serves the same page on its own listener.
 //!
-//! Figures are sampled while they can be read: with an admin listener, a control socket, or a
-//! network in `stats.allow`. A page that is opened later therefore has the last ten minutes. A
-//! sample takes [`AT_ONCE`] backends at a time, with traffic in between.
+//! Figures are sampled while anyone can read them, because there is an admin listener, a control
+//! socket, or a network in `stats.allow`. So a page shows the last ten minutes as soon as it is
+//! opened. A sample covers [`AT_ONCE`] backends at a time, with traffic in between.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::pages::live::{
 };
 use crate::pages::{describe, page};
 
-/// Backends that one step of a sample takes. Traffic is served between two steps.
+/// Number of backends in one step of a sample. Traffic is served between two steps.
 const AT_ONCE: usize = 64;
-/// Event streams at the same time on the traffic port. For another one, the one that has run longest
-/// gives way.
+/// Maximum number of event streams on the traffic port. A further stream replaces the one that has
+/// run longest.
 const STREAMS_MAX: usize = 16;
-/// Time for which a reader that gives way may take the part that it has not taken yet.
+/// Time in which a replaced reader may take its last part.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
-/// Measurements within `timeouts.clientWriteMs` of what a reader has acknowledged.
+/// Number of times within `timeouts.clientWriteMs` that a reader's acknowledged bytes are measured.
 const MEASUREMENTS: u32 = 4;
-/// Time between two samples beyond which counts are divided by it. Below that, a late step would
-/// only make whole numbers uneven.
+/// If two samples are further apart than this, counts are divided by the time between them. For
+/// shorter delays that would only turn whole numbers into fractions.
 const LATE_AFTER: Duration = Duration::from_millis(1500);
 
 /// The sampled figures and the readers on the traffic port.
@@ -40,10 +40,11 @@ pub(super) struct LiveFeed {
     live: Live,
     /// The counts of each backend at the last sample.
     counted: BTreeMap<BackendId, Counted>,
-    /// The times of the last seconds of all backends, and those of the sample in progress.
+    /// The response times of all backends over the last seconds, and those of the sample in
+    /// progress.
     all: Sketch,
     adding: Sketch,
-    /// The one that began first comes first.
+    /// The streams in the order in which they began.
     streams: Vec<Reader>,
     /// The time at which the streams are checked next.
     feeds_at: Option<Instant>,
@@ -53,20 +54,20 @@ pub(super) struct LiveFeed {
 
 /// A reader of an event stream.
 ///
-/// The system's buffer takes megabytes, which is hours of a stream, so a successful write does not
-/// show that the client reads. Its progress is measured by the bytes that it has acknowledged.
+/// The system buffers megabytes, which is hours of a stream, so a successful write does not show
+/// that the client reads. Progress is measured by the bytes that the client has acknowledged.
 #[derive(Debug)]
 struct Reader {
     conn: ConnId,
     cursor: Cursor,
     /// Bytes of all parts so far.
     passed: u64,
-    /// Of these, the acknowledged ones at the last progress, and its time.
+    /// The number of acknowledged bytes at the last progress, and the time of that.
     taken: u64,
     taken_at: Instant,
-    /// The time from which it is measured again.
+    /// The earliest time of the next measurement.
     measures_at: Instant,
-    /// Gives way to another reader, and is cut off at this time.
+    /// The time at which it is cut off, if another reader replaces it.
     leaves_by: Option<Instant>,
 }
 
@@ -106,7 +107,7 @@ impl Proxy {
         let config = &self.shared.config;
         let is_wanted = is_visible(config) && !self.configured().is_empty();
         if config.admin.listen.is_none() {
-            // Its listener and its readers go with it.
+            // The admin listener and its readers are closed with it.
             self.live.watchers = 0;
         }
         if self.live.live.poll_timeout().is_none() || !is_wanted {
@@ -149,7 +150,7 @@ impl Proxy {
         self.live.live.add_event(now, kind, text);
     }
 
-    /// Adds a refused configuration to the time line.
+    /// Adds a refused configuration to the events.
     pub(super) fn show_refused_config(&mut self, now: Instant, wrong: &str) {
         let text = format!("configuration not applied, keeping the current one: {wrong}");
         self.show_event(now, Kind::Refusal, text);
@@ -199,7 +200,7 @@ impl Proxy {
         &self.live.live
     }
 
-    /// Makes the streams be checked at the next deadline, which is at once: they may have to end.
+    /// Schedules an immediate check of the streams, because they may have to end.
     pub(super) fn check_streams(&mut self) {
         if !self.live.streams.is_empty() {
             self.live.feeds_at = Some(Instant::ZERO);
@@ -218,7 +219,7 @@ impl Proxy {
         let mut readers = self.live.streams.iter_mut();
         let Some(reader) = readers.find(|reader| reader.conn == conn) else { return };
         let Some(session) = self.table.session_mut(conn) else { return };
-        // While a part waits for the system, the session's own clock runs.
+        // While a part waits for the system, the session's write timeout applies.
         if session.stream_state() != StreamState::Ready {
             return;
         }
@@ -252,8 +253,8 @@ impl Proxy {
         }
     }
 
-    /// Makes the stream that has run longest give way if all places are taken. A reader may be a
-    /// program that has stopped reading, or a page in a hidden tab.
+    /// If there are too many streams, makes the one that has run longest give way. Its reader may
+    /// have stopped reading, or be a page in a hidden tab.
     fn make_room_for_stream(&mut self, now: Instant) {
         let stays = |reader: &&mut Reader| reader.leaves_by.is_none();
         if self.live.streams.iter_mut().filter(stays).count() < STREAMS_MAX {
@@ -290,7 +291,8 @@ impl Proxy {
                 }
                 StreamState::Ready if is_over || reader.leaves_by.is_some() => true,
                 StreamState::Ready if reader.measures_at <= now => {
-                    // Nothing is passed before the measurement, so that all parts are sent.
+                    // No part is passed before the measurement, so that all earlier parts have been
+                    // sent.
                     reader.measures_at = now + measure_every;
                     self.shared.actions.push_back(Action::Measure { conn: reader.conn });
                     look(now + PART_EVERY);
@@ -393,7 +395,7 @@ impl Proxy {
         self.live.live.set_backends(list);
     }
 
-    /// Returns p50 and p99 of the times to the heads of a backend's last responses, ms. `None` while
+    /// Returns p50 and p99 of the times to a backend's recent response heads, ms. `None` while
     /// nothing is sampled and without requests.
     pub(super) fn recent_times(&self, id: BackendId) -> [Option<f32>; 2] {
         let counted = self.live.counted.get(&id);
@@ -447,7 +449,7 @@ fn is_visible(config: &Config) -> bool {
 }
 
 const NO_STORE: &str = "Cache-Control: no-store\r\n";
-/// The quantiles of times that are shown.
+/// The quantiles of response times that are shown.
 const SHOWN: [f64; 2] = [0.5, 0.99];
 /// Backends whose predictions are shown.
 const MODELS_MAX: usize = 64;

@@ -219,8 +219,8 @@ impl Proxy {
         }
     }
 
-    /// Handles the end of a client's TLS handshake: its requests come over a secured connection. The
-    /// driver passes no bytes before it.
+    /// Handles the end of a client's TLS handshake. The driver does not pass bytes of this client
+    /// before.
     #[cold]
     pub fn handle_secured(
         &mut self,
@@ -234,7 +234,7 @@ impl Proxy {
         }
     }
 
-    /// Handles a client whose TLS handshake failed, for this reason.
+    /// Handles a client whose TLS handshake failed for the reason `wrong`.
     #[cold]
     pub fn handle_unsecured(&mut self, now: Instant, conn: ConnId, wrong: String) {
         if let Some(session) = self.table.session_mut(conn) {
@@ -244,14 +244,14 @@ impl Proxy {
         self.handle_failed(now, conn);
     }
 
-    /// Whether a header of the PROXY protocol must come first on this client's connection.
+    /// Whether this client's connection must begin with a PROXY protocol header.
     #[cold]
     pub fn awaits_proxy_header(&mut self, conn: ConnId) -> bool {
         self.table.session_mut(conn).is_some_and(|session| session.awaits_proxy_header())
     }
 
-    /// Handles the client that a header of the PROXY protocol names, if it names one. The driver
-    /// has read the header, because TLS follows it.
+    /// Handles the client named in a PROXY protocol header, if it names one. The driver reads the
+    /// header itself if TLS follows it.
     #[cold]
     pub fn handle_proxy_header(&mut self, now: Instant, conn: ConnId, source: Option<SocketAddr>) {
         if let Some(session) = self.table.session_mut(conn) {
@@ -260,8 +260,8 @@ impl Proxy {
         self.serve(now, conn);
     }
 
-    /// Redirects all requests of this client to a port of HTTPS, because its listener does. Must be
-    /// called right after [`handle_accept`](Self::handle_accept).
+    /// Redirects all requests of this client to an HTTPS port, as its listener is configured. Must
+    /// be called right after [`handle_accept`](Self::handle_accept).
     #[cold]
     pub fn expect_redirect(&mut self, conn: ConnId, port: u16) {
         if let Some(session) = self.table.session_mut(conn) {

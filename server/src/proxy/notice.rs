@@ -84,7 +84,7 @@ pub enum Notice {
     HandshakeFailed {
         /// The client.
         peer: SocketAddr,
-        /// The reason, which has no text of the client.
+        /// The reason. It contains no text from the client.
         wrong: String,
     },
     /// A client's connection ended because a timeout expired.
@@ -101,8 +101,8 @@ pub enum Notice {
         /// The fault of the report.
         fault: ReportFault,
     },
-    /// A probe, or a request whose connection was open already, found a fault of a backend's TLS. Sent
-    /// when the backend's fault changes.
+    /// A probe, or a request on an open connection, found a fault of a backend's TLS. Sent when the
+    /// backend's fault changes.
     InsecureBackend {
         /// The backend.
         backend: BackendId,
@@ -161,7 +161,7 @@ pub enum ReportFault {
         /// The beginning of its value, escaped.
         excerpt: String,
     },
-    /// A figure is a number outside of its range; the others are used.
+    /// A figure is out of range; the others are used.
     OutOfRange {
         /// Its name.
         field: String,

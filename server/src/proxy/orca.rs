@@ -1,5 +1,5 @@
-//! Load figures in the fields of responses: which backends send them, and the figures that sessions
-//! have read and the router does not know yet. `report/orca.rs` reads the fields.
+//! Load figures in response fields: which backends send them, and the figures that sessions have
+//! read but not yet passed to the router. `report/orca.rs` reads the fields.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl ResponseLoads {
         };
         let mut has_field = false;
         for (name, _, value) in head.fields.iter().filter(|(name, _, _)| orca::is_field(name)) {
-            // The first field counts: a response has one in a valid form.
+            // Only the first field is used: a valid response has only one.
             if !has_field {
                 self.read.push((backend, orca::read(name, value, &reporting.orca_names)));
             }
@@ -76,7 +76,7 @@ impl Proxy {
         self.drain_router(now);
     }
 
-    /// Counts a fault of a report. The first of its kind is a notice.
+    /// Counts a fault of a report. The first of its kind causes a notice.
     pub(super) fn blame_report(&mut self, backend: BackendId, fault: ReportFault) {
         let counts = self.counters.of(backend);
         counts.bad_reports = counts.bad_reports.saturating_add(1);

@@ -41,7 +41,7 @@ pub(crate) struct ProbeExchange {
     work: Work,
     started: Instant,
     pub(crate) deadline: Instant,
-    /// The address in use, of the backend's list.
+    /// The address in use, from the backend's list.
     pub(crate) attempt: Attempt,
     is_open: bool,
     request: Vec<u8>,
@@ -63,7 +63,7 @@ pub(crate) struct ProbeExchange {
 pub(crate) enum Work {
     /// It checks the backend's health.
     Ping(Arc<Check>),
-    /// It reads the backend's load figures.
+    /// Reads the backend's load figures.
     Report(Arc<Reporting>),
 }
 
@@ -111,7 +111,8 @@ impl ProbeExchange {
         self.work.is_connection().then(|| self.good(now))
     }
 
-    /// Returns the backend's address, with the port of the check if it has its own.
+    /// Returns the address to connect to: the backend's, with the port of the check if that
+    /// differs.
     pub(crate) fn address(&self, mut address: SocketAddr) -> SocketAddr {
         let port = match &self.work {
             Work::Ping(check) => check.port,
@@ -193,7 +194,7 @@ impl ProbeExchange {
         }
     }
 
-    /// Whether it reads the line of an agent.
+    /// Whether the probe reads the line of an agent.
     fn is_agent(&self) -> bool {
         matches!(&self.work, Work::Report(reporting) if reporting.kind == ReportKind::Agent)
     }
@@ -348,8 +349,8 @@ impl Work {
     }
 }
 
-/// Whether a body has a content coding. The request for a report names none, and to unpack a body
-/// would let a small one grow without bound.
+/// Whether a body has a content coding. The request for a report allows none, and a small
+/// compressed body could grow without bound.
 fn is_encoded(fields: &Fields<'_, '_>) -> bool {
     fields.iter().any(|(name, _, value)| {
         name.eq_ignore_ascii_case("content-encoding")
@@ -369,7 +370,8 @@ enum HeadOutcome {
     Partial,
     /// An interim response; another head follows.
     Interim,
-    /// A final head whose body must be read: a report's, or that of a ping that looks for a text.
+    /// A final head whose body must be read: that of a report, or of a ping that searches for a
+    /// text.
     Body,
     /// The probe is finished.
     Over(ProbeResult),

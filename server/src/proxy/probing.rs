@@ -108,7 +108,7 @@ impl Proxy {
             self.blame_report(backend, fault);
         }
         if result.is_ok() && is_secured {
-            // The next fault is news again.
+            // The next fault is reported again.
             self.upstreams.is_news_tls(backend, None);
         }
         self.close(conn, false);

@@ -91,7 +91,7 @@ impl Proxy {
         self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
     }
 
-    /// Continues waiting requests in their order, as long as a backend has room.
+    /// Dispatches waiting requests in order, as long as a backend has room.
     #[cold]
     pub(super) fn serve_queue(&mut self, now: Instant) {
         if self.queue.is_serving {

@@ -74,10 +74,10 @@ impl Proxy {
         Ok(())
     }
 
-    /// Returns the router's configuration, and takes the overrides that are left in it.
+    /// Returns the router's configuration, and stores the overrides that still apply to it.
     ///
     /// # Errors
-    /// The router does not accept it. In that case nothing has changed.
+    /// The router refuses it. In that case nothing has changed.
     fn accept(
         &mut self,
         overrides: Overrides,

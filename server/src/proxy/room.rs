@@ -19,9 +19,9 @@ pub(super) struct Room {
     /// The maximum number of clients that are refused with 503 and still connected: it leaves room
     /// for clients, upstreams and probes, but is at least [`TURNED_AWAY_MAX`].
     turned_away_max: usize,
-    /// The `connections_max` for which a lower `clients_max` than `limits.clients` was reported;
-    /// `None` if it is not lower. The number of backends also counts, but a backend that is found
-    /// or lost is not reported.
+    /// The `connections_max` for which a `clients_max` below `limits.clients` was last reported;
+    /// `None` if it is not below. The number of backends also affects `clients_max`, but its
+    /// changes are not reported.
     reported: Option<usize>,
 }
 

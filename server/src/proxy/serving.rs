@@ -70,7 +70,8 @@ impl Proxy {
     fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
             Need::Finish { lease, outcome, release } => {
-                // Before the end: a response with load figures counts among those in flight.
+                // Load figures are passed before the end, because they count their own request as
+                // in flight.
                 self.tell_loads(now);
                 self.counters.finished(now, &lease, &outcome);
                 self.upstreams.finish(now, lease, outcome);
@@ -87,8 +88,8 @@ impl Proxy {
         }
     }
 
-    /// Fulfils a need that few exchanges have. It is no part of [`fulfil`](Self::fulfil), where its
-    /// values would be prepared for every exchange.
+    /// Fulfils a need that few exchanges have. It is separate from [`fulfil`](Self::fulfil), where
+    /// the compiler would prepare its values for every exchange.
     #[cold]
     fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {

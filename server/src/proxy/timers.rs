@@ -59,9 +59,9 @@ impl Timers {
     }
 }
 
-/// Returns the earliest of `times`; `None` without any. [`Instant::FAR_FUTURE`] counts as none. The
-/// loop goes over references: an iterator that owns the array is not unrolled. For the deadlines of
-/// the proxy it took about 125 instructions of each turn, instead of at most 43.
+/// Returns the earliest of `times`; `None` without any. [`Instant::FAR_FUTURE`] counts as `None`.
+/// The loop iterates over references, because an iterator that owns the array is not unrolled: it
+/// took about 125 instructions of each turn for the deadlines of the proxy, instead of at most 43.
 #[inline(always)]
 pub(crate) fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
     let mut first = Instant::FAR_FUTURE;

@@ -56,9 +56,9 @@ impl Proxy {
         self.upstreams.target(backend)?.tls.as_ref()
     }
 
-    /// Handles a fault of the TLS of a backend's open connection, which
-    /// [`handle_failed`](Self::handle_failed) or [`handle_write_failed`](Self::handle_write_failed)
-    /// then reports as broken.
+    /// Handles a TLS fault on an open connection to a backend. The driver then reports the
+    /// connection as broken by [`handle_failed`](Self::handle_failed) or
+    /// [`handle_write_failed`](Self::handle_write_failed).
     pub fn handle_tls_fault(&mut self, conn: ConnId, fault: TlsFault) {
         let backend = match self.table.get(conn).map(|entry| &entry.conn) {
             Some(Conn::Upstream(upstream)) => upstream.backend,

@@ -106,7 +106,7 @@ impl Reactor {
         }
     }
 
-    /// Whether a listener may accept a client: its TLS handshake, if any, needs room.
+    /// Whether a listener may accept a client: if the client uses TLS, its handshake needs room.
     fn has_handshake_room(&mut self, slot: usize) -> bool {
         let is_secured = |listener: &Listener| listener.place.entry.tls.is_some();
         if !self.listeners.get_mut(slot).is_some_and(|listener| is_secured(listener)) {
@@ -140,7 +140,7 @@ impl Reactor {
                 self.insert(socket);
                 self.begin_handshake(conn);
             }
-            // Its bytes are not for a session without TLS.
+            // A session without TLS must not get its bytes.
             None => self.proxy.handle_failed(self.now, conn),
         }
     }

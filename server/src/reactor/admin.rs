@@ -24,8 +24,8 @@ use crate::proxy::Proxy;
 const WRITE_SHARE: usize = 256 * 1024;
 /// The maximum number of reads of one connection in a turn.
 const READS_MAX: usize = 4;
-/// Bytes that the system may hold for a client. By default it takes megabytes, which is hours of an
-/// event stream.
+/// The size of the system's send buffer for a client. The default is megabytes, which is hours of
+/// an event stream.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -67,8 +67,8 @@ impl AdminPort {
         !self.listeners.is_empty() || self.streams.iter().any(Option::is_some)
     }
 
-    /// Replaces the listeners by the `opened` and the `kept` ones. If others close,
-    /// idle connections are closed and the others end with their next response.
+    /// Replaces the listeners by the `opened` and the `kept` ones. If any others close, idle
+    /// connections are closed, and all other connections close after their next response.
     pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, now: Instant) {
         self.listeners.keep(opened, kept, now);
         if self.listeners.leaves_by().is_some() {
@@ -88,7 +88,7 @@ impl AdminPort {
         self.listeners.take_readiness(slot);
     }
 
-    /// Notes that a client's stream may be read and written. A stream closed since then is ignored.
+    /// Records that a client's stream may be read and written. A closed stream is ignored.
     pub(super) fn take_stream(&mut self, id: usize) {
         self.is_due = true;
         if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_mut) {
@@ -171,7 +171,7 @@ impl AdminPort {
 
     fn insert(&mut self, now: Instant, mut socket: TcpStream, registry: &Registry) {
         let Some(id) = self.admin.handle_accept(now) else { return };
-        // A socket without these options is slower, or is kept longer, but works.
+        // A socket without these options is slower or lives longer, but works.
         let _ = socket.set_nodelay(true);
         let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
         limit_silence(&socket);
@@ -268,7 +268,7 @@ fn limit_silence(socket: &TcpStream) {
     let _ = sockopt::set_tcp_user_timeout(socket, WRITE_MAX.as_millis() as u32);
 }
 
-/// Elsewhere the system's buffer, which is small, has to be full first.
+/// On other systems the small send buffer must first be full.
 #[cfg(not(target_os = "linux"))]
 fn limit_silence(_socket: &TcpStream) {}
 
@@ -283,7 +283,7 @@ mod tests {
     use crate::config::{BackendTarget, Config};
     use crate::edge::listen::BoundListener;
 
-    /// A reader counts while it is connected, and not after the configuration has lost its listener.
+    /// A reader counts while it is connected and its listener is configured.
     #[test]
     fn readers_go_with_their_listener() {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -308,7 +308,7 @@ mod tests {
         port.keep(&slots, Vec::new(), now);
         let mut client = Client::connect(address).expect("a listener");
         client.write_all(b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        // Over loopback both have arrived with the end of the calls.
+        // Over loopback, both have arrived when the calls return.
         for _ in 0..2 {
             port.take_listener(slots[0]);
             port.take_stream(0);

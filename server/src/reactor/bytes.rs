@@ -54,7 +54,7 @@ impl Reactor {
             self.take_moved(conn, moved);
             let Moved::Bytes(count) = moved else {
                 if has_more {
-                    // Much ciphertext was read that has no bytes for the proxy.
+                    // Much ciphertext was read without yielding bytes for the proxy.
                     self.queue(conn);
                 }
                 return;
@@ -112,7 +112,7 @@ impl Reactor {
         }
     }
 
-    /// Reports the fault of the TLS of a backend's connection that has just failed.
+    /// Reports the TLS fault of a backend's connection that has just failed.
     #[cold]
     fn note_tls_fault(&mut self, conn: ConnId) {
         let socket = self.socket(conn).filter(|socket| socket.is_outgoing);

@@ -72,7 +72,7 @@ impl ControlPort {
         })
     }
 
-    /// Notes an event of the listener or a connection. A late event is harmless: the next read
+    /// Records an event of the listener or a connection. A late event is harmless: the next read
     /// finds nothing.
     pub(super) fn take_readiness(&mut self, source: Source) {
         self.is_due = true;
@@ -312,7 +312,7 @@ impl Reactor {
                 return None;
             }
             Command::Readiness => {
-                // Health checks ask this every few seconds, so it is not logged.
+                // Health checks request this every few seconds, so it is not logged.
                 let readiness = self.proxy.readiness();
                 let result = readiness.map(str::to_owned).map_err(str::to_owned);
                 port.control.respond(now, id, result);

@@ -43,7 +43,7 @@ impl Reactor {
         }
     }
 
-    /// Begins to connect to a backend, with TLS if it has it.
+    /// Begins to connect to a backend, with TLS if configured.
     fn connect(&mut self, conn: ConnId, address: SocketAddr) -> Result<(), ConnectFailure> {
         let tls = self.proxy.tls(conn).map(|tls| self.backend_tls.layer(tls));
         let layer = tls.transpose().map_err(ConnectFailure::Handshake)?;
@@ -78,7 +78,7 @@ impl Reactor {
                     if is_handshaking && !socket.is_outgoing {
                         self.handshakes.leave();
                     }
-                    // A reset would drop the alert that says why a handshake failed.
+                    // A reset would discard the alert with the reason of a failed handshake.
                     socket.close(with_reset && !is_handshaking, self.poll.registry());
                 }
             }

@@ -1,9 +1,9 @@
 //! TLS handshakes in progress. A handshake costs as much as ten requests or more, so each turn runs
-//! only some of their steps; the others wait.
+//! only some handshake steps; the others wait.
 //!
-//! A client counts from its acceptance, like any other: for `limits.clients`, for its own limits,
-//! and as a client that gives way. Until its handshake is complete, no byte passes between the
-//! client and its session.
+//! From its acceptance on, a client counts like any other: for `limits.clients`, for its own
+//! limits, and as a client that may give way. Until its handshake is complete, no byte passes
+//! between the client and its session.
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use super::Reactor;
 use super::secured::Shaken;
 use crate::proxy::{ConnId, ConnectFailure};
 
-/// The time after which a turn begins no other step of a handshake. One takes 0.1 ms with a key of
-/// P-256, 1 ms with one of RSA; so a turn makes at least one step, and others wait no longer.
+/// Once handshake steps have taken this long, a turn begins no further step. One step takes 0.1 ms
+/// with a P-256 key and 1 ms with an RSA key. So a turn makes at least one step, and other clients
+/// wait for at most one step more.
 const TURN: Duration = Duration::from_micros(100);
 /// The time after which a handshake may be closed for another one.
 const GRACE: Duration = Duration::from_secs(1);
@@ -22,14 +23,13 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The handshakes in progress.
 #[derive(Debug)]
 pub(super) struct Handshakes {
-    /// The connections whose handshakes can continue.
+    /// Connections whose handshakes can continue.
     ready: VecDeque<ConnId>,
-    /// The handshakes of clients with their start times, the oldest first. Some may have ended
-    /// since.
+    /// Client handshakes with their start times, the oldest first. Some may already have ended.
     clients: VecDeque<(Instant, ConnId)>,
-    /// The number of handshakes of clients.
+    /// The number of client handshakes.
     count: usize,
-    /// The time at which the oldest handshake of a client is closed.
+    /// The time at which the oldest client handshake is closed.
     expires_at: Instant,
 }
 
@@ -61,14 +61,14 @@ impl Handshakes {
         (self.expires_at < Instant::FAR_FUTURE).then_some(self.expires_at)
     }
 
-    /// Notes that a client's handshake has ended.
+    /// Records that a client handshake has ended.
     pub(super) const fn leave(&mut self) {
         self.count -= 1;
     }
 }
 
 impl Reactor {
-    /// Notes that a client's handshake begins.
+    /// Records that a client handshake begins.
     pub(super) fn begin_handshake(&mut self, conn: ConnId) {
         self.handshakes.count += 1;
         self.handshakes.clients.push_back((self.now, conn));
@@ -80,8 +80,8 @@ impl Reactor {
         self.handshakes.count >= self.proxy.config().limits.handshakes
     }
 
-    /// Closes the handshake that has taken longest, so that another client may begin one. Returns
-    /// the time from which that is possible, if it is not yet.
+    /// Closes the oldest handshake, so that another client may begin one. Returns the time from
+    /// which this is possible, if it is too early.
     #[cold]
     pub(super) fn make_handshake_room(&mut self) -> Option<Instant> {
         self.forget_ended();
@@ -104,7 +104,8 @@ impl Reactor {
         {
             socket.is_queued = true;
             if socket.is_outgoing {
-                // A request or a probe waits for it, whose deadlines wait for what has arrived.
+                // A request or a probe waits for this connection. Its deadlines must not expire
+                // before arrived bytes are read.
                 self.proxy.handle_unread(conn, true);
                 self.handshakes.ready.push_front(conn);
             } else {
@@ -113,7 +114,7 @@ impl Reactor {
         }
     }
 
-    /// Continues handshakes for as long as a turn may, and closes those whose time is over.
+    /// Continues handshakes for as long as a turn allows, and closes those whose time is up.
     #[cold]
     pub(super) fn shake(&mut self) {
         let end = self.clock.now() + TURN;
@@ -198,7 +199,7 @@ impl Reactor {
         }
     }
 
-    /// Drops the clients at the front whose handshakes have ended.
+    /// Removes clients from the front whose handshakes have ended.
     fn forget_ended(&mut self) {
         while let Some(&(_, conn)) = self.handshakes.clients.front()
             && !self.socket(conn).is_some_and(|socket| socket.is_handshaking())

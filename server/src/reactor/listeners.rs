@@ -18,7 +18,7 @@ use crate::edge::tls::{Server, Servers};
 /// The listeners by slot.
 pub(super) struct Listeners {
     slots: Vec<Option<Listener>>,
-    /// Whether clients may wait at any listener. It is stored, because every turn asks for it.
+    /// Whether clients may be waiting at any listener. Stored because every turn needs it.
     is_any_ready: bool,
     /// The earliest [`Listener::leaves_by`].
     leaves_by: Option<Instant>,
@@ -35,7 +35,7 @@ pub(super) struct Listener {
     pub(super) is_ready: bool,
     /// Clients accepted in the last turn after which none was waiting.
     pub(super) burst: usize,
-    /// The TLS of its clients. If it is missing although the entry has TLS, no client is accepted.
+    /// The TLS of its clients. If the entry has TLS but this is `None`, no client is accepted.
     pub(super) tls: Option<Arc<Server>>,
     /// The time before which no client is accepted, because too many handshakes are in progress.
     pub(super) waits_until: Instant,
@@ -67,7 +67,7 @@ impl Listeners {
         self.iter().next().is_none()
     }
 
-    /// Whether clients may wait at any listener.
+    /// Whether clients may be waiting at any listener.
     #[inline]
     pub(super) const fn is_any_ready(&self) -> bool {
         self.is_any_ready
@@ -113,7 +113,7 @@ impl Listeners {
         self.leaves_by = None;
     }
 
-    /// Opens new listeners in addition to the current ones. Returns their slots.
+    /// Adds new listeners to the current ones. Returns their slots.
     ///
     /// # Errors
     /// The poll cannot watch a listener. In that case all new listeners are closed.
@@ -171,8 +171,8 @@ impl Listeners {
         self.iter().any(|listener| listener.tls.is_some())
     }
 
-    /// The time from which waiting clients are accepted again, even if all `limits.handshakes` are
-    /// still in progress.
+    /// The time from which waiting clients are accepted again, even if `limits.handshakes`
+    /// handshakes are still in progress.
     pub(super) fn waits_until(&self) -> Instant {
         let ready = self.iter().filter(|listener| listener.is_ready);
         ready.map(|listener| listener.waits_until).min().unwrap_or(Instant::ZERO)

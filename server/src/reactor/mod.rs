@@ -93,7 +93,7 @@ pub fn serve(mut setup: Setup) -> Result<(), String> {
     }
     // Once, when everything that needs descriptors is open, so that a limit is reported once.
     reactor.reserve();
-    // From here on only the reactor's handlers catch signals: each one counts once.
+    // From here on, only the reactor's handlers catch signals, so that each signal counts once.
     let has_hung_up = early.is_some_and(|early| early.has_hung_up());
     // Logged after the listeners accept: a script that waits for these lines may connect or send a
     // signal at once.
@@ -341,7 +341,8 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let mut next = earliest([self.deadline, self.upkeep.poll_timeout()]);
-        // Apart from the others, since a third time costs 50 instructions in each turn.
+        // This is separate from the other deadlines, because a third one there costs 50
+        // instructions in each turn.
         if let Some(at) = self.handshakes.poll_timeout() {
             next = Some(next.map_or(at, |next| next.min(at)));
         }

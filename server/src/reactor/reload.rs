@@ -73,7 +73,7 @@ impl Reactor {
         self.flush();
     }
 
-    /// Applies certificates whose files have changed. Connections keep theirs.
+    /// Applies certificates whose files have changed. Existing connections keep the old ones.
     pub(super) fn take_certificates(&mut self) {
         if let Some(servers) = self.edge.take_certificates() {
             self.listeners.secure(&servers);

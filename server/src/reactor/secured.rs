@@ -1,8 +1,8 @@
-//! The TLS layer of a socket: ciphertext between the system and the layer, plaintext between the
-//! layer and the proxy.
+//! The TLS layer of a socket. Ciphertext passes between the system and the layer, plaintext between
+//! the layer and the proxy.
 //!
-//! Plaintext can wait in the layer although the system has no more bytes. The socket counts as
-//! readable as long as either has some.
+//! The layer may hold plaintext when the system has no more bytes. The socket counts as readable as
+//! long as either has bytes.
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::config::ListenTls;
 use crate::proxy::ClientIdentity;
 use crate::tls::{Layer, TlsFault};
 
-/// Bytes of ciphertext read at a time, of all connections.
+/// Size of the shared buffer for received ciphertext, bytes.
 const SCRATCH: usize = 64 * 1024;
-/// The least number of bytes read at a time: a small read costs a call of the system, too.
+/// The minimum size of a read, bytes. A smaller read would cost a whole system call too.
 const READ_LEAST: usize = 4096;
 /// The maximum number of reads in a row for a handshake.
 const HANDSHAKE_READS_MAX: usize = 4;
@@ -40,9 +40,9 @@ pub(super) struct Secured {
     layer: Layer,
     /// The entry of the configuration, for a client.
     rules: Option<Arc<ListenTls>>,
-    /// Whether the stream is connected, so that the handshake can begin.
+    /// Whether the stream is connected, as the handshake requires.
     is_linked: bool,
-    /// Whether the end of the stream follows the output that waits.
+    /// Whether the stream is to be ended after the waiting output.
     is_ending: bool,
     /// The fault of the layer after its handshake.
     fault: Option<TlsFault>,
@@ -58,7 +58,7 @@ impl Secured {
         self.rules.as_deref()
     }
 
-    /// The client that a header of the PROXY protocol has named.
+    /// The client named by a PROXY protocol header.
     pub(super) fn source(&self) -> Option<SocketAddr> {
         self.layer.source()
     }
@@ -77,18 +77,18 @@ impl Secured {
 /// The state of a handshake after a step.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Shaken {
-    /// It waits for the peer.
+    /// The handshake waits for the peer.
     Waits,
-    /// It has more to read.
+    /// More bytes can be read.
     Continues,
     /// The connection is open.
     Done,
-    /// It failed, for this reason. The text has more of it.
+    /// The handshake failed, for this reason. The text has more detail.
     Failed(TlsFault, String),
 }
 
 impl Socket {
-    /// Notes that the stream is connected. Returns whether a handshake follows.
+    /// Records that the stream is connected. Returns whether a handshake follows.
     pub(super) fn begin_handshake(&mut self) -> bool {
         self.secured.as_mut().is_some_and(|secured| {
             secured.is_linked = true;
@@ -139,7 +139,7 @@ impl Socket {
         Shaken::Continues
     }
 
-    /// Reads plaintext: first what the layer has, then what arrives.
+    /// Reads plaintext: first from the layer, then from newly received bytes.
     #[inline(never)]
     pub(super) fn read_secured(&mut self, space: &mut [u8], scratch: &mut Scratch) -> Moved {
         scratch.space.resize(SCRATCH, 0);
@@ -153,7 +153,7 @@ impl Socket {
                 return Moved::Ended;
             }
             let taken = if secured.layer.has_input() {
-                // More may wait in the system, too.
+                // The system may also have more.
                 self.is_readable = true;
                 secured.layer.take(&[], space)
             } else {
@@ -165,7 +165,7 @@ impl Socket {
                         scratch.work += secured.layer.take_work();
                         taken
                     }
-                    // The peer's bytes end without its close_notify, so some may be missing.
+                    // The peer's bytes ended without close_notify, so some may be missing.
                     Moved::Ended => return Moved::Failed,
                     moved => return moved,
                 }
@@ -205,7 +205,7 @@ impl Socket {
         let (stream, Some(secured)) = self.parts() else { return Moved::Failed };
         match secured.layer.write(bytes, &mut Sink { stream, is_last }) {
             Ok(count) => {
-                // A send that left something has filled the system's buffer: room causes an edge.
+                // If output is left, the system's buffer is full, and new room causes an edge.
                 self.is_writable = !secured.layer.has_output();
                 Moved::Bytes(count)
             }
@@ -217,14 +217,14 @@ impl Socket {
         self.secured.as_ref().is_some_and(|secured| secured.layer.has_output())
     }
 
-    /// Sends the layer's own output: of a handshake, an alert, the end.
+    /// Sends the layer's own output: handshake messages, an alert, or close_notify.
     #[cold]
     pub(super) fn flush_secured(&mut self, registry: &Registry) {
         if !self.is_linked() || !self.has_secured_output() || !self.is_writable {
             return;
         }
         if !self.send_secured() {
-            // Without the poll's help the rest goes out with the next write.
+            // If the poll cannot watch for writes, the rest is sent with the next write.
             let _ = self.watch_writes(registry);
         }
     }
@@ -258,8 +258,8 @@ impl Socket {
         }
     }
 
-    /// Sends close_notify and then the end of the stream; if the system accepts no more now, when
-    /// it does again.
+    /// Sends close_notify and then ends the stream. If the system accepts no more bytes now, this
+    /// happens when it does again.
     #[cold]
     pub(super) fn end_secured(&mut self, registry: &Registry) {
         let Some(secured) = &mut self.secured else { return };
@@ -275,7 +275,7 @@ impl Socket {
     }
 }
 
-/// The stream as the place to which the layer writes.
+/// The stream, as the sink of the layer.
 struct Sink<'s> {
     stream: &'s TcpStream,
     is_last: bool,

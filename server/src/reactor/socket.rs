@@ -1,7 +1,7 @@
 //! A stream socket and its readiness.
 //!
-//! The poll is edge-triggered: it reports readiness once, when it begins. The socket remembers it
-//! until a read or a write finds no more.
+//! The poll is edge-triggered: it reports readiness once, when it begins. The socket remembers
+//! readiness until a read or a write would block.
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -29,8 +29,8 @@ pub(crate) struct Socket {
     pub(crate) conn: ConnId,
     /// Whether its peer is a backend.
     pub(crate) is_outgoing: bool,
-    /// Whether it is not open for the proxy's bytes yet: it is being connected, or its TLS handshake
-    /// is incomplete.
+    /// Whether it is not yet open for the proxy's bytes, because it is still connecting or its TLS
+    /// handshake is incomplete.
     pub(crate) is_connecting: bool,
     /// Whether there are bytes to read, in the system or in the TLS layer.
     pub(crate) is_readable: bool,
@@ -120,8 +120,7 @@ impl Socket {
     }
 
     /// Puts a TLS layer between the stream and the proxy. The socket opens for the proxy's bytes
-    /// after the handshake.
-    /// `rules` is the entry of the configuration, for a client.
+    /// after the handshake. For a client, `rules` is the entry of the configuration.
     pub(super) fn secure(mut self, layer: Layer, rules: Option<Arc<ListenTls>>) -> Self {
         self.secured = Some(Box::new(Secured::new(layer, rules)));
         self.is_connecting = true;
@@ -217,11 +216,11 @@ impl Socket {
         }
     }
 
-    /// Notes the error of a write.
+    /// Records the error of a write.
     #[cold]
     pub(super) fn note_unsent(&mut self, error: &io::Error) -> Moved {
         self.is_writable &= error.kind() != ErrorKind::WouldBlock;
-        // A clean end causes a broken pipe, too.
+        // A clean end also causes a broken pipe.
         let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
         self.is_reset |= !is_clean.contains(&error.kind());
         Moved::none(error)

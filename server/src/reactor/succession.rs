@@ -31,7 +31,8 @@ impl Reactor {
         Ok(Handover {
             listeners: copies(&self.listeners)?,
             admin_listeners: admin.map_or_else(|| Ok(Vec::new()), copies)?,
-            // Only listeners with TLS have tickets. A program of an older version has no such key.
+            // Only listeners with TLS have tickets. An older version of the program does not know
+            // this key.
             tickets: self.listeners.has_tls().then(|| self.tls.tickets().keys()),
             learned: self.proxy.policy_state().map(|state| state.to_json()),
         })

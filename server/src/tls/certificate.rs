@@ -1,12 +1,12 @@
 //! Reads a certificate's validity, subject and host names.
 //!
-//! rustls verifies certificates; the validity of the proxy's own ones and the subject of a client's
-//! are not in its interface. The reader here goes over DER (X.690) once, copies nothing but names,
-//! and never looks past the bytes that an element has.
+//! rustls verifies certificates, but its interface does not offer the validity of the proxy's own
+//! certificates or the subject of a client's. This reader parses DER (X.690) in one pass, copies
+//! only names, and never reads beyond the end of an element.
 
 use crate::utc::days_from_civil;
 
-/// Facts of a certificate (RFC 5280).
+/// Facts from a certificate (RFC 5280).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Facts {
     /// The first second of its validity, since 1970.
@@ -21,7 +21,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Reads a certificate. `None` if it is not one.
+    /// Reads a certificate. Returns `None` if the bytes are not a certificate.
     pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let mut certificate = Der(Der(der).expect(SEQUENCE)?);
         let mut body = Der(certificate.expect(SEQUENCE)?);
@@ -43,7 +43,7 @@ impl Facts {
     }
 }
 
-/// Whether a text is a successful response of OCSP (RFC 6960 section 4.2.1).
+/// Whether the bytes are a successful OCSP response (RFC 6960 section 4.2.1).
 pub(crate) fn is_ocsp_response(der: &[u8]) -> bool {
     let mut outer = Der(der);
     let response = outer.expect(SEQUENCE);
@@ -76,7 +76,7 @@ impl<'d> Der<'d> {
     /// The next element's tag and content; `None` at the end, or if it is invalid.
     fn next(&mut self) -> Option<(u8, &'d [u8])> {
         let (&tag, rest) = self.0.split_first()?;
-        // A tag in several bytes: no certificate has one.
+        // Certificates do not use tags of several bytes.
         if tag & 0x1f == 0x1f {
             return None;
         }
@@ -99,7 +99,7 @@ impl<'d> Der<'d> {
         self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
     }
 
-    /// Goes past the next element if it has this tag.
+    /// Skips the next element if it has this tag.
     fn skip(&mut self, tag: u8) {
         if self.0.first() == Some(&tag) {
             self.next();
@@ -178,7 +178,7 @@ fn subject(name: &[u8]) -> Option<String> {
     Some(parts.join(","))
 }
 
-/// The short name of a kind of attribute, or its number in dots.
+/// The short name of an attribute type, or its number in dotted form.
 fn kind_name(oid: &[u8]) -> String {
     let name = match oid {
         [0x55, 4, 3] => "CN",
@@ -215,10 +215,11 @@ fn dotted(oid: &[u8]) -> String {
     text
 }
 
-/// Appends an attribute's value. It goes into a header field, so it may have only visible ASCII and
-/// spaces.
+/// Appends an attribute's value. It becomes part of a header field, so only visible ASCII and
+/// spaces are allowed.
 fn escape(tag: u8, value: &[u8], out: &mut String) {
-    // Two bytes a character; of others their UTF-8 or Latin-1 bytes are shown.
+    // This type has two bytes per character. Values of other types are shown as their UTF-8 or
+    // Latin-1 bytes.
     let wide: Vec<u8>;
     let value = if tag == BMP_STRING {
         let units = value.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));

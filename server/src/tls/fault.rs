@@ -10,31 +10,31 @@ pub enum TlsFault {
     NotYetValid,
     /// No trusted authority has issued the certificate.
     UnknownIssuer,
-    /// The certificate has other names than the one of the backend.
+    /// The certificate does not have the name of the backend.
     WrongName,
     /// The certificate is invalid for another reason.
     InvalidCertificate,
-    /// The backend requires a certificate of the proxy.
+    /// The backend requires a client certificate.
     CertificateRequired,
-    /// The backend refuses the certificate of the proxy.
+    /// The backend refuses the client certificate.
     CertificateRefused,
-    /// Both sides have no version of TLS, no cipher or no curve in common.
+    /// The two sides have no TLS version, cipher or curve in common.
     NothingInCommon,
     /// The backend does not speak HTTP/1.1 (ALPN).
     OtherProtocol,
-    /// The backend does not know the name that the proxy asks for.
+    /// The backend does not know the name that the proxy requests (SNI).
     UnknownName,
-    /// The backend refuses the handshake for another reason.
+    /// The backend refuses the handshake for a different reason.
     Refused,
     /// The backend's bytes are not TLS.
     NotTls,
     /// The backend breaks the protocol.
     Malformed,
-    /// The connection ended in the handshake.
+    /// The backend ended the connection during the handshake.
     Ended,
-    /// The connection broke in the handshake.
+    /// The connection broke during the handshake.
     Broken,
-    /// The handshake cannot begin: the name is not one that a certificate can have.
+    /// The handshake cannot begin, because a certificate cannot have the name.
     InvalidName,
 }
 

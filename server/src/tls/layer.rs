@@ -1,11 +1,11 @@
-//! One TLS connection, of either side: ciphertext in and out, plaintext in and out.
+//! One TLS connection, as client or server. It converts between ciphertext and plaintext in memory.
 //!
-//! | bytes | by | bound of what is kept |
+//! | bytes | method | bound of the stored bytes |
 //! |---|---|---|
-//! | ciphertext from the peer | [`Layer::take`] | one record, and what the caller has no space for |
-//! | plaintext for the caller | [`Layer::take`] | what the caller has no space for |
-//! | plaintext from the caller | [`Layer::write`] | none is kept |
-//! | ciphertext for the peer | [`Layer::write`], [`Layer::flush`] | [`BATCH_MAX`] and what the handshake needs |
+//! | ciphertext from the peer | [`Layer::take`] | one record, and bytes for which the caller has no space |
+//! | plaintext for the caller | [`Layer::take`] | bytes for which the caller has no space |
+//! | plaintext from the caller | [`Layer::write`] | nothing is stored |
+//! | ciphertext for the peer | [`Layer::write`], [`Layer::flush`] | [`BATCH_MAX`] and the messages of the handshake |
 //!
 //! The peer decides how large its records are, and a small one costs as much as a large one. So the
 //! layer counts its work, by which the driver bounds the time of one connection.
@@ -26,9 +26,9 @@ use crate::http::proxy_protocol;
 use crate::proxy::ClientIdentity;
 
 /// The maximum number of plaintext bytes that are encrypted before the ciphertext is sent: four
-/// records of the largest size, which one call of the system sends.
+/// records of the largest size, which one system call sends.
 const BATCH_MAX: usize = 64 * 1024;
-/// The number of ciphertext bytes above which the library's input buffer has grown.
+/// The number of ciphertext bytes above which rustls has enlarged its input buffer.
 const GROWN: usize = 4096;
 /// The work of a record beside its bytes, in bytes: 0.3 us, as 700 bytes of plaintext.
 const RECORD_WORK: u64 = 700;
@@ -51,26 +51,26 @@ pub(crate) struct Layer {
     work: u64,
     /// The part of a PROXY protocol header that has come, while one is expected.
     header: Option<Vec<u8>>,
-    /// The client that such a header has named.
+    /// The client named by such a header.
     source: Option<SocketAddr>,
-    /// The fault of the peer's bytes, after which none count in either direction.
+    /// The fault in the peer's bytes. After it, no bytes are used in either direction.
     fault: Option<rustls::Error>,
     batch: Batch,
 }
 
-/// Plaintext of the caller that is encrypted and not sent completely.
+/// Encrypted plaintext of the caller that is not completely sent.
 #[derive(Debug, Default)]
 struct Batch {
     /// Bytes of plaintext.
     taken: usize,
-    /// Bytes of it that the caller knows to be sent.
+    /// Bytes of it that were reported to the caller as sent.
     counted: usize,
-    /// Bytes of ciphertext sent since.
+    /// Bytes of its ciphertext that were sent.
     sent: usize,
 }
 
 impl Layer {
-    /// The side that a client connects to.
+    /// Creates the server side.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -78,7 +78,7 @@ impl Layer {
         ServerConnection::new(Arc::clone(config)).map(|one| Self::new(one.into()))
     }
 
-    /// The side that connects to the server of this name.
+    /// Creates the client side, for the server of this name.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -111,18 +111,18 @@ impl Layer {
         Self { header: Some(Vec::new()), ..self }
     }
 
-    /// The client that a header of the PROXY protocol has named.
+    /// The client named by a PROXY protocol header.
     pub(crate) const fn source(&self) -> Option<SocketAddr> {
         self.source
     }
 
-    /// Takes ciphertext that the peer has sent, and decrypts it into `space` as far as that has
-    /// room. Returns the number of plaintext bytes. The rest is kept: [`has_input`](Self::has_input)
-    /// is then true, and the next call should have no new bytes.
+    /// Takes ciphertext from the peer and decrypts it into `space`, as far as there is room.
+    /// Returns the number of plaintext bytes. The rest is kept: [`has_input`](Self::has_input) is
+    /// then true, and the next call should pass no new bytes.
     ///
     /// # Errors
-    /// The peer breaks the protocol, is not who it should be, or has sent an alert. An alert for it
-    /// may be waiting in the output.
+    /// The peer breaks the protocol, fails verification, or has sent an alert. An alert for the
+    /// peer may be waiting in the output.
     pub(crate) fn take(&mut self, bytes: &[u8], space: &mut [u8]) -> Result<usize, rustls::Error> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
@@ -176,7 +176,7 @@ impl Layer {
                 let had_output = self.has_output();
                 let taken = self.connection.writer().write(bytes)?;
                 if taken == 0 && !had_output {
-                    // It takes no more: its keys are used up.
+                    // rustls accepts no more, because the limit of its keys is reached.
                     return Err(ErrorKind::BrokenPipe.into());
                 }
                 self.batch = Batch { taken, ..Batch::default() };
@@ -200,7 +200,7 @@ impl Layer {
         }
     }
 
-    /// Sends ciphertext that waits. Returns whether all of it is sent.
+    /// Sends waiting ciphertext. Returns whether all of it is sent.
     ///
     /// # Errors
     /// Those of the sink, but not `WouldBlock`.
@@ -209,15 +209,15 @@ impl Layer {
         self.send(sink)
     }
 
-    /// Adds close_notify to the output: nothing more is written. An alert about a fault has ended
-    /// the output already.
+    /// Adds close_notify to the output; no bytes may be written afterwards. After a fault, the
+    /// alert has already ended the output.
     pub(crate) fn end(&mut self) {
         if self.fault.is_none() {
             self.connection.send_close_notify();
         }
     }
 
-    /// The identity of a client that has shown a certificate, after the handshake.
+    /// The identity of a client that has presented a certificate; known after the handshake.
     pub(crate) fn identity(&self) -> Option<ClientIdentity> {
         let certificate = self.connection.peer_certificates()?.first()?;
         let subject = Facts::read(certificate)?.subject;
@@ -226,7 +226,7 @@ impl Layer {
         Some(ClientIdentity { subject, fingerprint })
     }
 
-    /// Whether bytes of the peer are left that [`take`](Self::take) may return.
+    /// Whether bytes from the peer remain that [`take`](Self::take) may return.
     pub(crate) fn has_input(&self) -> bool {
         self.waiting > 0 || !self.held.is_empty()
     }
@@ -236,7 +236,7 @@ impl Layer {
         self.connection.wants_write()
     }
 
-    /// Whether the peer has ended its side by close_notify, and all before it was taken.
+    /// Whether the peer has ended its side with close_notify, and all earlier bytes were taken.
     pub(crate) fn has_ended(&self) -> bool {
         self.has_ended && self.waiting == 0
     }
@@ -246,7 +246,7 @@ impl Layer {
         self.connection.is_handshaking()
     }
 
-    /// Takes bytes of the header that comes before the handshake. Returns those behind it.
+    /// Takes bytes of the header that precedes the handshake. Returns the bytes after it.
     #[cold]
     fn take_header(&mut self, bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let Some(header) = &mut self.header else { return Ok(bytes.to_vec()) };
@@ -277,7 +277,7 @@ impl Layer {
                 if self.waiting > 0 {
                     return Ok(bytes);
                 }
-                // A handshake message that is larger than the library permits.
+                // A handshake message is larger than rustls permits.
                 return Err(rustls::Error::General("message too large".to_owned()));
             }
             let state = self.connection.process_new_packets()?;
@@ -318,10 +318,11 @@ impl Layer {
         Ok(true)
     }
 
-    /// The number of ciphertext bytes that wait for the peer; `None` after an error of its input.
+    /// The number of ciphertext bytes that wait for the peer; `None` after an error in the peer's
+    /// bytes.
     #[cold]
     fn output_len(&mut self) -> Option<usize> {
-        // All input was processed when it came, so this changes nothing.
+        // All input was processed on arrival, so this has no effect.
         self.connection.process_new_packets().ok().map(|state| state.tls_bytes_to_write())
     }
 }

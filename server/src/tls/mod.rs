@@ -1,11 +1,11 @@
-//! TLS as a layer between the sockets and the proxy. It takes and gives bytes, and does no I/O.
+//! TLS as a layer between the sockets and the proxy. It converts bytes in memory and does no I/O.
 //!
-//! [`Layer`] is one connection, to a client or to a backend. `certificate.rs` reads what a
-//! certificate says about itself. The keys, the randomness and the time of day belong to rustls and
-//! to [`edge`](crate::edge), which reads the files and makes the configurations.
+//! [`Layer`] is one connection, to a client or to a backend. `certificate.rs` reads facts from
+//! certificates. Keys, randomness and the time of day are the business of rustls and of
+//! [`edge`](crate::edge), which reads the files and creates the configurations.
 //!
-//! A build without the feature `tls` has a [`Layer`] that no value exists of, so that the code
-//! around it is the same.
+//! In a build without the feature `tls`, [`Layer`] is an uninhabited type, so that the code around
+//! it is the same.
 #[cfg(not(feature = "tls"))]
 mod absent;
 #[cfg(feature = "tls")]

@@ -34,7 +34,7 @@ impl Folder {
         self.file(name).to_str().expect("a path of UTF-8").to_owned()
     }
 
-    /// Makes a named pipe in it. Returns its path.
+    /// Creates a named pipe in the folder. Returns its path.
     pub(crate) fn pipe(&self, name: &str) -> PathBuf {
         let path = self.file(name);
         make_pipe(&path);
@@ -49,7 +49,7 @@ impl Drop for Folder {
     }
 }
 
-/// Makes a named pipe.
+/// Creates a named pipe.
 pub(crate) fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
 }

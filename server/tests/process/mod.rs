@@ -21,7 +21,7 @@ pub(crate) struct Program {
     child: Child,
     log: BufReader<File>,
     port: u16,
-    /// The lines of the log until it listens.
+    /// The log lines until the program listens.
     first_lines: Vec<String>,
 }
 
@@ -108,7 +108,7 @@ impl Program {
         self.lines_within(what, DEADLINE)
     }
 
-    /// Returns the lines of the log from the start of the program until it listened.
+    /// Returns the log lines from the start of the program until it listened.
     pub(crate) fn first_lines(&self) -> &[String] {
         &self.first_lines
     }

@@ -13,7 +13,7 @@ pub(crate) struct Traffic {
     shared: Arc<Shared>,
 }
 
-/// The responses of the last [`RECENT`]: their times and the ports of their backends.
+/// The responses of the last [`RECENT`], as time and port of the backend.
 #[derive(Debug, Default)]
 struct Responses(VecDeque<(Instant, u16)>);
 
@@ -123,7 +123,8 @@ const CLIENTS: usize = 80;
 /// Longer than a slow response, shorter than a silence.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 const RESPONSE_BYTES_MAX: u64 = 16 * 1024;
-/// The time whose responses show which backend has the traffic: after a switch soon the new one.
+/// The period whose responses show which backend has the traffic. It is short, so that the result
+/// follows a switch soon.
 const RECENT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -145,14 +146,14 @@ mod tests {
         }
     }
 
-    /// After a switch the busiest backend is soon the new one, however many responses the old one had
-    /// before.
+    /// Soon after a switch the new backend is the busiest, however many responses the old one had.
     #[test]
     fn the_busiest_is_that_of_now() {
         let start = Instant::now();
         let mut responses = Responses::default();
         assert_eq!(responses.busiest(start), None);
-        // Twenty a second, first all from one backend and in the last second all from the other.
+        // Twenty responses a second, first all from one backend, and in the last second all from
+        // the other.
         for step in 0..200 {
             let port = if step < 180 { 3000 } else { 3002 };
             let at = start + Duration::from_millis(50 * step);

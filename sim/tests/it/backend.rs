@@ -235,7 +235,8 @@ fn bad_parameters_are_refused() {
     assert_eq!(backend.parameters(), Parameters::faultless());
 }
 
-/// By default a backend listens on the loopback addresses; a public one on all, and it ends as well.
+/// By default a backend listens on the loopback addresses. A public one listens on all addresses,
+/// and also ends cleanly.
 #[test]
 fn a_public_backend_listens_on_all_addresses() {
     for is_public in [false, true] {

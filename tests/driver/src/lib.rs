@@ -284,7 +284,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Applies backends that were found, with the settings of the configuration in use.
+    /// Applies discovered backends with the settings of the current configuration.
     ///
     /// # Errors
     /// The first invalid value. In that case nothing has changed.

@@ -1,13 +1,13 @@
 //! The last ten minutes of one backend, in a ring of samples.
 //!
-//! | backends | distance of samples | samples | bytes of a backend at most |
+//! | backends | interval | samples | maximum bytes per backend |
 //! |---|---|---|---|
 //! | up to 64 | 2 s | 300 | 8400 |
 //! | up to 256 | 5 s | 120 | 3360 |
 //! | more | 10 s | 60 | 1680 |
 //!
-//! When the number of backends crosses a line of the table, the samples are distributed over the new
-//! intervals.
+//! When the number of backends moves to another row of the table, the samples are distributed over
+//! the new intervals.
 use std::collections::VecDeque;
 
 use super::write_number;
@@ -178,8 +178,8 @@ mod tests {
         }
     }
 
-    /// Another interval keeps the sums of the history: 290 s of 7 requests a second, then 10 s of
-    /// 28.
+    /// A change of the interval keeps the sums of the history: 290 s of 7 requests a second, then
+    /// 10 s of 28.
     #[test]
     fn another_interval_keeps_the_past() {
         for (old, new) in [(2, 5), (5, 10), (2, 10), (10, 5), (10, 2), (5, 2), (2, 2)] {

@@ -2,9 +2,9 @@
 //! the last events, and the texts of the event streams (server-sent events, HTML standard section
 //! 9.2).
 //!
-//! `proxy/live.rs` feeds it. Its only cost per request is counting one time. Each reader of a
-//! stream has a [`Cursor`] and asks for the next text when it has sent the last one, so nothing is
-//! buffered for a slow reader.
+//! `proxy/live.rs` feeds it. The only cost per request is that of counting one response time. Each
+//! reader of a stream has a [`Cursor`] and requests the next text after it has sent the last one,
+//! so nothing is buffered for a slow reader.
 //!
 //! | event | contents |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `backends` | name, URL, row and history of some backends |
 //! | `tick` | what has changed within the last second |
 //! | `model` | the learner's predictions, every five seconds |
-//! | `replaced` | nothing; ends a stream whose place another reader has got |
+//! | `replaced` | nothing; ends a stream that another reader replaces |
 mod events;
 mod history;
 mod row;
@@ -39,7 +39,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(1);
 /// Ticks that a slow reader may be behind. Then its stream ends, and its page begins another.
 const TICKS_KEPT: usize = 8;
-/// Backends in one text of a stream. Traffic is served between two texts.
+/// Number of backends in one text of a stream. Traffic is served between two texts.
 const BACKENDS_AT_ONCE: usize = 8;
 /// Seconds between two models.
 const MODEL_EVERY: u64 = 5;
@@ -99,7 +99,7 @@ pub(crate) struct Live {
     samples: u64,
     pool: String,
     events: Events,
-    /// The number of the last event that the ticks so far had.
+    /// The number of the last event in the ticks so far.
     shown_events: u64,
     was_in_charge: Option<bool>,
     /// The last ticks with their numbers; none without readers.
@@ -187,8 +187,8 @@ impl Live {
             && self.backends.iter().map(|tracked| &tracked.id).eq(configured)
     }
 
-    /// Takes a new list of backends by id, name and URL. Backends that stay keep their history, in
-    /// the interval of the new list.
+    /// Sets a new list of backends, each with id, name and URL. Remaining backends keep their
+    /// history, converted to the interval of the new list.
     pub(crate) fn set_backends(&mut self, list: Vec<(BackendId, String, String)>) {
         let (old_interval, new_interval) = (interval(self.backends.len()), interval(list.len()));
         let old = std::mem::take(&mut self.backends);
@@ -363,7 +363,7 @@ impl Live {
             self.backends.len(),
             self.pool,
         );
-        // The next tick has the later ones.
+        // Later events are in the next tick.
         self.events.write(1..=self.shown_events, &mut data);
         data.push('}');
         event("hello", &data)
@@ -401,8 +401,8 @@ impl Live {
 /// The text that ends a stream.
 pub(crate) const END: &[u8] = b"0\r\n\r\n";
 
-/// Returns the text that ends a stream whose place another reader gets. A reader that connects again
-/// by itself does so after a minute, so that two readers do not take one place from each other.
+/// Returns the text that ends a stream that another reader replaces. It makes an automatic
+/// reconnection wait a minute, so that two readers do not keep replacing each other.
 pub(crate) fn replaced() -> Arc<[u8]> {
     const LAST: &str = "retry: 60000\nevent: replaced\ndata: {}\n\n";
     [format!("{:x}\r\n{LAST}\r\n", LAST.len()).as_bytes(), END].concat().into()

@@ -1,7 +1,7 @@
-//! Times by buckets: 8 for each doubling from 65 us to 137 s. The ends of a bucket differ by up to an
-//! eighth of the lower one. A quantile is the point with the same relative distance to both, so it
-//! is within 1/17 (5.9 %) of the time of its rank. The bounds of the metrics' histograms are chosen
-//! for people, which is too coarse for a page.
+//! A histogram of times with 8 buckets for each doubling from 65 us to 137 s. The bounds of a
+//! bucket differ by up to an eighth of the lower one. A quantile is the point with the same
+//! relative distance to both bounds, so it is within 1/17 (5.9 %) of the time of its rank. The
+//! buckets of the metrics have round bounds and are too coarse for the page.
 
 /// Doublings with buckets of their own.
 const OCTAVES: usize = 21;
@@ -33,7 +33,7 @@ impl Sketch {
     pub(crate) fn add_nanos(&mut self, nanos: u64) {
         let bits = (nanos as f32).to_bits() >> SHIFT;
         let bucket = (bits.saturating_sub(FIRST) as usize).min(BUCKETS - 1);
-        // While nothing is sampled, no count is taken for a long time. The first sample discards it.
+        // While nothing is sampled, counts may overflow. The first sample discards them.
         self.0[bucket] = self.0[bucket].wrapping_add(1);
     }
 
@@ -110,8 +110,8 @@ mod tests {
         sketch
     }
 
-    /// A quantile is within 5.9 % of the time of its rank, wherever in a bucket that is, over the
-    /// whole range.
+    /// Over the whole range, and anywhere in a bucket, a quantile is within 5.9 % of the time of
+    /// its rank.
     #[test]
     fn quantiles_are_near() {
         let mut ms = 0.066;

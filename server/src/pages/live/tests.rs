@@ -81,7 +81,7 @@ fn a_stream_begins_whole_and_goes_on_with_changes() {
     (1..=4).for_each(|second| sample(&mut live, second, 3.0, false));
     live.add_event(at(3), Kind::Hold, "hold A: \"B\" is better".to_owned());
     sample(&mut live, 5, 3.0, false);
-    // Too late for the last tick: it comes once, with the next one.
+    // The event is too late for the last tick, so it is in the next one, once.
     live.add_event(at(5), Kind::Switch, "switch A -> B".to_owned());
     let mut cursor = Cursor::default();
     let begin = read(&live, &mut cursor);

@@ -47,7 +47,7 @@ pub(crate) struct BackendCounts {
     pub(crate) connect: Histogram,
     /// Failed connection attempts.
     pub(crate) connect_failures: u64,
-    /// Load reports with a fault: not readable, or with a figure that is not.
+    /// Load reports that were unreadable or had an unreadable figure.
     pub(crate) bad_reports: u64,
     /// Bytes read from its connections, without probes.
     pub(crate) received: u64,

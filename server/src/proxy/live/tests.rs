@@ -39,11 +39,11 @@ fn send(proxy: &mut Proxy, now: Instant, method: &[u8]) -> ConnId {
     client
 }
 
-/// The way in which clients take their bytes.
+/// The treatment of sent bytes by a client and its system.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Takes {
     All,
-    /// The system has no room.
+    /// The client's system accepts nothing.
     None,
     /// The system takes all, but the client acknowledges nothing.
     IntoTheSystem,
@@ -93,7 +93,7 @@ fn pass(
     }
 }
 
-/// Returns the events of the time line: time and text.
+/// Returns the events as time and text.
 fn events(proxy: &Proxy, now: Instant) -> Vec<(u64, String)> {
     let Next::Text(hello) = proxy.live().next(now, &mut Cursor::default()) else {
         panic!("a stream begins with a text");
@@ -130,13 +130,13 @@ fn slow_readers_are_dropped() {
     proxy.handle_stop(now);
     let (_, bytes) = pass(&mut proxy, &mut now, Duration::from_secs(1), Takes::All);
     assert_eq!(bytes, END);
-    // The client does not end its side: the proxy waits for that for a while.
+    // The client does not end its side, so the proxy waits for a while.
     pass(&mut proxy, &mut now, Duration::from_secs(60), Takes::All);
     assert_eq!(proxy.clients(), 0);
 }
 
-/// A client that reads nothing is reset after `timeouts.clientWriteMs`, although the system takes
-/// all bytes. One that is slow but reads stays.
+/// A client that reads nothing is reset after `timeouts.clientWriteMs`, although the system accepts
+/// all bytes. A slow client that reads stays.
 #[test]
 fn readers_that_stop_are_dropped() {
     let rows = [
@@ -154,8 +154,9 @@ fn readers_that_stop_are_dropped() {
     }
 }
 
-/// When all places are taken, the stream that has run longest gives way to a new one: cleanly, or cut
-/// off if the client does not take the rest. A request for the head takes no place.
+/// If the maximum number of streams is running, a new one replaces the stream that has run longest.
+/// That one ends cleanly, or is cut off if the client does not take the rest. A HEAD request does
+/// not count as a stream.
 #[test]
 fn the_longest_stream_gives_way() {
     for (takes, end) in
@@ -190,7 +191,7 @@ fn the_longest_stream_gives_way() {
     }
 }
 
-/// A reload that removes the client from `stats.allow` ends its stream at once and cleanly.
+/// If a reload removes the client from `stats.allow`, its stream ends at once and cleanly.
 #[test]
 fn a_reload_ends_streams_of_others() {
     let (mut proxy, mut now) = (proxy(&["127.0.0.0/8"], 2), START);
@@ -216,7 +217,8 @@ fn readers_go_with_the_admin_listener() {
     assert_eq!(proxy.live.watchers, 0);
 }
 
-/// A refused configuration is shown with its own time, however long ago the last sample was.
+/// A refused configuration is shown with the time of its refusal, however long ago the last sample
+/// was.
 #[test]
 fn a_refusal_has_its_time() {
     let mut proxy = proxy(&["127.0.0.1"], 1);
@@ -229,8 +231,8 @@ fn a_refusal_has_its_time() {
     assert_eq!(events(&proxy, now), [(1701, expected)]);
 }
 
-/// Times and counts from before sampling began, or from a pause, are not shown as those of one
-/// second.
+/// Times and counts from before sampling began, or from a pause, are not shown as if they belonged
+/// to one second.
 #[test]
 fn the_first_sample_has_no_past() {
     let (mut proxy, mut now) = (proxy(&[], 1), START);

@@ -1,5 +1,5 @@
-//! The line of an agent, as in HAProxy's agent check: words with spaces, tabs or commas between, and
-//! perhaps a reason after `#`.
+//! The line of an agent, as in HAProxy's agent check: words separated by spaces, tabs or commas,
+//! and optionally a reason after `#`.
 //!
 //! | word | effect |
 //! |---|---|
@@ -16,8 +16,8 @@ use super::{Reading, ReportFault, excerpt};
 /// The maximum length of a line, bytes.
 pub(crate) const LINE_BYTES_MAX: usize = 1024;
 
-/// Reads a line. One unknown word makes the whole line a fault: half of a message could be the wrong
-/// half.
+/// Reads a line. One unknown word makes the whole line a fault, because applying only part of it
+/// could be wrong.
 pub(super) fn read(line: &[u8]) -> Reading {
     let end = line.iter().position(|byte| b"\r\n#".contains(byte)).unwrap_or(line.len());
     let words = line[..end].split(|byte| b" \t,".contains(byte)).filter(|word| !word.is_empty());
@@ -41,13 +41,13 @@ pub(super) fn read(line: &[u8]) -> Reading {
     }
     if state != AgentState::default() {
         report.agent = Some(state);
-        // The part of its capacity that it offers no longer.
+        // The share of its capacity that it no longer offers.
         report.pressure = state.percent.map(|percent| 1.0 - f64::from(percent.min(100)) / 100.0);
     }
     Reading { report: Some(report), fault: None }
 }
 
-/// Reads a weight: 0 % to 256 %, HAProxy's bound.
+/// Reads a weight from 0 % to 256 %, the maximum in HAProxy.
 fn percent(word: &[u8]) -> Option<u16> {
     let digits = word.strip_suffix(b"%")?;
     let is_plain = (1..=3).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);

@@ -1,4 +1,4 @@
-//! A report as a JSON object. A name is a key, or a path of keys with dots between.
+//! A report as a JSON object. A name is a key, or a path of keys separated by dots.
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -22,7 +22,7 @@ fn object(text: &[u8]) -> Option<Object<'_>> {
     serde_json::from_slice(text).ok()
 }
 
-/// Returns the value at a path. A key with dots is found, too.
+/// Returns the value at a path. A key that itself contains dots is also found.
 fn value<'a>(object: &Object<'a>, path: &str) -> Option<&'a RawValue> {
     if let Some(value) = object.get(path) {
         return Some(value);

@@ -1,8 +1,8 @@
-//! Reads the load figures that a backend reports: the body of a report in JSON or in the text format
-//! of Prometheus, the fields of a response (ORCA), and the line of an agent. Nothing here connects or
-//! waits: `probe.rs` has the exchange.
+//! Reads the load figures that a backend reports: the body of a report in JSON or in the text
+//! format of Prometheus, the fields of a response (ORCA), and the line of an agent. `probe.rs`
+//! connects and exchanges the messages.
 //!
-//! A figure is a number from 0 to [`FIGURE_MAX`]. Another value changes nothing and is a fault of the
+//! A figure is a number from 0 to [`FIGURE_MAX`]. Any other value is ignored and is a fault of the
 //! report; the other figures are used.
 pub(crate) mod agent;
 mod json;
@@ -18,7 +18,7 @@ use crate::config::{FigureNames, ReportKind, Reporting};
 /// The figures of a report, and its first fault.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reading {
-    /// The figures; `None` if the text has not the form of a report.
+    /// The figures; `None` if the text does not have the form of a report.
     pub(crate) report: Option<LoadReport>,
     pub(crate) fault: Option<ReportFault>,
 }
@@ -34,7 +34,7 @@ impl Reading {
 enum Found {
     /// A number, possibly not finite.
     Number(f64),
-    /// Another value: the beginning of its text, escaped.
+    /// Any other value: the beginning of its text, escaped.
     Other(String),
 }
 
@@ -51,14 +51,15 @@ pub(crate) fn read_report(body: &[u8], reporting: &Reporting) -> Reading {
     Reading { report: reading.report, fault }
 }
 
-/// Collects the figures that `find` finds by the names. The first name with a figure is used.
+/// Collects the figures that `find` returns for the names. For each figure the first name with a
+/// value is used.
 fn collect(names: &FigureNames, mut find: impl FnMut(&str) -> Option<Found>) -> Reading {
     let mut fault = None;
     let mut figure = |names: &[String]| {
         names.iter().find_map(|name| {
             let wrong = match find(name)? {
                 Found::Number(number) if (0.0..=FIGURE_MAX).contains(&number) => {
-                    // A negative zero is a zero.
+                    // Turns a negative zero into zero.
                     return Some(number.abs());
                 }
                 Found::Number(number) => {
@@ -82,7 +83,7 @@ fn collect(names: &FigureNames, mut find: impl FnMut(&str) -> Option<Found>) -> 
     Reading { report: Some(report), fault }
 }
 
-/// The highest figure: a petabyte. Below it floats count exactly.
+/// The highest figure: a petabyte. Up to this, floats represent whole numbers exactly.
 const FIGURE_MAX: f64 = 1e15;
 
 #[cfg(test)]

@@ -5,14 +5,14 @@
 //! endpoint-load-metrics: JSON {"named_metrics": {"num_requests_running": 5}}
 //! endpoint-load-metrics-json: {"application_utilization": 0.7}
 //! ```
-//! The word for the form may be missing: an object is JSON, another text has pairs. The binary forms
-//! are not read.
+//! The word for the form may be missing: then an object is JSON, and any other text is pairs. The
+//! binary forms are not supported.
 use intelliproxy_core::LoadReport;
 
 use super::{Found, Reading, ReportFault, collect, excerpt, json};
 use crate::config::FigureNames;
 
-/// The names of the response fields, without case.
+/// The names of the response fields, compared without case.
 pub(crate) const FIELDS: [&str; 3] =
     ["endpoint-load-metrics", "endpoint-load-metrics-json", "endpoint-load-metrics-bin"];
 
@@ -25,7 +25,7 @@ pub(crate) fn is_field(name: &str) -> bool {
         && FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
 }
 
-/// Reads the value of a field. The report is `None` without a figure that is used.
+/// Reads the value of a field. The report is `None` if the value has no known figure.
 pub(crate) fn read(name: &str, value: &[u8], names: &FigureNames) -> Reading {
     let value = value.trim_ascii();
     let is_json = name.len() == FIELDS[1].len() && name.eq_ignore_ascii_case(FIELDS[1]);
@@ -63,7 +63,7 @@ fn form_of(value: &[u8]) -> (Form, &[u8]) {
     (form, value)
 }
 
-/// Reads pairs with commas between. A colon may separate name and number, as in older versions.
+/// Reads pairs separated by commas. A colon may separate name and number, as in older versions.
 fn read_pairs(text: &[u8], names: &FigureNames) -> Reading {
     let pairs = || {
         text.split(|byte| *byte == b',').filter(|pair| !pair.trim_ascii().is_empty()).map(|pair| {

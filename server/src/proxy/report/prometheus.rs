@@ -5,13 +5,13 @@
 //! vllm:num_requests_running{engine="0",model_name="m"} 3.0
 //! name{label="escaped \" value"} 1.5 1700000000000
 //! ```
-//! A name of a figure may have labels that a sample must have: `name{label="value"}`. Samples of one
-//! name with different labels are added: they are parts of one server, such as its models. Of a
-//! pressure the highest counts.
+//! The configured name of a figure may have labels, which a sample must then have:
+//! `name{label="value"}`. Samples of one name with different labels are added, because they are
+//! parts of one server, such as its models. For a pressure the highest sample is used.
 use super::{Found, Reading, collect, excerpt};
 use crate::config::FigureNames;
 
-/// Reads all samples with the names of figures.
+/// Reads all samples whose names are those of figures.
 pub(super) fn read(text: &[u8], names: &FigureNames) -> Reading {
     let FigureNames { queue, running, pressure, cpu_busy_ms, memory_bytes } = names;
     let added = [queue, running, cpu_busy_ms, memory_bytes].into_iter().flatten();
@@ -30,7 +30,7 @@ pub(super) fn read(text: &[u8], names: &FigureNames) -> Reading {
         }
     }
     collect(names, |name| {
-        // A name that is used for two figures has a series for each; the first is as good.
+        // If two figures use one name, both series are equal, so the first one will do.
         series.iter().find(|one| one.name == name)?.value.clone()
     })
 }
@@ -52,8 +52,8 @@ impl<'a> Series<'a> {
         Self { name, metric, labels, is_highest, value: None }
     }
 
-    /// Applies a sample: labels, value, and perhaps a time. A value that cannot be read stays the
-    /// result.
+    /// Applies a sample: labels, value, and optionally a time. An unreadable value becomes the
+    /// result and stays.
     fn take(&mut self, sample: &[u8]) {
         let Some(labels_len) = labels_len(sample) else {
             self.value = Some(Found::Other(excerpt::of_backend(sample)));
@@ -73,7 +73,8 @@ impl<'a> Series<'a> {
             (Some(number), Some(Found::Number(old))) if old >= 0.0 && number >= 0.0 => {
                 Found::Number(if self.is_highest { old.max(number) } else { old + number })
             }
-            // One bad part makes the whole bad: without it, the sum would be too low.
+            // One unreadable part makes the whole sum unreadable: without that part it would be too
+            // low.
             (Some(number), Some(Found::Number(old))) => {
                 Found::Number(if old >= 0.0 { number } else { old })
             }
@@ -83,7 +84,7 @@ impl<'a> Series<'a> {
     }
 }
 
-/// The labels of a sample: names and values as they are written, with escapes.
+/// The labels of a sample: names and values as written, with escapes.
 struct Labels<'a>(&'a [u8]);
 
 impl<'a> Iterator for Labels<'a> {

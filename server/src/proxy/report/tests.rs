@@ -31,7 +31,7 @@ fn load(reading: &Reading) -> Load {
     (report.queue, report.running, report.pressure)
 }
 
-/// The metrics of each known server, in the form of its exporter, have the figures of its preset.
+/// The preset of each known server finds its figures in the metrics as the server exports them.
 #[test]
 fn presets_read_their_servers() {
     use ReportPreset::{Sglang, Tgi, Triton, Vllm};
@@ -49,8 +49,8 @@ fn presets_read_their_servers() {
     }
 }
 
-/// Samples of one name are added, of a pressure the highest counts. Values that are no figures change
-/// nothing and are faults.
+/// Samples of one name are added; for a pressure the highest is used. Invalid values are ignored
+/// and are faults.
 #[test]
 fn samples_are_read() {
     let of = of_kind(
@@ -85,7 +85,7 @@ fn samples_are_read() {
     }
 }
 
-/// Names are keys or paths; the first of several that is there counts.
+/// Names are keys or paths. Of several names, the first that exists is used.
 #[test]
 fn paths_lead_into_objects() {
     let of = of_kind(
@@ -109,7 +109,7 @@ fn paths_lead_into_objects() {
     }
 }
 
-/// Fields of responses are read in each form, with and without the word for it.
+/// Response fields are read in each form, with and without the word for the form.
 #[test]
 fn response_fields_are_read() {
     let names = Reporting::default().orca_names;
@@ -157,7 +157,7 @@ fn response_fields_are_read() {
     }
 }
 
-/// An agent's words have their effects; an unknown one makes the line a fault.
+/// Each word of an agent has its effect. An unknown word makes the line a fault.
 #[test]
 fn agents_are_understood() {
     let of = of_kind(ReportKind::Agent, &[]);

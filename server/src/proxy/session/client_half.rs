@@ -140,7 +140,7 @@ pub(crate) enum Aim {
     Own(OwnPage),
     /// The proxy: Max-Forwards makes it the last recipient.
     LastHop,
-    /// The proxy: redirects the request to this https:// location.
+    /// The proxy itself, which redirects the request to this https:// location.
     Redirect(Box<str>),
 }
 
@@ -405,7 +405,7 @@ impl ClientHalf {
             // A server ignores 100-continue in HTTP/1.0 (RFC 9110 section 10.1.1).
             awaits_continue: expects && head.version == Version::Http11,
             takes_trailers: forward::takes_trailers(&head.fields),
-            // A forwarded head is in one buffer, so its offsets take no more than 4 bytes.
+            // A forwarded head fits one buffer, so its offsets fit 4 bytes.
             host: (!keeps_host).then_some(host.start as u32..host.end as u32),
             dispatched_at: now,
             answer: None,

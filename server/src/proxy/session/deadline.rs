@@ -31,8 +31,8 @@ enum Expiry {
 }
 
 /// If the proxy has waited this long for the client, a backend that closes the connection may have
-/// given up on the client. Servers do this after 1 s or more. A backend that closes earlier has
-/// failed by itself.
+/// done so because of the client. Servers wait 1 s or more. An earlier close is the backend's own
+/// failure.
 const CLIENT_LATE_AFTER: Duration = Duration::from_millis(500);
 
 impl Session {
@@ -113,8 +113,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles the timeout of a write, or of a response head: measures the unacknowledged bytes
-    /// first, and ends the exchange when the time is over.
+    /// Handles the timeout of a write or of a response head. First measures the unacknowledged
+    /// bytes, and ends the exchange if the time is up.
     fn time_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         if !self.look(now, side, shared) {
             self.end_taking(now, side, shared);

@@ -10,8 +10,8 @@ use crate::http::head::Version;
 use crate::http::refusal::Refusal;
 use crate::proxy::affinity::Sticky;
 
-/// State of the current exchange. Every request reads and writes these fields, so they are few and
-/// lie close together; [`Rare`] has the others.
+/// State of the current exchange. Every request uses these fields, so they are few and close
+/// together; [`Rare`] has the others.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// The lease for [`backend`](Self::backend); `None` between two attempts.
@@ -20,8 +20,8 @@ pub(crate) struct Exchange {
     pub(crate) dispatched_at: Instant,
     /// Final status and time to its head, once it has arrived.
     pub(crate) answer: Option<(u16, Duration)>,
-    /// Range of the Host value in the forwarded head that is the backend's own; `None` if the
-    /// client's is kept.
+    /// Range of the backend's Host value in the forwarded head; `None` if the client's Host is
+    /// kept.
     pub(crate) host: Option<Range<u32>>,
     /// Group of the request's path.
     pub(crate) target: u8,
@@ -56,8 +56,7 @@ pub(crate) struct Exchange {
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// Each request touches all cache lines of its exchange, and with many clients none of them is in
-/// the cache.
+/// Each request uses all cache lines of its exchange, and with many clients none of them is cached.
 const EXCHANGE_BYTES_MAX: usize = 160;
 const _: () = assert!(size_of::<Exchange>() < EXCHANGE_BYTES_MAX, "an exchange has few fields");
 
@@ -67,14 +66,14 @@ const _: () = assert!(size_of::<Exchange>() < EXCHANGE_BYTES_MAX, "an exchange h
 pub(crate) struct Rare {
     /// Backends that already failed or refused the request.
     pub(crate) tried: Vec<BackendId>,
-    /// The number of these backends that refused the connection, and so received nothing, while
-    /// another backend was up.
+    /// The number of these backends that refused the connection, and so did not receive the
+    /// request, while another backend was up.
     pub(crate) unreached: u32,
     /// Whether the backend of the current attempt is one of these.
     pub(crate) is_unreached: bool,
     /// Protocols of the client's Upgrade, if that was forwarded.
     pub(crate) upgrade: Option<Box<[u8]>>,
-    /// Ticket under which the request waits until a backend has room.
+    /// Ticket of the request while it waits for a backend with room.
     pub(crate) ticket: Option<u64>,
     /// Error of the last attempt.
     pub(crate) last_error: Option<UpstreamError>,

@@ -39,7 +39,7 @@ pub(crate) struct Hop {
     extras: Option<Box<Extras>>,
 }
 
-/// Properties of a connection that most clients do not have.
+/// Properties that most clients do not have.
 #[derive(Debug, Default)]
 struct Extras {
     /// The port of HTTPS to which all requests are redirected.
@@ -53,7 +53,7 @@ struct Extras {
 /// The identity in a client's certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientIdentity {
-    /// The certificate's subject, in the form of RFC 4514 with visible ASCII and spaces only.
+    /// The certificate's subject in the form of RFC 4514, with only visible ASCII and spaces.
     pub subject: String,
     /// The SHA-256 of the certificate, in hexadecimal.
     pub fingerprint: String,
@@ -104,7 +104,7 @@ impl Hop {
         }
     }
 
-    /// Notes that the peer's requests come over TLS.
+    /// Records that the peer uses TLS.
     fn secure(&mut self, tls: &ListenTls, identity: Option<&ClientIdentity>) {
         self.fields = secured_client_fields(self.peer.ip()).into();
         let ListenTls { hsts, client_auth, .. } = tls;
@@ -199,8 +199,8 @@ impl Hop {
         self.may_see_stats || self.is_trusted
     }
 
-    /// Whether the client of the current request may read /stats by the current configuration. A
-    /// client that the peer named counts only while the peer is trusted.
+    /// Whether the current configuration allows the client of the current request to read /stats. A
+    /// client named by the peer is valid only while the peer is trusted.
     pub(crate) fn may_still_see_stats(&self, shared: &Shared) -> bool {
         let client = self.client().ip();
         let is_named = client != self.peer.ip();
@@ -208,12 +208,13 @@ impl Hop {
     }
 }
 
-/// The field that lets browsers use HTTPS only (RFC 6797).
+/// The field that tells browsers to use only HTTPS (RFC 6797).
 pub(crate) const HSTS: &str = "Strict-Transport-Security";
 
 impl ClientHalf {
-    /// Returns the fields that replace fields of the client's request: its id, and the identity in
-    /// the client's certificate. Identity fields are removed from the requests of all clients.
+    /// Returns the fields that replace those in the client's request: the request id and the
+    /// identity from the client's certificate. Identity fields that clients send are always
+    /// removed.
     #[cold]
     pub(super) fn added_fields<'a>(
         &'a self,
@@ -223,7 +224,7 @@ impl ClientHalf {
         let id = access.id_for_backend(self.visit.as_deref());
         let mut added: Vec<_> = id.into_iter().collect();
         for name in config.identity_fields() {
-            // Several listeners may use one name.
+            // Several listeners may use the same name.
             if !added.iter().any(|field| field.name == name) {
                 let value = self.hop.identity(name).map(str::as_bytes);
                 added.push(AddedField { name, value });
@@ -256,12 +257,12 @@ impl Session {
         self.client.hop.peer
     }
 
-    /// Whether a header of the PROXY protocol must come first.
+    /// Whether the connection must begin with a PROXY protocol header.
     pub(crate) const fn awaits_proxy_header(&self) -> bool {
         self.client.hop.awaits_header
     }
 
-    /// Redirects all requests to this port of HTTPS.
+    /// Redirects all requests to this HTTPS port.
     pub(crate) fn expect_redirect(&mut self, port: u16) {
         self.client.hop.extras.get_or_insert_default().redirects_to = Some(port);
     }
@@ -289,7 +290,7 @@ impl Session {
         }
     }
 
-    /// Takes the client that a PROXY protocol header names in place of the peer.
+    /// Replaces the peer by the client that a PROXY protocol header names.
     #[cold]
     pub(crate) fn adopt_source(
         &mut self,

@@ -388,8 +388,8 @@ impl Session {
         }
     }
 
-    /// Notes that the backend of the current attempt refuses connections, and whether another one,
-    /// or a backup, is up.
+    /// Records that the backend of the current attempt refuses connections, and whether another
+    /// backend, or a backup, is up.
     pub(crate) fn handle_gone(&mut self, has_next: bool) {
         if let Some(exchange) = &mut self.exchange {
             exchange.rare().is_unreached = has_next;

@@ -21,10 +21,10 @@ pub(crate) enum OwnPage {
 }
 
 impl OwnPage {
-    /// Returns the page that a request is for; `None` if it is for none.
+    /// Returns the proxy's own page that a request is for, if any.
     ///
     /// A client gets the live page or its events if it accepts their media types by name and does
-    /// not prefer JSON. Otherwise, also with `*/*`, it gets JSON.
+    /// not prefer JSON. Otherwise it gets JSON, even if it accepts `*/*`.
     pub(crate) fn of(head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Self> {
         let rest = path.strip_prefix(b"/stats")?;
         let query = match rest {
@@ -66,7 +66,7 @@ impl OwnPage {
         Self::Figures
     }
 
-    /// Returns the header line with the request's fields that the choice of this page depends on.
+    /// Returns the Vary line of this page.
     pub(crate) const fn vary(self) -> &'static str {
         match self {
             Self::Figures | Self::Events => "Vary: Accept\r\n",

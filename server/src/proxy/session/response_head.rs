@@ -38,7 +38,7 @@ impl Session {
             }
             let has_whole_request = self.client.has_whole_request();
             let (visit, hsts) = (self.client.visit.as_deref(), self.client.hop.hsts());
-            // The result is matched in place, since it is too large to be moved.
+            // The result is matched in place, because moving it is expensive.
             match &upstream.parse(exchange, visit, hsts, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => {
                     if let HeadKind::Final { status: status @ (429 | 500..), .. } = headed.kind {
@@ -185,7 +185,7 @@ impl Session {
         if is_continue && std::mem::take(&mut exchange.awaits_continue) {
             self.client.last_read = now;
         }
-        // Far below the limit of the type: a head has 60 000 bytes at most.
+        // This cannot overflow: a head has at most 60 000 bytes.
         let interim_bytes = &mut exchange.rare().interim_bytes;
         *interim_bytes = interim_bytes.saturating_add(len as u32);
         if *interim_bytes as usize > INTERIM_HEADS_MAX * shared.head_limits.head_bytes_max {

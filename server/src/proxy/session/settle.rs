@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// Responds to a request that Max-Forwards stops here, or redirects it. If the request has a
-    /// body, the body is not read and the connection ends.
+    /// body, the body is not read and the connection is closed.
     #[cold]
     fn answer_itself(
         &mut self,

@@ -99,8 +99,8 @@ impl Session {
         }
     }
 
-    /// Whether the client may read /stats by the current configuration. Its address, and who named
-    /// it, are those of its request.
+    /// Whether the current configuration allows the client to read /stats. The client's address,
+    /// and the hop that named it, are those of its request.
     pub(crate) fn may_still_see_stats(&self, shared: &Shared) -> bool {
         self.client.hop.may_still_see_stats(shared)
     }
@@ -111,8 +111,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Ends an event stream: cleanly with its last text, or in the middle of a part that the client
-    /// does not take.
+    /// Ends an event stream: cleanly with its last text, or in the middle of a part if the client
+    /// does not take it.
     pub(crate) fn end_stream(&mut self, now: Instant, last: Arc<[u8]>, shared: &mut Shared) {
         if self.stream_state() == StreamState::Ready {
             self.upstream.begin_own_text(last);

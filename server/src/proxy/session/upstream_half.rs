@@ -339,7 +339,7 @@ impl UpstreamHalf {
     }
 
     /// Parses the next head that the backend sent. Unless it can be forwarded unchanged, its
-    /// forwarded form is encoded into `shared.scratch`. A refusal is noted in `exchange`.
+    /// forwarded form is encoded into `shared.scratch`. A refusal is recorded in `exchange`.
     pub(crate) fn parse(
         &mut self,
         exchange: &mut Exchange,

@@ -43,10 +43,9 @@ pub(crate) struct Upstreams {
     maintained: BTreeSet<BackendId>,
     /// The health checks of the configured backends.
     checks: BTreeMap<BackendId, Arc<Check>>,
-    /// The status and the different checks at the last report that no backend has the path of its
-    /// checks.
+    /// The status and the checks at the last report that no backend has the path of its check.
     unserved: Option<(u16, Vec<Arc<Check>>)>,
-    /// The load reports of the configured backends.
+    /// The report settings of the configured backends.
     reportings: BTreeMap<BackendId, Arc<Reporting>>,
 }
 
@@ -177,7 +176,7 @@ impl Upstreams {
         self.router.session_mark(session, backend)
     }
 
-    /// Whether sessions must leave this backend: it is not usable, and not only full.
+    /// Whether sessions must leave this backend because it is unusable. A full backend is not left.
     pub(crate) fn has_left(&self, backend: BackendId) -> bool {
         self.router.has_left(backend)
     }
@@ -208,7 +207,7 @@ impl Upstreams {
     }
 
     /// Whether a retry would reach a backend that is not in `tried` and can take a request. Unlike
-    /// for a refusal, that may be an idle backup.
+    /// after a refusal, this may be an idle backup.
     pub(crate) fn has_next(&self, now: Instant, tried: &[BackendId]) -> bool {
         self.router.has_next(now, tried)
     }
@@ -335,19 +334,19 @@ impl Upstreams {
         self.reportings = self.configured().iter().filter_map(reporting).collect();
     }
 
-    /// Returns the load reports of a configured backend.
+    /// Returns the report settings of a configured backend.
     pub(crate) fn reporting(&self, backend: BackendId) -> Arc<Reporting> {
         self.reportings.get(&backend).cloned().unwrap_or_default()
     }
 
-    /// Returns the backends whose responses have load figures that are read.
+    /// Returns the backends whose responses are read for load figures.
     pub(crate) fn response_loads(&self) -> BTreeMap<BackendId, Arc<Reporting>> {
         let reading = self.reportings.iter().filter(|(_, one)| one.orca != Orca::Off);
         reading.map(|(id, one)| (*id, Arc::clone(one))).collect()
     }
 
-    /// Whether it is news that no backend has the path of its checks. The router reports it again
-    /// after each new configuration, but it is news only with another status or other checks.
+    /// Whether to report that no backend has the path of its check. The router repeats this after
+    /// each new configuration, but it is reported again only with another status or other checks.
     pub(crate) fn is_news_unserved(&mut self, status: u16) -> bool {
         let mut checks: Vec<Arc<Check>> = Vec::new();
         for check in self.checks.values() {

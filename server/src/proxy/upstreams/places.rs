@@ -25,7 +25,7 @@ struct Place {
     revision: u32,
     /// The kinds of report faults already reported.
     told_faults: u16,
-    /// The fault of its TLS that was reported last.
+    /// The last reported fault of its TLS.
     told_tls: Option<TlsFault>,
     is_configured: bool,
 }
@@ -70,7 +70,8 @@ impl Attempt {
     pub(crate) fn error(self, last: UpstreamError) -> UpstreamError {
         match (last, self.earlier) {
             (UpstreamError::Exhausted, Some(earlier)) => earlier,
-            // The backend was reached at the earlier address: `localhost` has two.
+            // The backend was reached at the other address, for example because `localhost` has
+            // two.
             (
                 UpstreamError::Refused | UpstreamError::Unreachable,
                 Some(earlier @ UpstreamError::Handshake(_)),

@@ -35,8 +35,8 @@ fn facts_are_read() {
     assert_eq!(expired.expect("a certificate").not_after, 1_609_459_200);
 }
 
-/// Prefixes of a certificate are not certificates. With any byte changed the reader ends without a
-/// panic, and a subject has only characters of a header field.
+/// Prefixes of a certificate are not certificates. If any byte is changed, the reader does not
+/// panic, and a subject has only characters that a header field allows.
 #[test]
 fn broken_certificates_are_harmless() {
     for pem in [&include_bytes!("../testing/client.pem")[..], include_bytes!("../testing/site.pem")]
@@ -57,7 +57,7 @@ fn broken_certificates_are_harmless() {
     }
 }
 
-/// Times of both kinds, and what is not one; row by row.
+/// Times of both kinds are read, and invalid ones are refused; row by row.
 #[test]
 fn times_are_read() {
     let rows: [(u8, &[u8], Option<i64>); 13] = [
@@ -80,7 +80,7 @@ fn times_are_read() {
     }
 }
 
-/// Kinds of attributes without a name are numbers; values are escaped.
+/// Attribute types without a name are shown as numbers; values are escaped.
 #[test]
 fn names_are_shown() {
     assert_eq!(dotted(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d]), "1.2.840.113549");

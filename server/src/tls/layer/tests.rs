@@ -49,7 +49,7 @@ fn client_with(name: &'static str, authority: &[u8]) -> Layer {
     Layer::client(&config.into(), name.try_into().expect("a name")).expect("a layer")
 }
 
-/// A sink that takes a number of bytes, and then no more.
+/// A sink with room for a limited number of bytes.
 struct Bounded {
     bytes: Vec<u8>,
     room: usize,
@@ -83,8 +83,7 @@ fn output(layer: &mut Layer) -> Vec<u8> {
     bytes
 }
 
-/// Exchanges bytes in pieces of this size until the handshakes of both are complete and nothing
-/// waits.
+/// Exchanges bytes in pieces of this size until both handshakes are complete and no output waits.
 #[track_caller]
 fn shake(client: &mut Layer, server: &mut Layer, size: usize) {
     for _ in 0..8 {
@@ -120,7 +119,7 @@ fn encrypt(layer: &mut Layer, mut plain: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes pieces of ciphertext with this space for plaintext at a time.
+/// Decrypts ciphertext in pieces of `size`, with `space` bytes for plaintext in each call.
 fn decrypt(layer: &mut Layer, cipher: &[u8], size: usize, space: usize) -> Vec<u8> {
     let (mut plain, mut space) = (Vec::new(), vec![0; space]);
     for piece in cipher.chunks(size) {
@@ -135,8 +134,8 @@ fn decrypt(layer: &mut Layer, cipher: &[u8], size: usize, space: usize) -> Vec<u
     plain
 }
 
-/// Bytes arrive as they were sent, in both directions and both versions, in pieces of any size of
-/// ciphertext and with any space for plaintext.
+/// Bytes arrive as sent, in both directions and both versions, for several sizes of ciphertext
+/// pieces and of the space for plaintext.
 #[test]
 fn bytes_arrive_as_sent() {
     for version in VERSIONS {
@@ -156,7 +155,7 @@ fn bytes_arrive_as_sent() {
     }
 }
 
-/// Each split of a handshake's bytes in two leads to the same connection.
+/// A handshake succeeds however its bytes are split in two.
 #[test]
 fn handshakes_may_arrive_in_any_two_pieces() {
     for version in VERSIONS {
@@ -184,8 +183,8 @@ fn handshakes_may_arrive_in_any_two_pieces() {
     }
 }
 
-/// A sink that accepts only parts gets everything once and in order. Bytes count as sent in
-/// proportion, all of them exactly when the ciphertext has left.
+/// A sink that accepts only parts gets all bytes once and in order. Bytes count as sent in
+/// proportion, and all of them count exactly when all ciphertext is sent.
 #[test]
 fn blocked_writes_count_in_proportion() {
     let (mut client, mut server) = pair(VERSIONS[1]);
@@ -205,7 +204,7 @@ fn blocked_writes_count_in_proportion() {
             }
         }
         cipher.extend(sink.bytes);
-        // No more than a batch is ahead of what counts.
+        // At most one batch is encrypted ahead of the counted bytes.
         let counted = plain.len() - left.len();
         assert!(cipher.len() + BATCH_MAX > counted && counted + BATCH_MAX > cipher.len());
     }
@@ -221,8 +220,7 @@ fn blocked_writes_count_in_proportion() {
     assert!(waits < 5, "{waits}");
 }
 
-/// Plaintext for which there is no space stays, and only as much ciphertext is decrypted as
-/// necessary.
+/// Plaintext without space is kept, and only as much ciphertext as necessary is decrypted.
 #[test]
 fn what_has_no_space_waits() {
     let (mut client, mut server) = pair(VERSIONS[1]);
@@ -239,7 +237,7 @@ fn what_has_no_space_waits() {
     assert_eq!(server.held.capacity(), 0, "its memory is returned");
 }
 
-/// The end is seen after the bytes before it, by close_notify only.
+/// The end is seen only after all earlier bytes, and only with close_notify.
 #[test]
 fn ends_are_announced() {
     for version in VERSIONS {
@@ -257,14 +255,14 @@ fn ends_are_announced() {
         let cipher = encrypt(&mut server, b"response");
         assert_eq!(decrypt(&mut client, &cipher, 9, 9), b"response");
         assert!(!client.has_ended());
-        // Bytes behind the end do not count.
+        // Bytes after the end are ignored.
         assert_eq!(server.take(b"garbage behind the end", &mut space), Ok(0));
         assert!(server.has_ended());
     }
 }
 
-/// Garbage, plain HTTP, changed bytes and a wrong name are errors, for which the peer gets an
-/// alert. They never panic.
+/// Garbage, plain HTTP, changed bytes and a wrong name are errors, and the peer gets an alert. They
+/// never cause a panic.
 #[test]
 fn faults_are_errors_with_alerts() {
     for garbage in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0; 100], &[0x16, 3, 1, 0xff, 0xff]]
@@ -301,7 +299,7 @@ fn faults_are_errors_with_alerts() {
     assert!(matches!(result, Err(rustls::Error::AlertReceived(_))), "{result:?}");
 }
 
-/// A layer that rests keeps little memory, also after large records.
+/// An idle layer uses little memory, even after large records.
 #[test]
 fn a_resting_layer_is_small() {
     let (mut client, mut server) = pair(VERSIONS[1]);
@@ -386,8 +384,8 @@ fn clients_name_the_fault_of_a_server() {
     }
 }
 
-/// Wherever a server's bytes are cut, in its handshake or in a response, the end is not one that the
-/// server has announced.
+/// Wherever a server's bytes are cut, in its handshake or in a response, the end does not count as
+/// announced.
 #[test]
 fn a_cut_is_no_end() {
     for version in VERSIONS {

@@ -192,8 +192,8 @@ impl Operations {
     }
 
     /// Applies another configuration: bits 0 to 2 select its backends, bit 3 the place of the first
-    /// one. Bits 4 and 5 change the policy, limits and timeouts. Bit 6 makes b0 a backup, bit 7 gives
-    /// the backends other health checks. Both together make it invalid.
+    /// one. Bits 4 and 5 change the policy, limits and timeouts. Bit 6 makes b0 a backup, bit 7
+    /// gives the backends other health checks. Both bits together make the configuration invalid.
     pub(super) fn reconfigure(&mut self, which: u8) {
         let mut config = self.config.clone();
         let backends = (0..3).filter(|index| which >> index & 1 == 1);
