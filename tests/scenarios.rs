@@ -141,7 +141,7 @@ fn a_refused_connection_leads_to_the_next_backend() {
 }
 
 /// A backend is reached at its second address if the first accepts no connection, now and later.
-/// That is no error.
+/// This is not an error.
 #[test]
 fn the_next_address_is_tried() {
     for listening in [Listening::Refusing, Listening::Unreachable, Listening::Hanging] {
@@ -179,8 +179,8 @@ fn crashes_lose_no_get() {
     assert_eq!(report.statuses(0), [200]);
 }
 
-/// A response that is cut in its body is cut for the client as well, in every framing. It ends with
-/// a reset where a clean end would look complete.
+/// A response that is cut in its body is also cut for the client, in every framing. It ends with a
+/// reset where a clean end would look complete.
 #[test]
 fn a_cut_response_looks_cut() {
     let old = "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n";
@@ -426,8 +426,8 @@ fn slow_clients_get_408() {
     assert_eq!(report.statuses(1), [408]);
 }
 
-/// The time in which a client is not read, because there is no room for its body, does not count
-/// against it.
+/// The time in which the proxy does not read from a client, because its body has no room, does not
+/// count against the client.
 #[test]
 fn a_client_that_was_held_up_is_not_late() {
     let head = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 200000\r\n\r\n";

@@ -99,8 +99,8 @@ impl Load {
         (lower_quartile(&mut route), lower_quartile(&mut finish))
     }
 
-    /// Makes a first choice and a switch that starts the cooldown. Then the chosen backend becomes
-    /// slow.
+    /// Causes a first choice, and a switch that starts the cooldown. Then the chosen backend
+    /// becomes slow.
     fn make_current_slow(&mut self, count: usize) {
         self.route_once();
         self.answer_pings(|index| if index == 1 { 1.0 } else { 100.0 });

@@ -1,8 +1,8 @@
 //! Attributes an error to the backend or to the request.
 //!
 //! A client whose requests fail everywhere must not move the traffic of all others. Errors are
-//! therefore counted by groups of requests in two ways: by client, and by target (what is asked
-//! for). There are 64 groups of each kind; the driver assigns them with a hash of its own
+//! therefore counted by groups of requests in two ways: by client, and by target (the requested
+//! path). There are 64 groups of each kind; the driver assigns them with a hash of its own
 //! ([`Asker`]).
 //!
 //! An error is suspect if its group sends at most half of all requests, and `2·(1 + others) ≤ 1 +

@@ -8,8 +8,9 @@
 //! | awaited (down from the start) | up | awaited | awaited |
 //!
 //! Requests bring a backend down only by a refused connection, and never bring it up. While no
-//! backend has ever passed a ping, a 404 or 405 shows that there is no such path, not that the
-//! backend is faulty: it brings none down, and counts as a success while down.
+//! backend has ever passed a ping, a 404 or 405 shows that the path does not exist, not that the
+//! backend is faulty. It does not bring a backend down, and counts as a success for a backend that
+//! is down.
 //!
 //! A backend that is down refuses connections if the last ping or request found that no process
 //! listens.
@@ -19,7 +20,7 @@ use crate::event::ProbeFailure;
 /// Whether a backend is believed to be able to serve.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
-    /// No ping has decided yet. The backend receives requests.
+    /// No ping has completed yet. The backend receives requests.
     Unknown,
     /// Pings succeed.
     Up,
@@ -89,7 +90,7 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// Records a ping whose path the backend does not have, while no backend has it.
+    /// Records a ping for a path that no backend has.
     pub(crate) fn ping_unserved(&mut self, rules: &HealthRules) -> bool {
         self.is_refusing = false;
         let state = match self.state {

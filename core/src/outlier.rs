@@ -276,8 +276,8 @@ impl Watch {
         }
     }
 
-    /// Records time without pings, which then are no part of its return. Returns whether it ended the
-    /// ejection, after the back-off.
+    /// Records that time has passed while the backend has no pings, which its return then does not
+    /// require. Returns whether it ended the ejection, after the back-off.
     pub(crate) fn waited(&mut self, now: Instant) -> bool {
         matches!(self.standing, Standing::Ejected { .. }) && self.ping_answered(now)
     }
@@ -363,7 +363,7 @@ impl Watch {
     }
 }
 
-/// The standing of a backend, by the results of its requests.
+/// The standing of a backend according to the results of its requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StandingView {
     /// It gets requests.

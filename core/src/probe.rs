@@ -181,7 +181,7 @@ impl ProbeSchedule {
         (probe, deadline)
     }
 
-    /// Makes a line that is due wait for another interval, without a probe.
+    /// Skips the due probe of a line: the next one is due after another interval.
     pub(crate) fn skip(&mut self, now: Instant, line: LineId, rules: &ProbeRules) {
         self.lines[line.slot()].first_wait = None;
         self.enter(line, LineState::Due { at: now + rules.interval(line.kind) });
@@ -200,8 +200,8 @@ impl ProbeSchedule {
         Some(EndedProbe { line, started_at, deadline })
     }
 
-    /// Makes the line of an ended probe due again, unless its backend is retired. `is_open` is
-    /// whether a health verdict or a new average needs the next ping soon.
+    /// Schedules the next probe of a line whose probe has ended, unless its backend is retired.
+    /// `is_open` is whether a health verdict or a new average needs the next ping soon.
     pub(crate) fn schedule(
         &mut self,
         now: Instant,

@@ -55,8 +55,8 @@ const fn splitmix64(counter: &mut u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// The arithmetic is the published one: the first outputs from state 1, 2, 3, 4 as the
-    /// authors' C program prints them, and those of splitmix64 from 0.
+    /// The arithmetic is as published: the first outputs from state 1, 2, 3, 4 are those of the
+    /// authors' C program, and splitmix64 is checked from 0.
     #[test]
     fn follows_the_published_streams() {
         let mut rng = Rng { state: [1, 2, 3, 4] };

@@ -408,7 +408,7 @@ impl Router {
             assert!(self.table.is_configured(current), "the current backend is configured");
             let access = |id| self.table.row(id).map(|row| row.access);
             let best = self.table.lowest().and_then(access);
-            // Slow start alone is no reason to leave a backend.
+            // Slow start alone is not a reason to leave a backend.
             let slow = if best < Some(Access::Backup) { Access::Slow } else { Access::BackupSlow };
             assert!(
                 best >= Some(Access::Ejected)

@@ -318,7 +318,7 @@ proptest! {
         shadow.router().check_invariants();
     }
 
-    /// A flipped bit at any place is found. What is read before the error is as recorded.
+    /// A flipped bit at any place is found. All records before the error are read as recorded.
     #[test]
     fn flipped_bits_are_found(place: prop::sample::Index, bit in 0_u8..8) {
         let whole = example();
@@ -337,7 +337,7 @@ proptest! {
         }
     }
 
-    /// Random bytes, with or without a valid beginning, give an error and no panic.
+    /// Random bytes, with or without a valid beginning, cause an error and not a panic.
     #[test]
     fn noise_is_refused(noise in proptest::collection::vec(any::<u8>(), 0..300), keep: bool) {
         let mut bytes = if keep { example()[..200].to_vec() } else { Vec::new() };
@@ -347,7 +347,7 @@ proptest! {
         }
     }
 
-    /// Blocks with a valid checksum and invalid records give an error and no panic.
+    /// Blocks with a valid checksum and invalid records cause an error and not a panic.
     #[test]
     fn forged_blocks_are_refused(payload in proptest::collection::vec(any::<u8>(), 0..60)) {
         let whole = example();
@@ -362,8 +362,8 @@ proptest! {
     }
 }
 
-/// A journal that is cut after any byte gives an error at an offset inside it, and everything
-/// complete before that is read.
+/// Wherever a journal is cut, reading gives an error at an offset inside it, and all complete
+/// records before that are read.
 #[test]
 fn cuts_are_told() {
     let whole = example();
@@ -386,7 +386,8 @@ fn cuts_are_told() {
     }
 }
 
-/// Foreign files, other versions, and files that continue after their end give different errors.
+/// Foreign files, other versions, and files that continue after their end mark cause different
+/// errors.
 #[test]
 fn foreign_files_are_refused() {
     let fault = |bytes: &[u8]| match Reader::new(bytes) {
@@ -415,7 +416,8 @@ fn foreign_files_are_refused() {
     );
 }
 
-/// Blocks that the sink rejects become a gap of that many records. Nothing is compared after it.
+/// Blocks that the sink rejects become a gap of that many records. After it, decisions are not
+/// compared.
 #[test]
 fn gaps_are_told() {
     // Blocks are handed over every second. The first one has all records of the first second.
@@ -444,7 +446,7 @@ fn gaps_are_told() {
     assert!(!replay.is_exact());
 }
 
-/// Another seed gives other decisions, and the replay reports them.
+/// With another seed the decisions differ, and the replay reports this.
 #[test]
 fn differences_are_seen() {
     let rules = Rules { policy: PolicyKind::Random, ..Rules::default() };
@@ -457,8 +459,8 @@ fn differences_are_seen() {
     assert!((10..40).contains(&differ), "{differ} of 40");
 }
 
-/// Another policy gives other decisions, another interval gives other probes, and the replay
-/// reports both. The recorded rules give the recorded decisions and probes.
+/// With another policy the decisions differ, with another interval the probes differ, and the
+/// replay reports both. The recorded rules give the recorded decisions and probes.
 #[test]
 fn other_rules_are_seen() {
     let pong = ProbeAnswer { latency: Duration::from_millis(2), report: None };

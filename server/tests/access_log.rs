@@ -96,7 +96,8 @@ fn stop(program: &mut Program) {
 }
 
 /// Exchanges with many kinds of ends have one line each, with status, end, error and backend. The
-/// bytes sent are those that the client received, and the version is the one that it sent.
+/// number of sent bytes is that of the bytes received by the client, and the version is the one
+/// that the client sent.
 #[test]
 fn every_exchange_has_its_line() {
     let folder = Folder::new("access-log-ends");
@@ -199,7 +200,7 @@ fn every_exchange_has_its_line() {
         assert!(time("backendMs") <= time("firstByteMs"), "{line:#}");
         assert!(time("firstByteMs") <= time("totalMs"), "{line:#}");
     }
-    // The time for which a silent backend was awaited is its time, too.
+    // The time spent waiting for a silent backend counts as its time.
     let awaited = of("/silent")["backendMs"].as_f64();
     assert!(awaited.is_some_and(|time| time >= 300.0), "{:#}", of("/silent"));
     let left = of("/silent?left");

@@ -346,8 +346,8 @@ fn explain_shows_decisions() {
     assert!(get(port, "/explain?request=").starts_with("HTTP/1.1 404 "));
 }
 
-/// Starts a backend that breaks off its first request for `/` unless `has_cut` says that this has
-/// happened already. Returns the flag with its address.
+/// Starts a backend that cuts its first request for `/`, unless `has_cut` shows that this has
+/// already happened. Returns the flag with its address.
 fn start_cutter(name: &str, has_cut: &Arc<AtomicBool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));

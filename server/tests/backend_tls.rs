@@ -64,7 +64,7 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 "#;
 
-/// A process with a backend, and what it has printed.
+/// A process with a backend, and its output.
 struct Backend {
     child: Child,
     lines: BufReader<ChildStdout>,

@@ -105,8 +105,8 @@ fn a_watched_file_is_followed() {
     assert!(lines.iter().all(|line| !line.contains("not using")), "logged once: {lines:?}");
 }
 
-/// A name that does not resolve does not end the program: it is not ready, says so once, and serves
-/// the other backends.
+/// If a name does not resolve, the program does not end: it is not ready, logs this once, and
+/// serves the other backends.
 #[test]
 fn an_unknown_name_is_left_out() {
     let folder = Folder::new("discovery-name");

@@ -262,8 +262,7 @@ fn admin_pages_move() {
     TcpStream::connect(("127.0.0.1", second)).expect_err("it is closed");
 }
 
-/// A hundred reloads, each of which moves a second listener, under steady requests: no request
-/// fails.
+/// Under steady requests, a hundred reloads each move a second listener, and no request fails.
 #[test]
 fn a_hundred_reloads_fail_no_request() {
     let (address, _) = backend();

@@ -80,8 +80,8 @@ fn an_end_is_possible_during_the_start() {
     }
 }
 
-/// A log at the limit of file sizes (`ulimit -f`) fails like one on a full disk: the program goes
-/// on.
+/// A log at the limit of file sizes (`ulimit -f`) fails like one on a full disk: the program
+/// continues.
 #[test]
 fn a_limit_of_file_sizes_does_not_end_the_program() {
     let folder = Folder::new("signals-size");

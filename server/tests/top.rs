@@ -53,8 +53,8 @@ fn serve(port: u16, body: &str) -> (u16, Sender<()>) {
     (port, stop)
 }
 
-/// `stats` prints one table from the admin pages and the same from the control socket; without a
-/// proxy it says so in one line, with exit code 1.
+/// `stats` prints one table from the admin pages, and the same from the control socket. Without a
+/// proxy it prints one line and exits with 1.
 #[test]
 fn stats_is_one_table() {
     let folder = Folder::new("stats");
@@ -174,8 +174,8 @@ fn a_lost_proxy_comes_back() {
     assert_eq!(terminal.end(), (Some(0), true));
 }
 
-/// Whatever a server sends, the terminal gets only the program's own control sequences; with
-/// NO_COLOR, or TERM=dumb, there are no colours, or none at all.
+/// Whatever a server sends, the terminal gets only the program's own control sequences. With
+/// NO_COLOR it gets no colours, and with TERM=dumb no control sequences.
 #[test]
 fn foreign_text_does_not_reach_the_terminal() {
     let name = r#"\u001b]0;title\u0007\u001b[2J\u009b31m\r\nx\u202e漢字"#;
@@ -214,8 +214,8 @@ fn foreign_text_does_not_reach_the_terminal() {
     assert!(!terminal.written.contains('\x1b'), "{:?}", terminal.written);
 }
 
-/// Into a pipe it writes a line for each backend and reading, and ends after as many as were asked
-/// for.
+/// Into a pipe it writes a line for each backend and reading, and ends after the requested number
+/// of readings.
 #[test]
 fn lines_go_into_a_pipe() {
     let (_proxy, url) = start_proxy(&[]);

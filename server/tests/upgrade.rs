@@ -1,4 +1,4 @@
-//! SIGUSR2: a new process takes the place of the running one, and no request is lost.
+//! SIGUSR2: a new process replaces the running one, and no request is lost.
 mod process;
 
 use std::fs;

@@ -106,7 +106,7 @@ impl Backend {
             drop(TcpStream::connect_timeout(address, Duration::from_secs(1)));
         }
         for thread in self.threads.drain(..) {
-            // A thread that panicked has ended, too.
+            // A thread that panicked has also ended.
             drop(thread.join());
         }
     }

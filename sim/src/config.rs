@@ -42,7 +42,7 @@ pub enum LogLevel {
     Off,
     /// Start and end.
     Info,
-    /// Every fault and every bad request, too.
+    /// Also every fault and every bad request.
     Debug,
 }
 

@@ -173,7 +173,7 @@ const PORT: &str = "PORT";
 const LISTEN: &str = "LISTEN_ON";
 const FAULTS: &str = "FAULTS";
 const SEED: &str = "SEED";
-/// Not just LOG, which other programs read, too.
+/// The name is not just LOG, because other programs also read that.
 const LOG: &str = "SIM_LOG";
 
 const HELP_HEAD: &str = "\

@@ -1,4 +1,4 @@
-//! Named outages: what the demonstration does to a simulated backend.
+//! Named outages that the demonstration causes in a simulated backend.
 use crate::parameters::Parameters;
 
 /// An outage. It affects pings and traffic, and ends when the backend is ordered to be well.

@@ -1,4 +1,4 @@
-//! Health checks as configured: what they send, where, and which responses are good.
+//! Configured health checks: the requests, their destinations, and the good responses.
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -131,8 +131,8 @@ fn a_check_asks_for_what_it_needs() {
     assert_eq!(health(&driver), [Health::Up]);
 }
 
-/// A check of kind `tcp` sends nothing. Without checks there is no connection for one, and a backend
-/// whose port refuses connections is not down for that.
+/// A check of kind `tcp` sends nothing. Without checks, no connection is made for them, and a
+/// backend whose port refuses connections is not down.
 #[test]
 fn a_connection_is_enough_or_nothing_is() {
     let text = r#"{"health": {"kind": "tcp"}, "backends": [{"name": "a", "url": "http://a.test"},
@@ -159,8 +159,8 @@ fn a_connection_is_enough_or_nothing_is() {
     assert_eq!(health(&driver), [Health::Up, Health::Unknown]);
 }
 
-/// A backend that starts down gets no request before its first good check, and `/readyz` would say
-/// no while there is no other. A reload with other checks applies to the next one.
+/// A backend that starts down gets no requests before its first good check. Without other backends
+/// the proxy is not ready until then. A reload with other checks applies to the next one.
 #[test]
 fn a_backend_may_start_down() {
     let text = |path: &str| {

@@ -181,7 +181,7 @@ fn deadlines_wait_for_bytes_that_have_arrived() {
 }
 
 /// Missing descriptors of the proxy are not a failure of a backend: the request gets 503 if no
-/// backend is left to try, none is blamed, and a probe that could not be sent is not counted.
+/// backend is left to try, no backend is blamed, and a probe that could not be sent is not counted.
 #[test]
 fn a_lack_of_descriptors_blames_no_backend() {
     let mut driver = hanging(&[1]);
@@ -251,8 +251,8 @@ fn a_refusal_counts_though_the_next_address_cannot_be_tried() {
     assert_eq!(driver.proxy.snapshot(driver.now).backends[0].health, Health::Down);
 }
 
-/// Probes that were under way while the process was stopped count as neither good nor failed, and
-/// are sent again.
+/// Probes in progress while the process was stopped count as neither good nor failed, and are sent
+/// again.
 #[test]
 fn probes_under_way_in_a_pause_are_not_counted() {
     let mut driver = hanging(&[1]);

@@ -128,7 +128,7 @@ fn the_longest_idle_gives_way() {
     assert!(full.gave_way() > 4, "and none is lost: {}", full.gave_way());
 }
 
-/// 1000 silent clients give way to 5000 others, one for one. In the end 1000 are connected.
+/// 1000 silent clients give way to 5000 others, one after the other. In the end 1000 are connected.
 #[test]
 fn silent_clients_keep_no_other_out() {
     let mut full = Full::new(1000);

@@ -150,7 +150,7 @@ fn a_lost_post_closes_a_kept_client() {
     let first = driver.upstream();
     driver.end(first);
     assert!(driver.text(other).starts_with("HTTP/1.1 502 "), "a first request gets a response");
-    // One byte of a response shows that the request was received: the client gets 502, too.
+    // One byte of a response shows that the request was received, so the client gets 502.
     let mut driver = Driver::new(Config::default());
     let (client, first) = served(&mut driver, GET, OWN);
     driver.send(client, POST.as_bytes());
@@ -247,7 +247,8 @@ fn a_client_ends_with_its_own_connection() {
         let text = driver.text(alice);
         assert!(text.starts_with("HTTP/1.1 502 ") && text.contains("\r\nConnection: close\r\n"));
     }
-    // A backend that closes the connection after its challenge closes its client's, too.
+    // If a backend closes the connection after its challenge, the client's connection is also
+    // closed.
     let mut driver = Driver::new(Config::default());
     let alice = driver.client_with(GET.as_bytes());
     let closing = CHALLENGE.replace("Content", "Connection: close\r\nContent");

@@ -108,7 +108,7 @@ fn requests_beyond_the_rate() {
 }
 
 /// A refused HEAD gets no body. After a refused request with a body the connection ends, and the
-/// body is not taken for a request. Nothing of a refused request reaches a backend, and pipelined
+/// body is not taken for a request. No part of a refused request reaches a backend, and pipelined
 /// requests are counted one by one.
 #[test]
 fn every_form_of_request_is_limited() {

@@ -435,10 +435,10 @@ fn ends_of_clients() {
     }
 }
 
-/// A client that ends its side while its response is awaited or under way has left: the backend is
+/// A client that ends its side before its response is complete counts as gone: the backend is
 /// released at once and not blamed, and no pipelined request is begun (rule J8 of LIFECYCLE.md). A
-/// client that ends its side together with its requests is served. With `forwarding.halfClose` one
-/// that ends it later is served, too.
+/// client that ends its side together with its requests is served. With `forwarding.halfClose`, a
+/// client that ends its side later is also served.
 #[test]
 fn client_that_ends_before_its_response() {
     let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -105,8 +105,8 @@ fn client_write_of_the_last_chunk() {
     });
 }
 
-/// The bytes before a malformed chunk have their own `timeouts.clientWriteMs`, too. (Found by
-/// random operations: they had only the rest of the previous piece's time.)
+/// `timeouts.clientWriteMs` also applies to the bytes before a malformed chunk. (Found by random
+/// operations: they had only the rest of the previous piece's time.)
 #[test]
 fn client_write_of_a_chunk_before_a_malformed_one() {
     let mut driver = Driver::new(Config::default());
@@ -165,7 +165,8 @@ fn response_body() {
     assert!(driver.peer(upstream).closed.is_some());
 }
 
-/// A backend that accepts no byte of a request's body has `timeouts.responseBodyMs`, too: 504.
+/// `timeouts.responseBodyMs` also applies to a backend that accepts no bytes of a request body:
+/// 504.
 #[test]
 fn backend_that_takes_nothing() {
     let mut driver = Driver::new(Config::default());

@@ -212,8 +212,8 @@ impl Driver {
             net.trace.note(net.now, format_args!("link {link} read {moved:?}"));
             match moved {
                 Moved::Bytes(count) => {
-                    // Fewer bytes than requested: no more are there, and an edge reports the next
-                    // ones.
+                    // Fewer bytes than requested means that no more are available, and an edge
+                    // reports the next ones.
                     sock.is_readable = count == room || sock.is_ending;
                     self.proxy.handle_read(net.now, conn, count);
                 }

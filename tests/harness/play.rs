@@ -61,7 +61,7 @@ impl World {
         self.note_given_way(&before.unwrap_or_default());
     }
 
-    /// Notes which of the clients with these connections have been closed by the proxy.
+    /// Records which of the clients with these connections the proxy has closed.
     pub(crate) fn note_given_way(&mut self, before: &[usize]) {
         for &link in before {
             if self.net.links[link].is_closed_by_proxy

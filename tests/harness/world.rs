@@ -217,7 +217,7 @@ impl World {
         self
     }
 
-    /// Gives every backend a first address at which it cannot be reached.
+    /// Gives every backend a first address that is unreachable.
     #[must_use]
     pub fn dead_address(mut self, listening: Listening) -> Self {
         let address = SocketAddr::from(([10, 2, 0, 1], 80));

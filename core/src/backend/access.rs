@@ -9,7 +9,8 @@ pub(crate) enum Access {
     Free,
     /// New or returned, and at the limit of its slow start.
     Slow,
-    /// A backup without a further restriction: it gets requests only while no other can take them.
+    /// A backup without further restrictions: it gets requests only while no other backend can take
+    /// them.
     Backup,
     /// A backup in slow start.
     BackupSlow,
@@ -25,7 +26,7 @@ pub(crate) enum Access {
     Refusing,
     /// It has the maximum number of requests in flight: it gets none, even if all others are down.
     Full,
-    /// It is out of service, by its mode or a weight of 0: it gets none.
+    /// It is out of service because of its mode or a weight of 0, and gets no requests.
     Drained,
     /// It is not configured.
     #[default]

@@ -48,8 +48,8 @@ impl Backend {
         !self.checks.is_off && self.health.refused()
     }
 
-    /// Records a ping whose path it does not have, while no backend has it: neither its latency nor
-    /// a loss is known.
+    /// Records a ping for a path that no backend has. The ping counts neither for the latency nor
+    /// as a loss.
     pub(crate) fn ping_unserved(&mut self, now: Instant, rules: &Rules) {
         self.pings.last_ended_at = Some(now);
         self.pings.was_answered = false;

@@ -2,7 +2,8 @@
 //! the same results, bit for bit.
 //!
 //! [`RecordedRouter`] writes, [`Reader`] reads, [`Replay`] checks, [`Shadow`] decides again under
-//! other rules. No file is opened here: blocks go to a [`JournalSink`] and are read as bytes.
+//! other rules. This module does not open files: blocks are passed to a [`JournalSink`] and read as
+//! bytes.
 //!
 //! # Format, version 2
 //! Numbers are LEB128 varints unless a size is given. Numbers with a size are little-endian.

@@ -65,7 +65,8 @@ impl Replay {
         self.apply_with(entry, |_, _| {})
     }
 
-    /// Does the same, and passes on what the router notifies its observers of, with the router.
+    /// Like [`apply`](Self::apply), and also passes the router and each of its notices to
+    /// `observe`.
     pub fn apply_with(&mut self, entry: &Entry, mut observe: impl FnMut(&Router, &Notice)) -> Step {
         if !self.is_exact {
             return Step::Unknown;

@@ -1,5 +1,5 @@
 //! Regret: ejections that cost more than they save are reversed. The notes on constants in
-//! [`outlier`](super) apply here, too.
+//! [`outlier`](super) also apply here.
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -30,7 +30,7 @@ pub(crate) struct Regret {
     times: u32,
 }
 
-/// The expected saving of one ejection, by the figures before it.
+/// The expected saving of one ejection, computed from the figures before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Saving {
     /// The backend's share of the requests.

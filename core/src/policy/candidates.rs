@@ -4,9 +4,9 @@ use crate::id::BackendId;
 use crate::others::Others;
 use crate::rng::Rng;
 
-/// The backends that may be chosen: free ones that were not tried. Without any, those in
-/// slow start are candidates too, then held ones, then backups, then ejected ones. If all are down,
-/// those are (fail open) of which it is not known that no process listens, or else all.
+/// The backends that may be chosen: free ones that were not tried. Without any, those in slow start
+/// are candidates too, then held ones, then backups, then ejected ones. If all are down (fail
+/// open), the candidates are those that are not known to refuse connections, otherwise all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
@@ -32,7 +32,7 @@ impl<'a> Candidates<'a> {
         self.others
     }
 
-    /// The candidates if those of best access are out of use for the policy: backups join them.
+    /// The candidates if the policy cannot use those with the best access: backups join them.
     #[cold]
     pub(crate) fn with_backups(self) -> Self {
         let untried = self.configured().iter().filter(|id| !self.tried.contains(id));
@@ -97,7 +97,7 @@ impl<'a> Candidates<'a> {
         self.table.row(id).map_or(0.0, |row| row.weighted())
     }
 
-    /// The number of slots, those of removed backends included.
+    /// The number of slots, including those of removed backends.
     pub(super) fn slots(&self) -> usize {
         self.table.rows().len()
     }

@@ -5,7 +5,7 @@
 //! and ends of requests, and the pings. It has no timer. The same calls with the same seed give
 //! the same choices.
 //!
-//! Besides its choices a policy decides which backends are full ([`Policy::is_full`],
+//! In addition to its choices, a policy decides which backends are full ([`Policy::is_full`],
 //! [`Policy::overflow`]). A [`Learner`] also vouches for backends that lose pings, requests more
 //! pings, and ejects backends by itself.
 use std::fmt::Debug;

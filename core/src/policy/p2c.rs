@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(bench.send(&[]), 1);
     }
 
-    /// With three backends, the one with far more requests loses every pair that it is in.
+    /// Of three backends, one with far more requests than the others is never chosen.
     #[test]
     fn the_busiest_is_never_chosen() {
         let mut bench = Bench::new(PolicyKind::P2c, 3);

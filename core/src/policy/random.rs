@@ -37,7 +37,7 @@ mod tests {
     use crate::config::PolicyKind;
     use crate::policy::testing::Bench;
 
-    /// Of 4000 requests to four backends, one of which is down, each of the three others gets a
+    /// Of 4000 requests to four backends, of which one is down, each of the other three gets a
     /// third, within four standard deviations (30 each). If all but one were tried, that one is
     /// chosen.
     #[test]

@@ -6,8 +6,8 @@
 //! requests in flight as it can work on at once ([`width`](super::learned::Shape::width), learned
 //! from its own completions). A single request then goes to the backend with the least expected
 //! delay under the model of [`learned`](super::learned), which may be the current one.
-//! Occasionally, by the budget for trials of `learned`, it goes to one that has been idle for a
-//! second or more, since only requests show that a backend has become faster. Below its width the
+//! Occasionally, within the trial budget of `learned`, it goes to a backend that has been idle for
+//! a second or more, since only requests show that a backend has become faster. Below its width the
 //! score alone decides.
 //!
 //! The width is compared with a backend's own requests in flight, not with a difference between

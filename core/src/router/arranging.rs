@@ -65,7 +65,7 @@ impl Router {
         }
     }
 
-    /// Makes the named backends the configured ones. All others are retired.
+    /// Sets the configured backends to those with these names. All others are retired.
     pub(super) fn arrange(&mut self, now: Instant, names: &[String]) {
         // The slots of backends that leave now are not reused yet: notices still name these
         // backends.

@@ -97,7 +97,7 @@ impl Router {
         self.enter(lease, Aside { backend, state: AsideState::Stream, waited });
         self.set_aside(backend, true);
         if self.habits.listens && status == 101 {
-            // A tunnel opens with its head: there was no silence.
+            // A tunnel opens with its head, so the policy need not withdraw a silence.
             self.policy.on_pause(now, backend);
         } else if self.habits.listens {
             let elapsed = latency.saturating_add(self.rules.streams.idle).saturating_sub(waited);

@@ -138,7 +138,7 @@ impl Router {
     /// four tests is enough. A share must exceed the other one by some standard errors and at least
     /// [`GAP_MIN`].
     ///
-    /// 1. It seldom sent 4xx before, now sends them for most of its latest requests, and for a
+    /// 1. It rarely sent 4xx before, now sends them for most of its latest requests, and for a
     ///    larger share than the best backend. If most of the backends begin to send 4xx at the same
     ///    time, the median is one of theirs, so the best is the measure.
     /// 2. Its share of all recent requests exceeds the median of the others. This finds small

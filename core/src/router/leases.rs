@@ -100,8 +100,8 @@ impl Router {
         Ok((choice.backend, choice.token, reason))
     }
 
-    /// Whether the policy, which ejects by itself, has ejected all backends that can take a request
-    /// and are no backups.
+    /// Whether a policy that ejects by itself has ejected all primary backends that could take a
+    /// request.
     #[cold]
     fn are_out(&self, tried: &[BackendId]) -> bool {
         let is_in = |id: &BackendId| {

@@ -51,8 +51,8 @@ impl Router {
         self.last_hold
     }
 
-    /// The rule for a backend that is not usable: it was ejected and is tried out, or there was no
-    /// usable one. A backend that this request made full was usable before.
+    /// The rule for an unusable backend: it was ejected and gets a trial, or no backend was usable.
+    /// A backend that this request made full was usable before.
     fn without_any(&self, lease: &Lease) -> RouteReason {
         if self.is_full(lease.backend) { RouteReason::Policy } else { RouteReason::LastResort }
     }

@@ -126,7 +126,7 @@ impl Report {
         self.body.push_str("</tbody>\n</table></div>\n");
     }
 
-    /// Takes a chart, which is shown where it is named.
+    /// Adds a chart, which is shown where its id is used.
     pub fn chart(&mut self, chart: &Chart) -> ChartId {
         self.charts.push(chart.to_json());
         ChartId(self.charts.len() - 1)
@@ -141,7 +141,8 @@ impl Report {
         self.body.push_str("</div>\n");
     }
 
-    /// Shows sets of charts of which the reader chooses one by its name. The first is shown at once.
+    /// Shows one of several named sets of charts, which the reader selects. The first is shown at
+    /// once.
     pub fn choice(&mut self, label: &str, sets: &[(String, Vec<ChartId>)]) {
         self.choices += 1;
         let id = self.choices;

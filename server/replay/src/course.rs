@@ -33,7 +33,7 @@ struct Cell {
     times: Times,
 }
 
-/// Times by bucket, each 4.4 % longer than the one before.
+/// Times by bucket. Each bucket is 4.4 % wider than the previous one.
 #[derive(Clone, Debug, Default)]
 struct Times(BTreeMap<u16, u64>);
 
@@ -105,7 +105,7 @@ impl Course {
         &mut self.parts[index]
     }
 
-    /// Returns the backends with a line of their own: those with the most requests.
+    /// Returns the backends that get their own line: those with the most requests.
     fn shown(&self) -> Vec<(&BackendId, &String)> {
         let requests = |id: BackendId| -> u64 {
             let cells = self.parts.iter().filter_map(|part| part.cells.get(&id));

@@ -5,8 +5,8 @@
 //! therefore estimated at the mean cost of that second's requests at B. In other words, each
 //! recorded request counts with the weight `share wanted / share recorded` of its backend in its
 //! second (inverse propensity, with the recorded share as the propensity). A second without
-//! recorded requests to B gives no evidence: requests that would have gone to B in it are omitted,
-//! and the share of the rest is printed.
+//! recorded requests to B shows nothing about B: requests that would have gone to B in it are
+//! omitted, and the share of the others is printed.
 //!
 //! The interval comes from a jackknife over consecutive blocks of seconds: 1.96 standard errors on
 //! either side. Consecutive seconds are correlated; blocks of them hardly are.
@@ -203,8 +203,8 @@ mod tests {
         assert!((same.effective - 600.0).abs() < 1e-6, "{same:?}");
     }
 
-    /// A backend without requests gives no evidence, which is printed. A short recording has no
-    /// interval.
+    /// A backend without requests provides no evidence, and this is printed. A short recording has
+    /// no interval.
     #[test]
     fn requests_without_evidence_are_omitted() {
         let half = samples(4, |number| if number % 4 == 0 { 0 } else { 9 });

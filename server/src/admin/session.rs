@@ -345,7 +345,7 @@ impl Session {
     }
 }
 
-/// Decodes percent-encoded octets (RFC 3986 section 2.1). What is no such octet stays as it is.
+/// Decodes percent-encoded octets (RFC 3986 section 2.1). Other text is not changed.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

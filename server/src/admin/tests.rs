@@ -46,8 +46,8 @@ fn take(admin: &mut Admin, now: Instant, id: usize, proxy: &Proxy) -> String {
 const METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
 const STATS: &[u8] = b"GET /stats HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// A large pool's pages are made over many turns, shared by all who ask meanwhile and a little
-/// later, and have a sample of each backend.
+/// The pages of a large pool are built over many turns, have a sample of each backend, and are
+/// shared by all clients that request them meanwhile or shortly afterwards.
 #[test]
 fn large_pages_are_made_over_turns() {
     let proxy = proxy(300);
@@ -129,8 +129,8 @@ fn waits_end() {
     }
 }
 
-/// When all connections are open, the one that has been idle longest gives way. None does while
-/// each has a request under way.
+/// When all connections are open, the one that has been idle longest gives way. While each has a
+/// request in progress, none gives way.
 #[test]
 fn the_longest_idle_gives_way() {
     let proxy = proxy(2);

@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use super::{Buffer, BufferPool, LARGE, SMALL};
 
-/// Bytes that wait for one connection. While `is_holding`, written bytes are kept, too, so that
+/// Bytes that wait for one connection. While `is_holding`, written bytes are also kept, so that
 /// they can be written again to another connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -69,7 +69,8 @@ impl Outbox {
         self.buffer.as_ref().is_some_and(|own| own.bytes().get(range) == Some(bytes))
     }
 
-    /// Replaces `range` by `new`. No byte may have been written, or all must be written again.
+    /// Replaces `range` by `new`. Either no byte may have been written yet, or all must be written
+    /// again.
     #[cold]
     pub(crate) fn replace(&mut self, range: Range<usize>, new: &[u8], pool: &mut BufferPool) {
         debug_assert!(self.sent == 0, "what is written stays as it is");
@@ -92,7 +93,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Rare: usually nothing waits. It is a function of its own so that [`push`](Self::push) stays
+    /// Rare: usually nothing waits. This is a separate function so that [`push`](Self::push) stays
     /// small enough to be inlined.
     #[cold]
     fn push_behind(&mut self, buffer: Buffer, pool: &mut BufferPool) -> Result<(), Buffer> {

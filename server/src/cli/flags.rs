@@ -24,7 +24,7 @@ pub(super) struct Flag {
 /// A flag's change to the configuration.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
-    /// Sets one value; may be given once. The error says what the text must be.
+    /// Sets one value; may be given once. The error describes valid texts.
     Set(fn(&mut Config, &str) -> Result<(), String>),
     /// Adds to a list. The first use empties the list of the file.
     Append {

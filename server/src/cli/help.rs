@@ -70,7 +70,7 @@ fn default_of(flag: &Flag) -> Option<String> {
     }
 }
 
-/// Adds one flag with its explanation, wrapped in a column of its own.
+/// Adds one flag with its explanation, wrapped in a separate column.
 fn push_flag(text: &mut String, usage: &str, help: &str) {
     let mut line = format!("  {usage:<width$}", width = HELP_COLUMN - 2);
     if line.len() > HELP_COLUMN || !line.ends_with(' ') {

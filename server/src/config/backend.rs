@@ -25,7 +25,7 @@ pub struct BackendConfig {
     /// Whether the backend gets requests only while no other backend can take them (false).
     #[serde(default, skip_serializing_if = "is_false")]
     pub backup: bool,
-    /// Whether each address of the host is a backend of its own, `NAME/ADDRESS` (false).
+    /// Whether each address of the host becomes a separate backend, `NAME/ADDRESS` (false).
     #[serde(default, skip_serializing_if = "is_false")]
     pub expand: bool,
     /// Time between two look-ups of the host, instead of `discovery.resolveMs` and with its range.

@@ -140,7 +140,7 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that no file has two purposes.
+    /// Checks that no file is used for two purposes.
     fn check_files(&self) -> Result<(), ConfigError> {
         let files: Vec<_> = self.all_files().collect();
         for (index, (key, path)) in files.iter().enumerate() {

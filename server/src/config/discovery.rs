@@ -1,6 +1,6 @@
-//! Backends that are found while the proxy runs: by names that stand for several addresses, and in a
+//! Backends that are discovered while the proxy runs: from names with several addresses, and from a
 //! watched file. Nothing here opens a file or resolves a name: `edge/discovery/` does both, and
-//! [`Config::found`] makes the backends from what it has learned.
+//! [`Config::found`] creates the backends from its results.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -119,7 +119,7 @@ pub enum CheckKind {
     Http,
     /// It connects. A connection is a success.
     Tcp,
-    /// There are no pings: requests alone decide about the backend.
+    /// No pings are sent: only the results of requests count.
     None,
 }
 

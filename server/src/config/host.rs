@@ -1,7 +1,7 @@
 //! A strict parser of `HOST[:PORT]` in URLs and listen addresses.
 //!
-//! Own code: the crate `url` and its tables for other scripts are 20 crates, and it accepts and
-//! rewrites what is refused here, such as `http:/host` and `0x7f.1`.
+//! This is own code: the crate `url` would add 20 crates, with tables for other scripts. It also
+//! accepts and rewrites texts that are refused here, such as `http:/host` and `0x7f.1`.
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 

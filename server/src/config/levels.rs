@@ -40,7 +40,7 @@ impl Levels {
         Some(Self { others: others.unwrap_or(LevelFilter::Info), modules })
     }
 
-    /// Returns the level of a module, by its path in the program.
+    /// Returns the level of the module with this path in the program.
     pub(crate) fn of(&self, module: &str) -> LevelFilter {
         if self.modules.is_empty() {
             return self.others;
@@ -81,7 +81,7 @@ fn is_path(text: &str) -> bool {
 
 /// The crate of the program's modules, which may be left out.
 const CRATE: &str = "intelliproxy::";
-/// The maximum number of modules with a level of their own; each is compared with each line.
+/// The maximum number of modules with their own level. Each is compared with each line.
 const MODULES_MAX: usize = 16;
 
 #[cfg(test)]

@@ -91,9 +91,9 @@ pub struct RequestIdRules {
     pub field: String,
     /// The clients whose ids are kept. Requests of other clients get a new id.
     pub take: TakeId,
-    /// Send the id to the backend, instead of what the client sent in the field (false).
+    /// Whether to send the id to the backend, instead of the client's value of the field (false).
     pub to_backend: bool,
-    /// Send the id to the client, instead of what the backend sent in the field (false).
+    /// Whether to send the id to the client, instead of the backend's value of the field (false).
     pub to_client: bool,
 }
 

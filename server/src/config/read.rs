@@ -181,7 +181,7 @@ impl<'d> Deserializer<'d> for Node<'d> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// Accepts objects only: the visitors of structs would accept lists, too.
+    /// Accepts only objects: the visitors of structs would also accept lists.
     fn deserialize_struct<V: Visitor<'d>>(
         self,
         _: &'static str,

@@ -89,8 +89,8 @@ const BACKEND: &str = "the name of a backend";
 mod tests {
     use super::*;
 
-    /// Each command is read and written as the same line. Anything else is refused with what is wrong;
-    /// row by row.
+    /// Each command is read and written as the same line. All other lines are refused with the
+    /// reason; row by row.
     #[test]
     fn lines_are_read() {
         for line in [

@@ -19,8 +19,8 @@ use intelliproxy_core::Instant;
 
 pub(crate) use self::command::Command;
 
-/// The maximum number of connections. When all are used, the one that has been idle longest is
-/// closed for a new one.
+/// The maximum number of connections. If all are in use, a new client replaces the connection that
+/// has been idle longest.
 pub(crate) const CONNECTIONS_MAX: usize = 8;
 /// The maximum length of a command's line, bytes.
 const LINE_MAX: usize = 1024;
@@ -112,7 +112,7 @@ impl Control {
         self.close(id);
     }
 
-    /// Returns the next command of a connection. There is no further one until its result was
+    /// Returns the next command of a connection. The next one is returned only after the result was
     /// passed to [`respond`](Self::respond). Lines that are not commands get their response here.
     pub(crate) fn take_command(&mut self, now: Instant, id: usize) -> Option<Command> {
         loop {

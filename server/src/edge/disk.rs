@@ -83,7 +83,7 @@ pub(crate) fn replace(path: &Path) -> io::Result<File> {
 /// The reason why a file was not read.
 #[derive(Debug)]
 pub(crate) enum Unread {
-    /// It is a link, a pipe, a device or a folder; the text says which kind.
+    /// It is a link, a pipe, a device or a folder; the text names the kind.
     Irregular(&'static str),
     /// The system's error, or an error of size or encoding.
     Failed(io::Error),

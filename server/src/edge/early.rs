@@ -3,8 +3,8 @@
 //!
 //! During that time SIGHUP, SIGUSR1, SIGUSR2 and signals without effect must not end the program.
 //! Only SIGHUP is remembered. SIGINT and SIGTERM still end it, since a file or a resolver may hang.
-//! Nothing of the program runs before the loader has finished: the system's defaults apply for
-//! about a millisecond.
+//! The program's code does not run before the loader has finished, so the system's defaults apply
+//! for about a millisecond.
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,8 +5,8 @@
 //! a pipe has left, is counted and repeated until it succeeds; lines wait in the queue meanwhile.
 //! When writing succeeds again, a line reports the losses. [`LogWatch`] reads the counts.
 //!
-//! Own code: it never waits, counts what it drops, and repeats a failed write. The appenders of log
-//! crates do not do all three.
+//! This is own code, because it must never wait, must count dropped lines, and must repeat failed
+//! writes. The appenders of log crates do not do all three.
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
@@ -163,7 +163,7 @@ impl LogGuard {
 pub(crate) struct LogWatch {
     dropped: Arc<AtomicU64>,
     failed_writes: Arc<AtomicU64>,
-    /// Asks the writer to open its file again.
+    /// Whether the writer is to open its file again.
     is_reopen_asked: Arc<AtomicBool>,
     /// The change that the writer is to make.
     next: Arc<Mutex<Option<Next>>>,
@@ -365,7 +365,7 @@ fn spawn(levels: Levels, output: Output, lines_max: usize) -> io::Result<(LineQu
     Ok((LineQueue { levels, messages: queue }, guard))
 }
 
-/// Writes lines and counts those that it could not write.
+/// Writes lines and counts failures.
 struct Writer {
     output: Output,
     watch: LogWatch,

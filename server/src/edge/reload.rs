@@ -96,7 +96,8 @@ impl<T: Send + 'static> Reloader<T> {
     /// current one. `load` reads; it may block. `wake` is called when a result can be [taken](Self::take).
     ///
     /// # Errors
-    /// The thread cannot be started, or too many earlier ones hang. In that case nothing is read.
+    /// The thread cannot be started, or too many earlier ones hang. In that case the configuration
+    /// is not read.
     pub(crate) fn ask(
         &mut self,
         now: Instant,
@@ -140,7 +141,7 @@ impl<T: Send + 'static> Reloader<T> {
         None
     }
 
-    /// Gives up the current reading if its time is over. If so, returns whether another one was
+    /// Gives up the current reading if its time is up. If so, returns whether another one was
     /// requested.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<bool> {
         match self.state {

@@ -2,7 +2,7 @@
 //!
 //! The resolver of the standard library may block, so the reactor never calls it. Listeners are
 //! resolved where they are bound: at the start, and for a reload in the thread that reads the
-//! configuration. Backends are looked up by the threads of `discovery/`, and for `--check` here.
+//! configuration. Backends are looked up by the threads of `discovery/`, or here for `--check`.
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
@@ -24,7 +24,7 @@ pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-/// The addresses of a name, each once, by the system's resolver. May block for long.
+/// Returns the distinct addresses of a name from the system's resolver. May block for long.
 ///
 /// # Errors
 /// The error of the resolver, or that the name has no address.

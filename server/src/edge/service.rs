@@ -40,7 +40,7 @@ impl Service {
         self.notifier.ready();
     }
 
-    /// Reports that the proxy stops. From now on no successor may take over, and one that is
+    /// Reports that the proxy stops. From now on a successor cannot take over, and one that is
     /// starting is abandoned.
     pub(crate) fn handle_stopping(&mut self) {
         self.notifier.stopping();

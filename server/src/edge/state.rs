@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::plain::os_error_text;
 use crate::proxy::Proxy;
 
-/// Time between two saves. A crash loses what was learned since the last one.
+/// Time between two saves. A crash loses the state learned since the last save.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The maximum number of states that wait while another one is written: one before a command and
 /// one before a reload. More room would only hold older states.
@@ -91,7 +91,8 @@ impl Keeper {
     /// Restores the file's state in the proxy, if there is one, and starts the writer. With
     /// `is_restored` the proxy already has its state, and the file's content is ignored.
     ///
-    /// Returns `None` if no file is configured, or if it is not used, which a log line explains.
+    /// Returns `None` if no file is configured, or if the policy does not use it; a log line then
+    /// gives the reason.
     ///
     /// An unusable file is renamed to `.bad`, and the proxy starts empty.
     ///

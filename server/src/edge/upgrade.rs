@@ -4,8 +4,8 @@
 //!
 //! A separate thread starts the process and waits for it, so the reactor serves meanwhile. If the
 //! new process ends or is not ready in time, it is killed, and the current one continues as before.
-//! If the current one is to stop, the new process is killed first, because it has the listeners,
-//! too.
+//! If the current process is to stop, the new one is killed first, because it also has the
+//! listeners.
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -25,7 +25,7 @@ use crate::plain::os_error_text;
 
 /// The variable that marks the process of an upgrade: its stdin is the socket of the handover.
 const VARIABLE: &str = "INTELLIPROXY_UPGRADE";
-/// Variables for this process alone, which are not passed on.
+/// Variables that are only for this process and are not passed on.
 const OF_THIS_PROCESS: [&str; 5] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID"];
 /// The longest wait of a new process for a message of its predecessor.

@@ -1,5 +1,5 @@
-//! `--user`: gives up the rights of root, after the listeners are open and before anything else
-//! begins. Linux only.
+//! `--user`: drops root rights after the listeners are open and before any other work begins. Linux
+//! only.
 //!
 //! The calls change the rights of one thread, so they must be made while the process has no other.
 //! Afterwards every thread's rights are read back.

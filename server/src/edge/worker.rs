@@ -117,7 +117,7 @@ pub(crate) struct Ended {
 impl Ended {
     /// Waits for the thread's end. Returns whether it ended within `time`.
     pub(super) fn wait(&self, time: Duration) -> bool {
-        // No message is ever sent: the thread ends by dropping its side.
+        // Messages are never sent on this channel: the thread signals its end by dropping its side.
         self.ended.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }
 }

@@ -2,8 +2,8 @@
 //! line ends in CRLF. Extensions are skipped, trailer fields are checked; both are bounded.
 //!
 //! Spaces and tabs after a size are skipped: before `;`, as the grammar allows, and before CRLF, as
-//! old servers send them. Nothing else may follow them, so every reader that accepts the line reads
-//! the same size. None of these lines is forwarded: the proxy frames the data again.
+//! old servers send them. No other bytes may follow them, so every reader that accepts the line
+//! reads the same size. None of these lines is forwarded: the proxy frames the data again.
 //!
 //! | state | waits for | then |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 codec: bytes in, values out, and back. This module knows nothing of connections,
+//! The HTTP/1.1 codec: bytes in, values out, and back. This module does not depend on connections,
 //! time or routing.
 //!
 //! Heads are stateless (`head.rs`), bodies are small machines (`body.rs`, `chunked.rs`). Framing is

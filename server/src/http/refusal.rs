@@ -7,7 +7,7 @@ use super::field::{Fields, Name};
 /// A response by which a backend reports that it is full or gets too many requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Refusal {
-    /// Time for which the backend asks for a pause; `None` without a valid Retry-After.
+    /// Duration of the pause that the backend requests; `None` without a valid Retry-After.
     pub(crate) hold: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! The pages that the proxy serves itself: plain data in, text out, without any access to the
+//! The pages that the proxy itself serves: they turn plain data into text, without access to the
 //! proxy. `admin/` serves them on its own listener, `proxy/` serves /stats to clients.
 mod counts;
 mod describe;

@@ -285,8 +285,8 @@ fn with_guard(mut reason: Value, guard: Option<&GuardView>) -> Value {
     reason
 }
 
-/// The number of responses in each bucket by its upper bound in ms; buckets without any are left
-/// out, and `more` is beyond all bounds.
+/// The number of responses in each bucket by its upper bound in ms; empty buckets are left out, and
+/// `more` is for times above all bounds.
 struct HeadTimes(Histogram);
 
 impl Serialize for HeadTimes {

@@ -33,7 +33,7 @@ pub(super) fn of_size_line(input: &[u8]) -> String {
     shown.escape_ascii().to_string()
 }
 
-/// Returns the first [`HEAD_BYTES`] bytes of a backend's text, escaped. Nothing is masked.
+/// Returns the first [`HEAD_BYTES`] bytes of a backend's text, escaped. Secrets are not masked.
 pub(super) fn of_backend(text: &[u8]) -> String {
     text[..text.len().min(HEAD_BYTES)].escape_ascii().to_string()
 }
@@ -113,7 +113,7 @@ const SECRET_NAMES: [&str; 10] = [
     "signature",
     "jwt",
 ];
-/// Stands in place of a secret.
+/// Replaces a secret.
 const MASK: &[u8] = b"***";
 /// The maximum number of bytes of a head, or of a backend's text, that are shown, before masking
 /// and escaping.

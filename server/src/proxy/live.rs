@@ -102,7 +102,7 @@ impl LiveFeed {
 }
 
 impl Proxy {
-    /// Begins or ends sampling as the configuration says.
+    /// Begins or ends sampling as configured.
     pub(super) fn adopt_live(&mut self, now: Instant) {
         let config = &self.shared.config;
         let is_wanted = is_visible(config) && !self.configured().is_empty();

@@ -192,7 +192,7 @@ impl Proxy {
     }
 
     /// Takes the time of day as an HTTP date (RFC 9110 section 5.6.7), for responses without Date.
-    /// Should be called about once a second. Without any call no Date is added.
+    /// Should be called about once a second. If it is never called, no Date is added.
     #[cold]
     pub fn handle_date(&mut self, http_date: &str) {
         self.shared.set_date(http_date);

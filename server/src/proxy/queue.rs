@@ -3,7 +3,7 @@
 //!
 //! The queue is first in, first out. A new request is added at the back. When a request at a
 //! backend ends or a backend comes up, the front one continues. At most `limits.queueLength`
-//! requests wait, each for at most `limits.queueMs`. A request beyond one of these limits gets 503
+//! requests wait, each for at most `limits.queueMs`. A request beyond any of these limits gets 503
 //! with Retry-After. An entry whose request has ended is skipped: its ticket differs from that of
 //! its session.
 use std::collections::VecDeque;

@@ -143,8 +143,8 @@ mod tests {
     }
 
     /// A million addresses send one request each, at 20 000 requests a second, together with ten
-    /// clients that send three times their limit. None that keeps its limit is refused, the ten get
-    /// exactly what buckets without a bound on memory would give them, and the table has not grown.
+    /// clients that send three times their limit. Clients within their limits are never refused.
+    /// The ten get exactly as many as with unbounded memory, and the table does not grow.
     #[test]
     fn a_million_addresses() {
         let mut table = RateTable::new(10, 1);

@@ -34,8 +34,8 @@ impl Room {
 
 /// The number of refused clients that stay connected until they have read their response. Beyond
 /// it, a client over its own limit is reset at once instead of getting 429, so that refusals take
-/// few descriptors. A client for which there is no room is reset instead of getting 503 only if the
-/// descriptors are needed, see [`Room`].
+/// few descriptors. A client without room gets 503. It is reset instead only if its descriptor is
+/// needed, see [`Room`].
 const TURNED_AWAY_MAX: usize = 64;
 
 impl Proxy {

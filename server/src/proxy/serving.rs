@@ -205,8 +205,8 @@ impl Proxy {
     }
 }
 
-/// Ensures that a session is checked at its deadline, or at `horizon` if that is earlier. If it is
-/// checked before `horizon` anyway, nothing is done.
+/// Ensures that a session is checked at its deadline, or at `horizon` if that is earlier. Does
+/// nothing if it is checked before `horizon` anyway.
 #[inline]
 pub(super) fn watch(
     entry: &mut Entry,

@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     shortest_timeout: Instant,
     pub(crate) buffers: BufferPool,
     pub(crate) askers: Askers,
-    /// The Date line for a response without one; empty before the driver reports the time of day.
+    /// The Date line for responses that lack one; empty before the driver reports the time of day.
     pub(crate) date: String,
     /// Room for encoding the head of one response.
     pub(crate) scratch: Vec<u8>,
@@ -260,7 +260,7 @@ mod tests {
     use crate::proxy::Proxy;
 
     /// Without a client or a backend, free buffers are dropped at the proxy's own deadlines. After
-    /// that there is no deadline: a quiet proxy does not wake up.
+    /// that no deadline remains, so a quiet proxy does not wake up.
     #[test]
     fn free_buffers_go_without_traffic() {
         let mut now = Instant::from_millis(1);

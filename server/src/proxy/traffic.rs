@@ -225,8 +225,8 @@ impl Proxy {
         }
     }
 
-    /// Handles the end of a client's side that the driver sees behind bytes for which there is no
-    /// [`read_space`](Self::read_space) yet. Ignored for other connections. May be repeated.
+    /// Handles the end of a client's side if the driver detects it while earlier bytes still lack
+    /// [`read_space`](Self::read_space). Ignored for other connections. May be repeated.
     pub fn handle_end_seen(&mut self, now: Instant, conn: ConnId) {
         if let Owner::Session(id, Side::Client) = self.owner(conn)
             && let Some(session) = self.table.session_mut(id)
@@ -248,7 +248,7 @@ impl Proxy {
         }
     }
 
-    /// Notes whether bytes of a connection wait to be read. While some do, the deadlines of its
+    /// Records whether bytes of a connection wait to be read. While some do, the deadlines of its
     /// session are delayed, because received bytes are read first.
     pub fn handle_unread(&mut self, conn: ConnId, is_unread: bool) {
         if let Some(entry) = self.table.get_mut(conn) {

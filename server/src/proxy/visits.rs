@@ -9,7 +9,7 @@ use crate::access::{Records, Text, Why};
 use crate::pages::AccessCounts;
 
 impl Proxy {
-    /// Notes the backend of a request, and the rule by which it was chosen.
+    /// Records the backend of a request, and the rule that chose it.
     pub(super) fn note_route(&mut self, now: Instant, id: ConnId, lease: &Lease, is_bound: bool) {
         let Some(session) = self.table.session_mut(id) else { return };
         if let Some(visit) = session.visit_mut() {
@@ -18,13 +18,13 @@ impl Proxy {
             let backend = self.upstreams.target(lease.backend());
             visit.route(now, why, backend.map_or("", |target| &target.name));
         }
-        // A connection of the client's own is no decision of the router.
+        // The client's own connection was not chosen by the router.
         if !is_bound {
             self.note_decision(id);
         }
     }
 
-    /// Notes the id of a request in the router's decision for it, if /explain shows decisions.
+    /// Stores the id of a request in the router's decision for it, if /explain shows decisions.
     pub(super) fn note_decision(&mut self, id: ConnId) {
         if let Some(decisions) = self.upstreams.decisions_mut()
             && let Some(session) = self.table.session_mut(id)
@@ -40,7 +40,7 @@ impl Proxy {
         self.shared.access.waiting()
     }
 
-    /// Takes the waiting records of the access log, and leaves `empty` for the next ones.
+    /// Takes the waiting records of the access log, and leaves `empty` in their place.
     pub(crate) fn take_access(&mut self, empty: Records) -> Records {
         self.shared.access.take(empty)
     }

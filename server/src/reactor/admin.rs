@@ -82,7 +82,7 @@ impl AdminPort {
         self.admin.handle_date(http_date);
     }
 
-    /// Notes that a listener has clients to accept.
+    /// Records that a listener has clients to accept.
     pub(super) fn take_listener(&mut self, slot: usize) {
         self.is_due = true;
         self.listeners.take_readiness(slot);

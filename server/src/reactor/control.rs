@@ -251,8 +251,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Carries out what has arrived on the control socket: at most one command of each connection,
-    /// so that no connection delays the others.
+    /// Carries out the commands that have arrived on the control socket, at most one per
+    /// connection, so that no connection delays the others.
     #[cold]
     pub(super) fn serve_control(&mut self) {
         let Some(mut port) = self.control.take() else { return };
@@ -307,7 +307,7 @@ impl Reactor {
                 return None;
             }
             Command::Totals => {
-                // `top` asks this every second, so it is not logged.
+                // `top` requests this every second, so it is not logged.
                 port.control.respond(now, id, Ok(totals_json(&self.proxy.stats_fields())));
                 return None;
             }

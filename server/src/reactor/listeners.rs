@@ -73,7 +73,7 @@ impl Listeners {
         self.is_any_ready
     }
 
-    /// Notes that a listener has clients to accept. One that was closed since is ignored.
+    /// Records that a listener has clients to accept. One that was closed since is ignored.
     pub(super) fn take_readiness(&mut self, slot: usize) {
         if let Some(listener) = self.get_mut(slot) {
             listener.is_ready = true;
@@ -81,7 +81,8 @@ impl Listeners {
         }
     }
 
-    /// Notes where clients may wait, after [`Listener::is_ready`] of some has changed.
+    /// Updates whether clients may be waiting, after [`Listener::is_ready`] of some listeners has
+    /// changed.
     pub(super) fn note_ready(&mut self) {
         self.is_any_ready = self.slots.iter().flatten().any(|listener| listener.is_ready);
     }

@@ -320,9 +320,9 @@ impl Reactor {
         others.for_each(|event| self.take_event(event));
     }
 
-    /// Reads what has arrived until now, so that no deadline expires over bytes that are already
-    /// here. Connections with more bytes than their share stay in the list of unread ones, and
-    /// their deadlines wait.
+    /// Reads all bytes that have arrived, so that no deadline expires although its bytes are
+    /// already here. Connections with more bytes than their share stay in the list of unread ones,
+    /// and their deadlines wait.
     #[cold]
     fn catch_up(&mut self, events: &mut Events) -> std::io::Result<()> {
         for _ in 0..CATCH_UPS_MAX {

@@ -1,5 +1,5 @@
 //! Applies a new configuration while the reactor serves: new listeners open before old ones close.
-//! `edge/reload.rs` reads it, `edge/candidate.rs` opens what it needs.
+//! `edge/reload.rs` reads it, and `edge/candidate.rs` opens the files and listeners that it needs.
 use std::time::Duration;
 
 use log::{info, warn};

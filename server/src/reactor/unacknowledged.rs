@@ -1,8 +1,8 @@
 //! The number of bytes written to a connection that its peer has not acknowledged.
 //!
-//! Linux reports them through a netlink socket, by the addresses of the connection. The proxy asks
-//! only about connections that have accepted nothing for seconds. Elsewhere, and where the system
-//! lacks such a socket, the number is unknown.
+//! Linux reports them through a netlink socket, identified by the addresses of the connection. The
+//! proxy queries only connections that have accepted no bytes for seconds. Elsewhere, and where the
+//! system lacks such a socket, the number is unknown.
 use crate::proxy::ConnId;
 
 impl super::Reactor {
@@ -45,7 +45,7 @@ mod linux {
     /// skipped.
     const ANSWERS_MAX: usize = 4;
 
-    /// Asks the system about connections.
+    /// Queries the system about connections.
     #[derive(Debug, Default)]
     pub(crate) struct Diagnosis {
         /// Opened at the first question.

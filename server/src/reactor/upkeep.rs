@@ -1,10 +1,10 @@
 //! Work that few turns need: signals, a stop, listeners that leave, the control socket, logs and
 //! files, the service manager, the admin pages.
 //!
-//! Asking each of them in each turn costs 250 instructions, 3 % of an exchange on a connection of
-//! its own. So the reactor keeps one time at which the next of them is due, and works it out again
-//! whenever one of them could have changed: after each event that is no connection's, each line
-//! of the log, each second, and each part of the work here.
+//! Checking each of them in each turn costs 250 instructions, 3 % of an exchange with its own
+//! connection. So the reactor keeps a single time at which the next of them is due. It computes
+//! that time again whenever one of them could have changed: after each event that does not belong
+//! to a connection, each log line, each second, and each part of the work here.
 use std::io;
 
 use intelliproxy_core::Instant;
@@ -35,7 +35,7 @@ impl Upkeep {
         Self { due_at: Instant::ZERO, wakes_at: None, records_max: 0, losses: 0 }
     }
 
-    /// Makes it due in this turn; in the next one if it is being done.
+    /// Makes the work due in this turn, or in the next one if it is in progress.
     pub(super) const fn call(&mut self) {
         self.due_at = Instant::ZERO;
     }
@@ -54,7 +54,7 @@ impl Upkeep {
 }
 
 impl Reactor {
-    /// Takes an event that is neither a connection's nor a listener's.
+    /// Handles an event that belongs neither to a connection nor to a listener.
     #[cold]
     pub(super) fn take_seldom(&mut self, source: Source) {
         self.upkeep.call();
@@ -104,7 +104,7 @@ impl Reactor {
     #[cold]
     pub(super) fn keep_up(&mut self, events: &mut Events) -> io::Result<()> {
         self.upkeep.due_at = Instant::FAR_FUTURE;
-        // Read first: what is lost meanwhile is seen in the next turn.
+        // Read first, so that losses during this work are seen in the next turn.
         let losses = self.edge.losses();
         if self.listeners.leaves_by().is_some() {
             self.close_leaving();

@@ -77,7 +77,7 @@ pub(crate) fn parse(
     }))
 }
 
-/// Takes the launcher's own arguments out. Returns the others, and the period of the faults.
+/// Removes the launcher's own arguments. Returns the others, and the period of the faults.
 fn take_demo(arguments: Vec<OsString>) -> Result<(Vec<OsString>, Option<Duration>), ArgumentError> {
     let (mut is_demo, mut period) = (false, None);
     let mut others = Vec::with_capacity(arguments.len());

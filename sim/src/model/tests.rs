@@ -23,7 +23,7 @@ fn assert_near(measured: f64, expected: f64, tolerance: f64) {
     assert!((measured - expected).abs() <= tolerance, "{measured} is not {expected} ± {tolerance}");
 }
 
-/// The same seed gives the same fates and the same queue, another seed gives others.
+/// The same seed gives the same fates and the same queue; another seed gives different ones.
 #[test]
 fn a_seed_decides_everything() {
     let run = |seed| fates(&Parameters::default(), seed, RequestKind::Ping, 2_000);

@@ -121,7 +121,7 @@ fn a_backup_takes_what_the_others_cannot() {
 }
 
 /// A retry goes to a backup only if every other backend was tried. A refused request does not go
-/// there, and there is no second opinion from it.
+/// there, and it gives no second opinions.
 #[test]
 fn a_retry_reaches_a_backup_last() {
     for policy in PolicyKind::ALL {

@@ -1,5 +1,5 @@
-//! Health checks of single backends: without pings, down from the start, with times of their own, and
-//! paths that no backend has.
+//! Health checks of single backends: without pings, down from the start, with their own times, and
+//! with paths that no backend has.
 use super::*;
 use crate::config::{BackendLimits, CheckRules, Mode};
 
@@ -229,8 +229,8 @@ fn a_backend_has_its_own_times() {
     assert_eq!(world.snapshot().backends[1].pings_failed, before + 1, "it had 100 ms");
 }
 
-/// While no backend has the path of the pings, 404 and 405 bring none down, one notice reports it,
-/// and requests are spread. From the first good ping of any backend on they count.
+/// While no backend has the path of the pings, 404 and 405 do not bring backends down, one notice
+/// reports this, and requests are spread. From the first good ping of any backend on they count.
 #[test]
 fn a_path_that_nobody_has_is_told_once() {
     for (policy, status) in [(PolicyKind::LeastRequest, 404), (PolicyKind::Learned, 405)] {

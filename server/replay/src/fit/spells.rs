@@ -156,7 +156,7 @@ fn refusals(backend: &BackendHistory, end_s: f64) -> Vec<Spell> {
 struct Piece {
     from_s: f64,
     to_s: f64,
-    /// Requests that ended, divided by those that should have.
+    /// The number of requests that ended, divided by the number that should have.
     speed: f64,
     good: u32,
     errors: u32,

@@ -89,7 +89,7 @@ pub(super) fn fit_width(visits: &[Visit], counts: impl Fn(f64) -> bool) -> Optio
     let mut best = (most, f64::INFINITY);
     for workers in (1..=most).rev() {
         let misfit = misfit(&levels, workers);
-        // Of widths that fit equally the largest is taken: with it no request has waited.
+        // If several widths fit equally, the largest is used: with it no request has waited.
         if misfit < best.1 - 1e-9 {
             best = (workers, misfit);
         }

@@ -217,8 +217,8 @@ impl Screen {
         finish(lines, wide, high)
     }
 
-    /// Returns the lines above the table. If the first line has no room for the policy, it gets a
-    /// line of its own.
+    /// Returns the lines above the table. If the first line has no room for the policy, it gets its
+    /// own line.
     fn head(&self, now: Duration, wide: usize) -> Vec<Line> {
         let mut first = Line::default().and(Style::Bold, "IntelliProxy");
         first.push(Style::Plain, &format!("  {}", self.address));

@@ -1,4 +1,4 @@
-//! The backends that are used, from what is known; and watched files, good and bad.
+//! The backends that result from known addresses, and valid and invalid watched files.
 use super::*;
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
@@ -18,8 +18,8 @@ fn config(backends: &str) -> Config {
     Config::from_json(&format!("{{\"backends\": [{backends}]}}")).expect(backends)
 }
 
-/// A name that stands for many becomes a backend for each address, IPv4 first and in order, with the
-/// settings of the name and its Host. Other names keep all their addresses. Names without a known
+/// A name with `expand` becomes a backend for each address, IPv4 first and in order, with the
+/// settings and the Host of the name. Other names keep all their addresses. Names without a known
 /// address are left out.
 #[test]
 fn names_become_backends() {

@@ -6,7 +6,7 @@ fn config(text: &str) -> Config {
     Config::from_json(text).expect(text)
 }
 
-/// A backend's own keys replace those of all backends one by one; the rest comes from the older keys
+/// Each of a backend's own keys overrides the common one. Missing values come from the older keys
 /// of probes.
 #[test]
 fn keys_are_inherited_one_by_one() {

@@ -277,7 +277,7 @@ impl AccessLog {
         let _ = self.messages.nudge(Message::Reopen);
     }
 
-    /// Writes what is left, and ends the writer. Takes at most twice [`FINISH_TIME`].
+    /// Writes the remaining records, and ends the writer. Takes at most twice [`FINISH_TIME`].
     pub(crate) fn finish(self, now: Instant, proxy: &mut Proxy) {
         self.warn();
         drop(self.patience);

@@ -67,7 +67,7 @@ impl Part {
         self.word(&[digit(number / 100 % 10), tens, ones]);
     }
 
-    /// Takes room for `len` bytes. No part is as long as the room, which a test shows for the
+    /// Takes room for `len` bytes. Every part is shorter than the room, as a test shows for the
     /// largest numbers.
     #[inline(always)]
     fn take(&mut self, len: usize) -> Option<&mut [u8]> {

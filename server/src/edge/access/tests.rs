@@ -78,8 +78,8 @@ fn a_renamed_file_is_let_go() {
     assert_eq!(targets_in(&path), ["/d"]);
 }
 
-/// If the file cannot be opened again, because a link was planted in its place, the open one is
-/// kept and nothing is lost.
+/// If the file cannot be opened again because a link was planted in its place, the open file is
+/// kept and no line is lost.
 #[test]
 fn a_planted_link_is_not_followed() {
     let folder = Folder::new("access-link");

@@ -94,7 +94,7 @@ impl Writer {
     pub(super) fn write(&mut self, records: &Records, now: Instant, time_of_day: SystemTime) {
         self.lines.clear();
         self.formatter.write(records, now, time_of_day, &mut self.lines);
-        // Nothing is written after a line that was cut.
+        // After a line that was cut, no further line is written.
         let written = if self.has_given_up { 0 } else { self.put() };
         let lost = self.lines[written..].iter().filter(|byte| **byte == b'\n').count() as u64;
         if lost > 0 {

@@ -1,5 +1,5 @@
-//! The thread that keeps what is known: which names are due, which look-ups are under way, and what
-//! the watched file has said. It never blocks but for its next message.
+//! The thread that keeps the results: which names are due, which look-ups are in progress, and the
+//! contents of the watched file. It never blocks but for its next message.
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -16,8 +16,8 @@ use crate::plain::os_error_text;
 
 /// A message for the thread.
 pub(super) enum Message {
-    /// Look up the names of a configuration and read its file, and reply what is known when all of it
-    /// has ended, or at `until`.
+    /// Look up the names of a configuration and read its file. Reply with the results when all have
+    /// arrived, or at `until`.
     Look { config: Box<Config>, until: Instant, reply: Sender<Known> },
     /// Find the backends of this configuration. It replaces the last one; `used` are the backends
     /// in use.
@@ -75,13 +75,13 @@ struct Waiting {
 struct Host {
     /// The last result.
     addresses: Option<Vec<IpAddr>>,
-    /// The start of the look-up that is under way.
+    /// The start of the look-up in progress.
     since: Option<Instant>,
     /// The end of the last look-up.
     looked_at: Option<Instant>,
     /// Whether a look-up was requested that has not begun.
     is_fresh: bool,
-    /// Whether the log says that its look-ups fail.
+    /// Whether the failure of its look-ups has been logged.
     is_told: bool,
 }
 
@@ -401,8 +401,8 @@ impl Finder {
 }
 
 impl Host {
-    /// Returns the time of the next look-up, `every` after the last; `None` while one is under way,
-    /// or if the host is not followed.
+    /// Returns the time of the next look-up, `every` after the last; `None` while one is in
+    /// progress, or if the host is not followed.
     fn due(&self, now: Instant, every: Option<&Duration>) -> Option<Instant> {
         if self.since.is_some() {
             return None;
@@ -445,10 +445,9 @@ fn is_same(a: &Found, b: &Found) -> bool {
         && a.targets.iter().zip(&b.targets).all(is_alike)
 }
 
-/// The maximum number of look-ups under way at the same time, including those that hang.
+/// The maximum number of simultaneous look-ups, including those that hang.
 const LOOK_UPS_MAX: usize = 16;
-/// Time after which the log tells of a look-up that has not ended: the first timeout of the resolver
-/// of glibc.
+/// Time after which a look-up that has not ended is logged: the first timeout of glibc's resolver.
 const SLOW: Duration = Duration::from_secs(5);
 /// The longest wait without anything due.
 const IDLE: Duration = Duration::from_secs(3600);

@@ -85,7 +85,7 @@ impl Discovery {
         let is_running = self.thread.lock().is_ok_and(|thread| thread.is_some());
         if needs_finder(config) || is_running {
             let config = Box::new(config.clone());
-            // Without its thread nothing is found again; `look` has reported that.
+            // Without its thread no backends are discovered any more; `look` has reported that.
             let _ = self.send(Message::Follow { config, used: Box::new(used), generation });
         }
     }

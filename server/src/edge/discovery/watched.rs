@@ -19,11 +19,11 @@ pub(super) struct Watched {
     is_good: bool,
     /// The last content or error, good or bad.
     last: Option<Result<Vec<u8>, String>>,
-    /// Whether the log tells of a fault that is still there.
+    /// Whether the current fault has been logged.
     is_bad: bool,
     /// The time of the next reading; `None` while a reading is in progress.
     due: Option<Instant>,
-    /// Whether a result is awaited that was asked for.
+    /// Whether a requested result is still awaited.
     is_asked: bool,
 }
 
@@ -53,7 +53,7 @@ impl Watched {
         }
     }
 
-    /// Whether a result is awaited that was asked for.
+    /// Whether a requested result is still awaited.
     pub(super) fn is_pending(&self) -> bool {
         self.is_asked
     }
@@ -72,7 +72,7 @@ impl Watched {
         self.due.filter(|_| is_followed || self.is_asked)
     }
 
-    /// Notes that a reading begins.
+    /// Records that a reading begins.
     pub(super) fn begin(&mut self) {
         self.due = None;
     }

@@ -174,8 +174,8 @@ impl Live {
         cursor.tick + (TICKS_KEPT as u64) < self.next_tick
     }
 
-    /// Makes the next sample list the backends again, because their order, names, addresses or limits
-    /// may have changed.
+    /// Requests a new list of the backends with the next sample, because their order, names,
+    /// addresses or limits may have changed.
     pub(crate) fn forget_list(&mut self) {
         self.is_listed = false;
     }
@@ -248,7 +248,7 @@ impl Live {
         true
     }
 
-    /// Completes a sample. Without readers no text is made.
+    /// Completes a sample. Without readers, no text is built.
     pub(crate) fn finish(&mut self, now: Instant, pool: &Pool, has_readers: bool) {
         let regular = self.sampled_at + SAMPLE_EVERY;
         // After a pause the rhythm starts over.

@@ -69,8 +69,8 @@ impl Histogram {
 mod tests {
     use super::*;
 
-    /// A time on a bound is in its bucket, the next nanosecond is not; beyond the last bound is
-    /// the bucket without one.
+    /// A time equal to a bound is in its bucket, one nanosecond more is in the next. The last
+    /// bucket is for times above all bounds.
     #[test]
     fn bounds_are_inclusive() {
         for (index, (bound, label)) in BOUNDS.into_iter().enumerate() {

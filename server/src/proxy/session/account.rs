@@ -1,5 +1,5 @@
-//! Reports to the router which party an exchange waits for, so that no backend looks slow because
-//! of its client. An exchange that never waits for its client costs nothing.
+//! Reports to the router which party an exchange waits for, so that a slow client does not make a
+//! backend look slow. An exchange that never waits for its client costs nothing.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -43,7 +43,8 @@ pub(crate) enum Party {
 const AWAITED_AFTER: Duration = Duration::from_millis(10);
 
 impl Session {
-    /// Notes that a long body was written in part: now the proxy may be waiting for the client.
+    /// Records that a long body was written in part, so that the proxy may now be waiting for the
+    /// client.
     #[cold]
     pub(super) fn watch_party(&mut self) {
         if let Some(exchange) = &mut self.exchange {

@@ -35,8 +35,8 @@ pub(crate) struct ClientHalf {
     send: Sending,
     /// Whether the client has ended its side and all its bytes were read.
     pub(crate) is_eof: bool,
-    /// The kind of the client's end, decided when the end is first seen. It may be seen behind
-    /// bytes for which there is no room yet.
+    /// The kind of the client's end, decided when the end is first seen. It may be detected before
+    /// earlier bytes have been read.
     pub(crate) end: End,
     /// Whether a tunnel's connection was reset or broke otherwise; without a tunnel this ends the
     /// session.
@@ -82,7 +82,7 @@ pub(crate) enum End {
 }
 
 /// The expected input from the client. Every step reads the variant, so `repr(u8)` keeps it in a
-/// byte of its own.
+/// separate byte.
 #[derive(Debug)]
 #[repr(u8)]
 pub(super) enum Receive {
@@ -281,12 +281,12 @@ impl ClientHalf {
         self.send = Sending::Closing { with_reset };
     }
 
-    /// Notes that the end was sent; further input is still forwarded.
+    /// Records that the end was sent; further input is still forwarded.
     pub(super) const fn shut(&mut self) {
         self.send = Sending::Shut;
     }
 
-    /// Notes that the end was sent; further input is dropped, for `total` at most.
+    /// Records that the end was sent; further input is dropped, for at most `total`.
     pub(super) fn linger(&mut self, now: Instant, total: Duration) {
         self.send = Sending::Shut;
         self.last_read = now;
@@ -328,7 +328,7 @@ impl ClientHalf {
     }
 
     /// Parses the head of the next request. A complete head begins `exchange`, and its forwarded
-    /// form is encoded into a buffer of its own.
+    /// form is encoded into a separate buffer.
     pub(crate) fn parse(
         &mut self,
         now: Instant,

@@ -49,7 +49,7 @@ impl Session {
         Party::Backend
     }
 
-    /// Whether the wait for the client is long enough for a backend to give up.
+    /// Whether the proxy has waited for the client long enough for a backend to give up.
     pub(super) fn is_client_late(&self, now: Instant) -> bool {
         let client = &self.client;
         let since = if client.output.is_empty() { self.awaited_since() } else { client.last_write };

@@ -87,7 +87,8 @@ impl Session {
             return;
         };
         // A backend that refuses the connection got nothing and now counts as down. While another
-        // one is up, it is no attempt: several may go at the same moment.
+        // one is up, this does not count as an attempt, because several may disappear at the same
+        // moment.
         let is_unreached = std::mem::take(&mut exchange.rare().is_unreached) && attempts_max > 1;
         let attempts = match error {
             UpstreamError::Refused if is_unreached => exchange.attempts(),
@@ -111,7 +112,7 @@ impl Session {
         let backend = exchange.backend();
         let mut remedy = remedy(&failure);
         if backend.is_none() {
-            // Without a lease there was no attempt that could be repeated.
+            // Without a lease no attempt was made that could be repeated.
             remedy = Remedy::Answer;
         }
         let mut taken = RemedyTaken::from(remedy);

@@ -13,7 +13,7 @@ pub(crate) struct Look {
     /// The time of the last progress when the measurement was made. After further progress the
     /// measurement is void.
     pub(super) since: Instant,
-    /// The time at which the driver was asked.
+    /// The time of the request to the driver.
     pub(super) at: Instant,
     /// Bytes that were not acknowledged; `None` if the driver does not know.
     pub(super) unacknowledged: Option<u64>,

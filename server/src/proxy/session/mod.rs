@@ -217,8 +217,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Handles the client's end behind bytes for which there is no room. Returns whether it is seen
-    /// for the first time.
+    /// Handles the client's end, which was detected before earlier bytes have been read. Returns
+    /// whether it is seen for the first time.
     pub(crate) fn handle_end_seen(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let is_news = self.note_client_end(now);
         if is_news {
@@ -297,7 +297,7 @@ impl Session {
         is_awaited
     }
 
-    /// Notes that the client has sent bytes during an exchange: adds the time for which its body
+    /// Records that the client has sent bytes during an exchange: adds the time for which its body
     /// was awaited.
     fn note_wait(&mut self, now: Instant) {
         let is_body = matches!(self.client.receive(), Receive::Body { .. });
@@ -308,7 +308,7 @@ impl Session {
         }
     }
 
-    /// Notes whether the bytes that the client now accepts had waited long enough for its backend
+    /// Records whether the bytes that the client now accepts had waited long enough for its backend
     /// to time out.
     #[cold]
     fn note_late_client(&mut self, now: Instant) {
@@ -332,7 +332,7 @@ impl Session {
         }
     }
 
-    /// Notes the upstream connection that is being dialled.
+    /// Records the upstream connection that is being dialled.
     pub(crate) fn handle_dialling(&mut self, now: Instant, conn: ConnId) {
         if let Some(visit) = &mut self.client.visit {
             visit.dial(now);
@@ -466,8 +466,8 @@ impl Session {
         self.client.is_refused
     }
 
-    /// Moves bytes that have waited for a second into memory of their own length. Returns the time
-    /// of the next check if bytes have waited for the client for less than that.
+    /// Moves bytes that have waited for a second into memory of exactly their length. Returns the
+    /// time of the next check if bytes have waited for the client for less than that.
     #[cold]
     pub(crate) fn rest(&mut self, now: Instant, shared: &mut Shared) -> Option<Instant> {
         let buffers = &mut shared.buffers;

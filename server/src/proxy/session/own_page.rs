@@ -1,4 +1,4 @@
-//! The pages under /stats, by the target and the fields of a request.
+//! The pages under /stats, selected by the target and the fields of a request.
 use crate::http::accept::{accepts_gzip, list_of, prefers, weight_named};
 use crate::http::head::{RequestHead, Version};
 
@@ -16,7 +16,7 @@ pub(crate) enum OwnPage {
     Events,
     /// The last decisions as JSON.
     Decisions,
-    /// One decision as JSON, by the number of its request.
+    /// One decision as JSON, with the number of its request.
     Decision(u64),
 }
 

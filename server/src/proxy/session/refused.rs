@@ -13,9 +13,9 @@ use crate::proxy::notice::Notice;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Asks for another backend before a refusal, or a failure on trial, is forwarded. Does so only
+    /// Requests another backend before a refusal, or a failure on trial, is forwarded. Does so only
     /// if `forwarding.retryRefused` is on, the request may be sent again, all sent bytes are held,
-    /// and attempts are left. Returns whether it asked.
+    /// and attempts are left. Returns whether it did.
     #[cold]
     pub(super) fn asks_elsewhere(
         &mut self,

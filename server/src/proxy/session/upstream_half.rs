@@ -70,11 +70,11 @@ enum Link {
 }
 
 /// The expected input from the backend. Every step reads the variant, so `repr(u8)` keeps it in a
-/// byte of its own.
+/// separate byte.
 #[derive(Debug)]
 #[repr(u8)]
 pub(super) enum Receive {
-    /// Nothing: there is no exchange.
+    /// Nothing, because no exchange is in progress.
     Idle,
     /// The response's head.
     Head,
@@ -84,7 +84,7 @@ pub(super) enum Receive {
     Ended,
     /// Nothing: the response is a page of the proxy, which is being built.
     AwaitsOwn(OwnPage),
-    /// Nothing: the response's body is a text of the proxy, of which `passed` bytes were written.
+    /// Nothing: the response body is a text of the proxy, of which `passed` bytes were written.
     OwnText { text: Arc<[u8]>, passed: usize },
     /// Nothing: the response's body is a stream of the proxy. `text` is its last part, of which
     /// `passed` bytes were written.
@@ -264,7 +264,7 @@ impl UpstreamHalf {
         }
     }
 
-    /// Notes the connection that is being dialled.
+    /// Records the connection that is being dialled.
     pub(super) fn dial(&mut self, conn: ConnId, now: Instant) {
         self.link = Link::Connecting { conn, since: now };
     }

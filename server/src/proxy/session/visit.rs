@@ -34,7 +34,7 @@ impl Session {
         }
     }
 
-    /// Notes the time of an attempt that ends without a response.
+    /// Records the time of an attempt that ends without a response.
     #[cold]
     pub(super) fn visit_attempt(&mut self, now: Instant) {
         if self.client.visit.is_none() {
@@ -62,14 +62,14 @@ impl Session {
         self.close_visit(now, shared);
     }
 
-    /// Notes the end of the exchange, unless it has ended otherwise.
+    /// Records the end of the exchange, unless another end is already recorded.
     pub(super) fn end_visit(&mut self, ending: Ending) {
         if let Some(visit) = &mut self.client.visit {
             visit.end(ending);
         }
     }
 
-    /// Notes the end of the exchange, even if its last bytes are still missing.
+    /// Records the end of the exchange, even if its last bytes are still missing.
     pub(super) fn cut_visit(&mut self, ending: Ending) {
         if let Some(visit) = &mut self.client.visit {
             visit.cut(ending);
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    /// Notes an error of the client. A request without a complete and valid head is recorded by
+    /// Records an error of the client. A request without a complete and valid head is recorded by
     /// its first line.
     #[cold]
     pub(super) fn visit_client_error(
@@ -116,7 +116,7 @@ impl Session {
         add_fields(&self.client, response, shared);
     }
 
-    /// Notes a head that was passed to the client.
+    /// Records a head that was passed to the client.
     pub(super) fn visit_head(&mut self, now: Instant, headed: &PassedHead, shared: &Shared) {
         let Some(visit) = &mut self.client.visit else { return };
         let date = if headed.date_at > 0 { shared.date.len() } else { 0 };

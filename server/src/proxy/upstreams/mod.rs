@@ -310,7 +310,7 @@ impl Upstreams {
         self.router.handle_event(now, Event::Reconfigured(Box::new(wanted)));
     }
 
-    /// Makes these backends the configured ones. The router must have them already.
+    /// Sets the configured backends. The router must have them already.
     pub(crate) fn set_places(&mut self, targets: Vec<BackendTarget>, moves: Move) {
         let ids: Vec<BackendId> =
             targets.iter().filter_map(|target| self.router.backend(&target.name)).collect();
@@ -365,7 +365,7 @@ impl Upstreams {
         self.checks.get(&backend).cloned().unwrap_or_default()
     }
 
-    /// Notes which backends are in maintenance. `modes` has the backends that are not ready.
+    /// Records which backends are in maintenance. `modes` has the backends that are not ready.
     pub(crate) fn set_modes(&mut self, modes: &BTreeMap<String, Mode>) {
         let maintained = modes.iter().filter(|(_, mode)| **mode == Mode::Maintain);
         self.maintained = maintained.filter_map(|(name, _)| self.router.backend(name)).collect();
@@ -382,7 +382,7 @@ impl Upstreams {
         names.map(str::to_owned).collect()
     }
 
-    /// Notes that the backend of a lease left or moved.
+    /// Records that the backend of a lease left or moved.
     pub(crate) fn displace(&mut self, lease: LeaseId) {
         self.displaced.insert(lease);
     }

@@ -94,8 +94,8 @@ impl Places {
         Self { places: places.collect() }
     }
 
-    /// Makes these backends, with these ids, the configured ones. A backend at the same addresses
-    /// keeps its preferred address. A removed backend loses its addresses.
+    /// Sets the configured backends, with their ids. A backend at the same addresses keeps its
+    /// preferred address. A removed backend loses its addresses.
     pub(crate) fn set(&mut self, ids: &[BackendId], targets: Vec<BackendTarget>, moves: Move) {
         debug_assert!(ids.len() == targets.len(), "the router knows every backend");
         let stays: Vec<bool> =
@@ -318,8 +318,8 @@ mod tests {
         assert_eq!(port(&places, places.first_attempt(A)), Some(1));
     }
 
-    /// For backends that were found, a changed set of addresses is no move while the address in use is
-    /// still there. It stays the first one.
+    /// For discovered backends, a changed set of addresses does not count as a move while it still
+    /// contains the address in use. It stays the first one.
     #[test]
     fn the_loss_of_the_used_address_is_a_move() {
         let mut places = Places::new(vec![target("A", "a", &[1, 2])]);

@@ -120,7 +120,7 @@ fn every_byte_is_harmless() {
     }
 }
 
-/// A client that sent only an empty line has a log line, too.
+/// A client that sent only an empty line also gets a log line.
 #[test]
 fn a_request_without_words_has_a_line() {
     let combined = line(AccessLogFormat::Combined, true, CLIENT, b"\r\n\r\n");
