@@ -385,8 +385,8 @@ fn a_slow_reader_costs_no_memory() {
     assert!((40_000..120_000).contains(&taken), "{taken} bytes were read ahead");
 }
 
-/// An upload of 4 MB to a backend that reads nothing ends with 504. The proxy reads at most a tenth of
-/// it: what fits in its buffers and the backend's path, and what arrives while it responds.
+/// An upload of 4 MB to a backend that reads nothing ends with 504. The proxy reads at most a tenth
+/// of it: what fits in its buffers and the backend's path, and what arrives while it responds.
 #[test]
 fn a_slow_backend_costs_no_memory() {
     let head = "PUT /big HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4000000\r\n\r\n";

@@ -132,7 +132,8 @@ const EXPECTED: [&str; 66] = [
     "configuration refused",
     "finished at an address without a backend",
     "connection closed with its backend",
-    // Every event of the router but `LoadReported`, which the proxy does not send, and every action.
+    // Every event of the router but `LoadReported`, which the proxy does not send, and every
+    // action.
     "event ProbeFinished",
     "event RequestFinished",
     "event StreamOpened",

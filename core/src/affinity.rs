@@ -53,7 +53,8 @@ pub(crate) fn rank(key: u64, name: u64, weight: u32) -> f64 {
     -f64::from(weight) / libm::log(unit)
 }
 
-/// Mixes the bits of a number, one to one (the finalizer of splitmix64, Steele, Lea and Flood 2014).
+/// Mixes the bits of a number, one to one (the finalizer of splitmix64, Steele, Lea and Flood
+/// 2014).
 const fn mixed(number: u64) -> u64 {
     let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

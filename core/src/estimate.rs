@@ -310,8 +310,8 @@ mod tests {
         assert_eq!(rate.rate_at(Instant::from_millis(2_000_000), HALF_LIFE, 10.0), 0.0);
     }
 
-    /// By hand: one of five requests failed. Once it is forgiven the share is 0, another failure makes
-    /// it 1 of 16, and the counts have both.
+    /// By hand: one of five requests failed. Once it is forgiven the share is 0, another failure
+    /// makes it 1 of 16, and the counts have both.
     #[test]
     fn forgiven_errors_only_count_as_usual() {
         let mut rate = ErrorRate::default();

@@ -120,8 +120,8 @@ pub enum Notice {
         /// The last failure, if failures caused the change; `None` if successful probes did.
         cause: Option<ProbeFailure>,
     },
-    /// The first pings of all backends have ended, none of them well, and this one with a status that
-    /// means a missing path. Until a ping succeeds, 404 and 405 bring no backend down.
+    /// The first pings of all backends have ended, none of them well, and this one with a status
+    /// that means a missing path. Until a ping succeeds, 404 and 405 bring no backend down.
     PingsUnserved {
         /// The status, 404 or 405.
         status: u16,
@@ -274,8 +274,8 @@ pub enum ProbeKind {
 /// Result of a probe.
 pub type ProbeResult = Result<ProbeAnswer, ProbeFailure>;
 
-/// The result of a successful probe: a complete response with a good status, usually 2xx or 3xx. For
-/// a ping the driver may also accept that a connection is made.
+/// The result of a successful probe: a complete response with a good status, usually 2xx or 3xx.
+/// For a ping the driver may also accept that a connection is made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
     /// Time from the start of the probe, connection set-up included, to the end of the response.

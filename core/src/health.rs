@@ -172,8 +172,8 @@ impl HealthTracker {
 mod tests {
     use super::*;
 
-    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused, n had no path) and
-    /// R is a request's refused connection; the health and whether the verdict is open follow.
+    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused, n had no path)
+    /// and R is a request's refused connection; the health and whether the verdict is open follow.
     #[test]
     fn follows_the_table() {
         let cases = [

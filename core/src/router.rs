@@ -242,8 +242,8 @@ impl Router {
         self.route_for(now, tried, Asker::default())
     }
 
-    /// Like [`route`](Self::route), with the groups that separate errors of a backend from errors that
-    /// one client provokes.
+    /// Like [`route`](Self::route), with the groups that separate errors of a backend from errors
+    /// that one client provokes.
     ///
     /// # Errors
     /// The reason why no backend can take the request.
@@ -372,8 +372,8 @@ impl Router {
         learner.restore(&state.of, &name)
     }
 
-    /// The current backend, which requests go to; `None` before the first choice, and under every policy
-    /// but `score`.
+    /// The current backend, which requests go to; `None` before the first choice, and under every
+    /// policy but `score`.
     pub const fn current(&self) -> Option<BackendId> {
         self.current
     }

@@ -280,8 +280,8 @@ fn complain(text: &str) {
 const READ_TIME: Duration = Duration::from_secs(30);
 /// Exit code for invalid arguments and files.
 const EXIT_USAGE: u8 = 2;
-/// The maximum size of a configuration file, in bytes. A thousand backends, each with a name and a URL
-/// of 25 characters, take 75 kB.
+/// The maximum size of a configuration file, in bytes. A thousand backends, each with a name and a
+/// URL of 25 characters, take 75 kB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]

@@ -145,8 +145,8 @@ fn others_get_no_page() {
     }
 }
 
-/// A stream begins with all backends, has a tick every second, shows requests, and begins over when a
-/// reload changes the backends.
+/// A stream begins with all backends, has a tick every second, shows requests, and begins over when
+/// a reload changes the backends.
 #[test]
 fn a_stream_follows_traffic_and_reloads() {
     let folder = Folder::new("live-reload");

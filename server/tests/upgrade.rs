@@ -296,8 +296,8 @@ fn a_stop_ends_an_unfinished_upgrade() {
     }
 }
 
-/// The event stream of a live page ends with its last chunk at an upgrade, so that the old process can
-/// leave and the page connects to the new one.
+/// The event stream of a live page ends with its last chunk at an upgrade, so that the old process
+/// can leave and the page connects to the new one.
 #[test]
 fn an_upgrade_ends_event_streams() {
     let mut upgraded = Upgraded::start("streams", &config(""));

@@ -196,8 +196,8 @@ fn clients() {
 }
 
 /// With `overflow: reject`, refused clients that do not leave keep only the descriptors that
-/// clients, their upstreams and probes do not need, but 64 at least. Further ones are reset. Without
-/// a limit of descriptors each gets 503.
+/// clients, their upstreams and probes do not need, but 64 at least. Further ones are reset.
+/// Without a limit of descriptors each gets 503.
 #[test]
 fn refused_clients_leave_descriptors() {
     // Two clients with an upstream each, and the two probes of one backend, take 6.

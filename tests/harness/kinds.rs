@@ -1,4 +1,5 @@
-//! The kinds of the proxy's actions and notices, as the sweep of `tests/simulation.rs` expects them.
+//! The kinds of the proxy's actions and notices, as the sweep of `tests/simulation.rs` expects
+//! them.
 use intelliproxy::proxy::{Action, Notice};
 use intelliproxy_core::Notice as RouterNotice;
 

@@ -78,8 +78,8 @@ impl Backend {
         matches!(self.mode, Mode::Ready) && self.weight > 0
     }
 
-    /// Whether requests may go to it at `now`, if it is needed: it is neither down, full, ejected nor
-    /// held.
+    /// Whether requests may go to it at `now`, if it is needed: it is neither down, full, ejected
+    /// nor held.
     pub(crate) fn is_free_at(&self, now: Instant) -> bool {
         let access = self.own_access();
         access <= Access::Slow

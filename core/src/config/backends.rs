@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::ProbeRules;
 use super::range::{self, ConfigError, HOUR, TICK};
 
-/// The rules of single backends: requests in flight at the same time, relative capacity, whether they
-/// are in service or backups, and their health checks.
+/// The rules of single backends: requests in flight at the same time, relative capacity, whether
+/// they are in service or backups, and their health checks.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendLimits {
@@ -17,8 +17,8 @@ pub struct BackendLimits {
     /// The limits of single backends by name, which override `per_backend`; 0 for no limit.
     pub own: BTreeMap<String, u32>,
     /// The relative capacity of backends by name, in percent of the usual one
-    /// ([`WEIGHT_USUAL`](Self::WEIGHT_USUAL)); 0 to [`WEIGHT_MAX`](Self::WEIGHT_MAX). A backend with
-    /// 0 gets no requests.
+    /// ([`WEIGHT_USUAL`](Self::WEIGHT_USUAL)); 0 to [`WEIGHT_MAX`](Self::WEIGHT_MAX). A backend
+    /// with 0 gets no requests.
     pub weights: BTreeMap<String, u32>,
     /// The backends that are not in service, by name.
     pub modes: BTreeMap<String, Mode>,

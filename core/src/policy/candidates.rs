@@ -149,8 +149,8 @@ impl<'a> Candidates<'a> {
             match &best {
                 Some((_, least)) if cost > *least => continue,
                 Some((_, least)) if cost == *least => {
-                    // The k-th of k equals replaces the choice with probability 1/k, so all are equally
-                    // likely.
+                    // The k-th of k equals replaces the choice with probability 1/k, so all are
+                    // equally likely.
                     equals += 1;
                     if rng.below(equals) != 0 {
                         continue;

@@ -117,8 +117,8 @@ impl Router {
         matches!(result, Err(ProbeFailure::Status(404 | 405))) && !self.order.iter().any(is_served)
     }
 
-    /// Applies a ping whose path the backend does not have. Returns whether the next ping should come
-    /// soon.
+    /// Applies a ping whose path the backend does not have. Returns whether the next ping should
+    /// come soon.
     #[cold]
     fn ping_unserved(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
         let rules = &self.rules;

@@ -3,8 +3,8 @@ use std::fmt::Write as _;
 
 use crate::hash::hash_base64;
 
-/// The parts of a document. Scripts run in the order in which they were added, after the body and the
-/// data.
+/// The parts of a document. Scripts run in the order in which they were added, after the body and
+/// the data.
 #[derive(Clone, Debug)]
 pub struct Document {
     title: String,

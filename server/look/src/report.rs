@@ -1,7 +1,7 @@
 //! A report: headings, tables and charts as one self-contained document.
 //!
-//! Tables are HTML, so the numbers can be read without scripts. Charts are drawn when they come into
-//! view. Every text may come from outside: it is escaped.
+//! Tables are HTML, so the numbers can be read without scripts. Charts are drawn when they come
+//! into view. Every text may come from outside: it is escaped.
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -101,8 +101,8 @@ impl Report {
         self.body.push_str("</section>\n");
     }
 
-    /// Adds a table. The first column is a name, further ones are numbers unless `is_text` says that
-    /// they are texts.
+    /// Adds a table. The first column is a name, further ones are numbers unless `is_text` says
+    /// that they are texts.
     pub fn table(&mut self, head: &[&str], rows: &[Vec<String>], is_text: impl Fn(usize) -> bool) {
         let class = |at: usize| if at == 0 || is_text(at) { "" } else { " class=\"number\"" };
         self.body

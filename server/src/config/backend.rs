@@ -9,14 +9,14 @@ use super::{OwnBackendTls, OwnHealthChecks, ReportRules, optional_millis};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendConfig {
-    /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`. The name of a backend that
-    /// was found has the address after a slash.
+    /// Name in logs and /stats: 1 to 64 letters, digits, `.`, `_` and `-`. The name of a backend
+    /// that was found has the address after a slash.
     pub name: String,
-    /// `http://HOST[:PORT]` or `https://HOST[:PORT]`, without path, query or user; port 80 or 443 if
-    /// omitted.
+    /// `http://HOST[:PORT]` or `https://HOST[:PORT]`, without path, query or user; port 80 or 443
+    /// if omitted.
     pub url: String,
-    /// Requests in flight at the same time, instead of `limits.perBackend` and with its range; 0 for
-    /// any number.
+    /// Requests in flight at the same time, instead of `limits.perBackend` and with its range; 0
+    /// for any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Capacity relative to the other backends, percent (100); 0 to 1000, 0 for no requests.

@@ -69,8 +69,8 @@ impl<'t> Document<'t> {
         first.and_then(Value::as_object).is_some_and(|object| object.get(key).is_some())
     }
 
-    /// Returns the value at a path such as `backends[1].url` or `[1].url`, or the nearest one around
-    /// it.
+    /// Returns the value at a path such as `backends[1].url` or `[1].url`, or the nearest one
+    /// around it.
     fn find(&self, path: &str) -> &Value<'t> {
         let mut found = &self.root;
         let path = path.strip_prefix('[').unwrap_or(path);

@@ -1,4 +1,5 @@
-//! A backend's URL: `http://HOST[:PORT]` or `https://HOST[:PORT]`, optionally with one `/` at the end.
+//! A backend's URL: `http://HOST[:PORT]` or `https://HOST[:PORT]`, optionally with one `/` at the
+//! end.
 use std::fmt;
 
 use super::host::{HostError, HostPort};

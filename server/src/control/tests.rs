@@ -42,8 +42,8 @@ fn carry_out(control: &mut Control, id: usize) -> Vec<String> {
     }
 }
 
-/// Commands arrive whole, byte by byte, several at once, with any line end, and the last one without
-/// one. Each gets its response in order.
+/// Commands arrive whole, byte by byte, several at once, with any line end, and the last one
+/// without one. Each gets its response in order.
 #[test]
 fn commands_arrive_in_pieces() {
     let text = b"drain A\r\nreload\n\nnonsense\nweight A 7";

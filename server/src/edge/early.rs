@@ -1,5 +1,5 @@
-//! Signals before the reactor runs, while the program reads files and resolves names. Later ones are
-//! in `reactor/signal.rs`.
+//! Signals before the reactor runs, while the program reads files and resolves names. Later ones
+//! are in `reactor/signal.rs`.
 //!
 //! During that time SIGHUP, SIGUSR1, SIGUSR2 and signals without effect must not end the program.
 //! Only SIGHUP is remembered. SIGINT and SIGTERM still end it, since a file or a resolver may hang.

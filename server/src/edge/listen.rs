@@ -114,7 +114,8 @@ impl ConfiguredListeners {
             attempts_left -= 1;
             match bind_all(&wanted, entry.reuse_port, !kept.is_empty()) {
                 Ok(bound) => break bound,
-                // The port that was free on the first address is taken on the next one: try another.
+                // The port that was free on the first address is taken on the next one: try
+                // another.
                 Err((_, error))
                     if port == 0
                         && wanted.len() > 1
@@ -303,8 +304,8 @@ mod tests {
         assert_eq!(bind_one("[::ffff:127.0.0.1]:0", &held).expect("another text").bound.len(), 1);
     }
 
-    /// Open sockets are used where their address is wanted, with the entry that wants it. The others
-    /// are left.
+    /// Open sockets are used where their address is wanted, with the entry that wants it. The
+    /// others are left.
     #[test]
     fn open_sockets_are_used() {
         let mut open = bind_one("127.0.0.1:0", &[]).expect("a free port").bound;

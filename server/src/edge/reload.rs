@@ -42,8 +42,8 @@ impl Source {
         Self { load: Arc::new(load) }
     }
 
-    /// Reads the configuration and prepares everything that it needs. May block, but not longer than
-    /// `time` for its names.
+    /// Reads the configuration and prepares everything that it needs. May block, but not longer
+    /// than `time` for its names.
     pub(crate) fn candidate(
         &self,
         current: Current,
@@ -93,7 +93,8 @@ impl<T: Send + 'static> Reloader<T> {
     }
 
     /// Starts a reading that must end within `time`, or notes that another one must follow the
-    /// current one. `load` reads; it may block. `wake` is called when a result can be [taken](Self::take).
+    /// current one. `load` reads; it may block. `wake` is called when a result can be
+    /// [taken](Self::take).
     ///
     /// # Errors
     /// The thread cannot be started, or too many earlier ones hang. In that case the configuration

@@ -46,8 +46,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Resolves the backends and binds the listeners of a configuration. Backends whose names do not
-    /// resolve are left out until they do.
+    /// Resolves the backends and binds the listeners of a configuration. Backends whose names do
+    /// not resolve are left out until they do.
     ///
     /// # Errors
     /// One line that names the faulty address.

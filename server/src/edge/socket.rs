@@ -42,8 +42,8 @@ impl ControlSocket {
             }
             Ok(found) if !found.file_type().is_socket() => return Err(fail("is not a socket")),
             Ok(_) if takes_over => {}
-            // Other errors, such as missing rights or a full backlog, do not show that the socket is
-            // stale.
+            // Other errors, such as missing rights or a full backlog, do not show that the socket
+            // is stale.
             Ok(_) => match connect_at_once(&file).map_err(|error| error.kind()) {
                 Err(ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
                 Ok(()) | Err(_) => return Err(fail("another process listens there")),

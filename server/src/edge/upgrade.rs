@@ -148,8 +148,8 @@ impl Upgrader {
         self.running.is_some()
     }
 
-    /// Returns the id of the new process that serves now, or the reason of the failure. `None` before
-    /// either is known.
+    /// Returns the id of the new process that serves now, or the reason of the failure. `None`
+    /// before either is known.
     pub(crate) fn take(&mut self) -> Option<Result<u32, String>> {
         let result = self.running.as_ref()?.result.try_recv().ok()?;
         self.running = None;

@@ -51,8 +51,8 @@ pub(crate) fn encode_stream_head(date: &str, fields: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns a response without content: 200 to an OPTIONS request that the proxy must not forward, or
-/// a redirection to `location`. `date` is its Date line.
+/// Returns a response without content: 200 to an OPTIONS request that the proxy must not forward,
+/// or a redirection to `location`. `date` is its Date line.
 pub(crate) fn encode_empty(
     status: u16,
     date: &str,

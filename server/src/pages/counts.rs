@@ -122,8 +122,8 @@ pub(crate) struct ReloadCounts {
 }
 
 impl ReloadCounts {
-    /// Returns `X-IntelliProxy-Reloads: done=N, refused=N`, and the last error if there is one, with
-    /// its line end.
+    /// Returns `X-IntelliProxy-Reloads: done=N, refused=N`, and the last error if there is one,
+    /// with its line end.
     pub(crate) fn field(&self) -> String {
         let Self { done, refused, last_error } = self;
         if *done + *refused == 0 {

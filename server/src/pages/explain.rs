@@ -1,7 +1,8 @@
 //! Decisions as the JSON of /explain.
 //!
-//! The list names each decision's backend and rule, the newest one first. A single decision also has
-//! its candidates, as they were before it, and the changes that would have led to another backend.
+//! The list names each decision's backend and rule, the newest one first. A single decision also
+//! has its candidates, as they were before it, and the changes that would have led to another
+//! backend.
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -256,8 +257,8 @@ pub(crate) fn list_text<'a>(
     text_of(&List { decisions: decisions.map(|decision| Row::new(now, decision)).collect() })
 }
 
-/// Returns one decision with its candidates. `earlier` has the numbers of earlier decisions with the
-/// same id.
+/// Returns one decision with its candidates. `earlier` has the numbers of earlier decisions with
+/// the same id.
 pub(crate) fn decision_text(now: Instant, decision: &Decision, earlier: &[u64]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -538,8 +539,8 @@ mod tests {
         assert_eq!(decision.changes(), ["B would need 7.5 ms less expected cost"]);
     }
 
-    /// With `least_request` and `p2c` the requests in flight count in relation to the weight; row by
-    /// row.
+    /// With `least_request` and `p2c` the requests in flight count in relation to the weight; row
+    /// by row.
     #[test]
     fn loads_and_weights() {
         let fewer = |count| Some(format!("would need {count} fewer requests in flight for a draw"));

@@ -2,8 +2,8 @@
 
 /// The document, compressed by gzip.
 pub(crate) const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.html.gz"));
-/// Its Content-Security-Policy: its own style sheet and scripts by their hashes, and requests to its
-/// own origin.
+/// Its Content-Security-Policy: its own style sheet and scripts by their hashes, and requests to
+/// its own origin.
 const POLICY: &str = include_str!(concat!(env!("OUT_DIR"), "/page.policy"));
 /// Its type.
 pub(crate) const MEDIA_TYPE: &str = "text/html; charset=utf-8";

@@ -165,7 +165,8 @@ fn is_secure(head: &RequestHead<'_, '_>, hop: &Hop) -> bool {
     }
 }
 
-/// The key of a client: its IPv4 address, or the IPv6 network of 64 bits that one client usually has.
+/// The key of a client: its IPv4 address, or the IPv6 network of 64 bits that one client usually
+/// has.
 fn key_of_address(ip: IpAddr) -> AffinityKey {
     match ip.to_canonical() {
         IpAddr::V4(ip) => AffinityKey::of(&ip.octets()),

@@ -199,8 +199,8 @@ impl ProbeExchange {
         matches!(&self.work, Work::Report(reporting) if reporting.kind == ReportKind::Agent)
     }
 
-    /// Reads the line of an agent, which sends it without a request. Returns the result once the line
-    /// is complete.
+    /// Reads the line of an agent, which sends it without a request. Returns the result once the
+    /// line is complete.
     fn read_line(&mut self, now: Instant) -> Option<ProbeResult> {
         let line = &self.input[..self.len];
         let end = line.iter().position(|byte| *byte == b'\n');
@@ -212,8 +212,8 @@ impl ProbeExchange {
         Some(self.complete(now, &line))
     }
 
-    /// Reads a head that begins at `taken` in the input. For a ping usually only the status counts; a
-    /// successful report has a body after it.
+    /// Reads a head that begins at `taken` in the input. For a ping usually only the status counts;
+    /// a successful report has a body after it.
     fn read_head(&mut self, now: Instant, taken: &mut usize) -> HeadOutcome {
         let input = &self.input[*taken..self.len];
         if input.is_empty() || !self.progress.is_due(input, LIMITS.head_bytes_max) {
@@ -266,8 +266,8 @@ impl ProbeExchange {
         }
     }
 
-    /// Reads the received part of the body, which begins at `taken` in the input. Returns the result
-    /// once the body is complete, or has the text that a check looks for.
+    /// Reads the received part of the body, which begins at `taken` in the input. Returns the
+    /// result once the body is complete, or has the text that a check looks for.
     fn read_body(&mut self, now: Instant, taken: &mut usize) -> Option<ProbeResult> {
         let input = &self.input[*taken..self.len];
         *taken = self.len;

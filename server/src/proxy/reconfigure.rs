@@ -199,8 +199,8 @@ impl Proxy {
         let probes: Vec<ConnId> =
             self.table.iter().filter(|(_, conn)| is_its(conn)).map(|(id, _)| id).collect();
         for conn in probes {
-            // The router ignores the result, since the backend is no longer configured. No notice may
-            // blame the backend for the end.
+            // The router ignores the result, since the backend is no longer configured. No notice
+            // may blame the backend for the end.
             self.finish_probe(now, conn, Err(ProbeFailure::Abandoned));
         }
     }

@@ -261,8 +261,8 @@ impl AdminPort {
     }
 }
 
-/// Makes the system end the connection of a client that acknowledges nothing of what was written for
-/// [`WRITE_MAX`]. A successful write does not show that the client reads.
+/// Makes the system end the connection of a client that acknowledges nothing of what was written
+/// for [`WRITE_MAX`]. A successful write does not show that the client reads.
 #[cfg(target_os = "linux")]
 fn limit_silence(socket: &TcpStream) {
     let _ = sockopt::set_tcp_user_timeout(socket, WRITE_MAX.as_millis() as u32);

@@ -34,8 +34,8 @@ impl Clock {
         date::format(since.as_secs())
     }
 
-    /// The current time, which never goes backwards. It is not read by rustix, although that takes 50
-    /// instructions less: under valgrind, which counts them, rustix finds no vDSO and crashes.
+    /// The current time, which never goes backwards. It is not read by rustix, although that takes
+    /// 50 instructions less: under valgrind, which counts them, rustix finds no vDSO and crashes.
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         Instant::ZERO + self.start.elapsed()

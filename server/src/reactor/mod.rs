@@ -1,11 +1,11 @@
 //! Sockets, clock and signals of the proxy: one thread, one poll, one clock reading per turn. Files
 //! and names belong to [`edge`](crate::edge), whose threads may block.
 //!
-//! A turn waits for readiness, reads the clock, and takes each event to its connection at once. Then
-//! it continues with connections that had more bytes than their share, accepts new ones, and handles
-//! timeouts. After each step the proxy's effects are carried out, so bytes are written in the turn
-//! that read them, and only a write that blocked waits for an edge. The reactor does not interpret
-//! the bytes.
+//! A turn waits for readiness, reads the clock, and takes each event to its connection at once.
+//! Then it continues with connections that had more bytes than their share, accepts new ones, and
+//! handles timeouts. After each step the proxy's effects are carried out, so bytes are written in
+//! the turn that read them, and only a write that blocked waits for an edge. The reactor does not
+//! interpret the bytes.
 mod accept;
 mod admin;
 mod budget;
@@ -282,7 +282,8 @@ impl Reactor {
             self.flush();
             self.deadline = self.proxy.poll_timeout();
         }
-        // Last, so that it sees the lines of the log and of the access log that the turn has caused.
+        // Last, so that it sees the lines of the log and of the access log that the turn has
+        // caused.
         if self.is_upkeep_due() {
             self.keep_up(events)?;
             self.deadline = self.proxy.poll_timeout();

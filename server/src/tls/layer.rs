@@ -165,8 +165,8 @@ impl Layer {
     /// proportion. The next call must begin with the bytes that do not count yet.
     ///
     /// # Errors
-    /// Those of the sink; `WouldBlock` if no byte counts as sent; `BrokenPipe` if the connection has
-    /// failed.
+    /// Those of the sink; `WouldBlock` if no byte counts as sent; `BrokenPipe` if the connection
+    /// has failed.
     pub(crate) fn write(&mut self, bytes: &[u8], sink: &mut dyn Write) -> io::Result<usize> {
         if self.fault.is_some() {
             return Err(ErrorKind::BrokenPipe.into());

@@ -168,7 +168,8 @@ mod tests {
         assert_eq!(responses.busiest(start + Duration::from_secs(20)), None);
     }
 
-    /// Requests come one after another, the busiest backend is known, and they end with their owner.
+    /// Requests come one after another, the busiest backend is known, and they end with their
+    /// owner.
     #[test]
     fn requests_come_and_end() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -81,7 +81,8 @@ pub struct Probes {
     pub lossy: Option<Lossy>,
     /// The requests that the backend reports.
     pub reports: Reports,
-    /// The factor by which the reported requests differ from the true ones; 1 for an honest backend.
+    /// The factor by which the reported requests differ from the true ones; 1 for an honest
+    /// backend.
     #[serde(deserialize_with = "check::amount")]
     pub says: f64,
 }

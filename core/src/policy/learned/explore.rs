@@ -158,8 +158,8 @@ impl Learned {
     }
 }
 
-/// Returns the tokens for a request to a backend whose cost is `cost_ms`, where `usual_ms` is the mean
-/// latency of the pool.
+/// Returns the tokens for a request to a backend whose cost is `cost_ms`, where `usual_ms` is the
+/// mean latency of the pool.
 fn price(cost_ms: f64, usual_ms: f64) -> f64 {
     if usual_ms > 0.0 { (cost_ms / usual_ms - 1.0).clamp(TRIAL, TRIAL_MAX) } else { TRIAL }
 }

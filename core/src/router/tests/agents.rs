@@ -20,8 +20,8 @@ fn say(world: &mut World, agent: AgentState) -> (Mode, u32) {
     (backend.mode, backend.weight)
 }
 
-/// A percentage applies to the configured weight. Out and down are independent; while either holds the
-/// backend gets no request. Without an agent, its reports are ignored and forgotten.
+/// A percentage applies to the configured weight. Out and down are independent; while either holds
+/// the backend gets no request. Without an agent, its reports are ignored and forgotten.
 #[test]
 fn words_set_weight_and_service() {
     let none = AgentState::default();

@@ -31,8 +31,8 @@ checked against the recorded one, bit for bit.
 exit codes: 0 if all decisions are the same, or the question was answered; 1 if a decision differs
 or cannot be checked, or a file is damaged; 2 for an invalid argument";
 
-/// Parses the arguments; `None` for `--help`. Returns the question, and whether the progress is shown
-/// wherever stderr goes.
+/// Parses the arguments; `None` for `--help`. Returns the question, and whether the progress is
+/// shown wherever stderr goes.
 pub(super) fn parse(
     args: impl Iterator<Item = OsString>,
 ) -> Result<Option<(Options, bool)>, ArgumentError> {

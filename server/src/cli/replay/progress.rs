@@ -1,9 +1,11 @@
-//! The progress of a replay on stderr: after 2 s, with the time left, and only where a person sees it.
+//! The progress of a replay on stderr: after 2 s, with the time left, and only where a person sees
+//! it.
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// The progress of one answer. A recording may be read several times for it; each time counts from zero.
+/// The progress of one answer. A recording may be read several times for it; each time counts from
+/// zero.
 #[derive(Debug)]
 pub(super) struct Progress {
     is_shown: bool,

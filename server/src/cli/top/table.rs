@@ -74,9 +74,9 @@ impl Layout {
         Self { name, columns: chosen }
     }
 
-    /// Returns a layout without bars, for lines in a file. The states have the columns that they need
-    /// here, or needed in the layout before. With the time, which has nine columns, lines whose
-    /// longest state is `current` fit a terminal of 80 with names of up to 12.
+    /// Returns a layout without bars, for lines in a file. The states have the columns that they
+    /// need here, or needed in the layout before. With the time, which has nine columns, lines
+    /// whose longest state is `current` fit a terminal of 80 with names of up to 12.
     pub(crate) fn of_lines(reading: &Reading, earlier: Option<&Self>) -> Self {
         let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
         let states = reading.rows.iter().map(|row| columns(row.state.word()));

@@ -42,8 +42,8 @@ fn keys_are_inherited_one_by_one() {
     assert_eq!(Config::from_json(&config.to_json()), Ok(config));
 }
 
-/// `health` and the `health` of a backend survive writing and reading; every fault is reported with its
-/// path.
+/// `health` and the `health` of a backend survive writing and reading; every fault is reported with
+/// its path.
 #[test]
 fn faults_are_told_by_their_paths() {
     let path = "a path: '/' and at most 1023 visible ASCII characters, without '#'";

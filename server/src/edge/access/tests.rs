@@ -121,8 +121,8 @@ fn a_full_disk_delays_lines() {
     assert_eq!(targets_in(&path), ["/0", "/1", "/2", "/3"]);
 }
 
-/// While a full disk fails every write, the end of the program is not delayed. All lines are counted
-/// as lost.
+/// While a full disk fails every write, the end of the program is not delayed. All lines are
+/// counted as lost.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_does_not_delay_the_end() {

@@ -72,8 +72,8 @@ impl Discovery {
         }
     }
 
-    /// Follows a configuration that is applied now with these backends: looks its names up and reads
-    /// its file from now on. `wake` is called when there is something to [take](Self::take).
+    /// Follows a configuration that is applied now with these backends: looks its names up and
+    /// reads its file from now on. `wake` is called when there is something to [take](Self::take).
     pub(crate) fn follow(&self, config: &Config, used: Found, wake: impl Fn() + Send + 'static) {
         let generation = {
             let Ok(mut results) = self.results.lock() else { return };

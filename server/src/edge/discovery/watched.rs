@@ -151,8 +151,8 @@ fn parse(path: &str, bytes: &[u8]) -> Result<Vec<BackendConfig>, String> {
 
 /// Time between two readings.
 const EVERY: Duration = Duration::from_secs(1);
-/// The maximum size of a watched file, in bytes. A thousand backends, each with a name and a URL of 25
-/// characters, take 75 kB.
+/// The maximum size of a watched file, in bytes. A thousand backends, each with a name and a URL of
+/// 25 characters, take 75 kB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]

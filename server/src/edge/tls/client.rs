@@ -185,7 +185,8 @@ fn check_validity(certificate: &CertificateDer<'_>) -> Result<(), &'static str> 
     }
 }
 
-/// Accepts any certificate (`verify: false`). The handshake still shows that the backend has its key.
+/// Accepts any certificate (`verify: false`). The handshake still shows that the backend has its
+/// key.
 #[derive(Debug)]
 struct Unverified {
     algorithms: WebPkiSupportedAlgorithms,

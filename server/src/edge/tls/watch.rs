@@ -40,8 +40,8 @@ struct Message {
 }
 
 impl Watch {
-    /// Watches the files of the listeners' TLS from now on. `wake` is called when there is something
-    /// to [take](Self::take).
+    /// Watches the files of the listeners' TLS from now on. `wake` is called when there is
+    /// something to [take](Self::take).
     pub(crate) fn follow(&mut self, servers: &Servers, wake: impl Fn() + Send + 'static) {
         let generation = {
             let Ok(mut found) = self.result.lock() else { return };

@@ -71,7 +71,8 @@ impl Name {
         }
     }
 
-    /// Returns the set that contains only this name; see [`Fields::has_any`](super::Fields::has_any).
+    /// Returns the set that contains only this name; see
+    /// [`Fields::has_any`](super::Fields::has_any).
     pub(crate) const fn bit(self) -> u32 {
         1 << self as u8
     }

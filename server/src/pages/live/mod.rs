@@ -408,7 +408,8 @@ pub(crate) fn replaced() -> Arc<[u8]> {
     [format!("{:x}\r\n{LAST}\r\n", LAST.len()).as_bytes(), END].concat().into()
 }
 
-/// Returns an event as a chunk of the chunked coding (RFC 9112 section 7.1). `data` has no line end.
+/// Returns an event as a chunk of the chunked coding (RFC 9112 section 7.1). `data` has no line
+/// end.
 fn event(name: &str, data: &str) -> Arc<[u8]> {
     let length = "event: \ndata: \n\n".len() + name.len() + data.len();
     format!("{length:x}\r\nevent: {name}\ndata: {data}\n\n\r\n").into_bytes().into()

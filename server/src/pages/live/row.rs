@@ -10,8 +10,8 @@ use crate::pages::state::Condition;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row(pub(super) [f64; FIELDS.len()]);
 
-/// The names of the numbers. Times are in ms, `…At` are times since the proxy's start, rates are per
-/// second, and the parts of the score follow it in the order of the formula.
+/// The names of the numbers. Times are in ms, `…At` are times since the proxy's start, rates are
+/// per second, and the parts of the score follow it in the order of the formula.
 pub(crate) const FIELDS: [&str; 40] = [
     "state",
     "detail",
@@ -147,8 +147,8 @@ impl Row {
         text.push(']');
     }
 
-    /// Appends what differs from `old` as `[backend,field,number,field,number...]`, after a comma if
-    /// the text is not at the beginning of an array. Appends nothing if nothing differs.
+    /// Appends what differs from `old` as `[backend,field,number,field,number...]`, after a comma
+    /// if the text is not at the beginning of an array. Appends nothing if nothing differs.
     pub(crate) fn write_changes(&self, old: &Self, backend: usize, text: &mut String) {
         let mut has_begun = false;
         for (field, (new, old)) in self.0.iter().zip(&old.0).enumerate() {

@@ -38,8 +38,8 @@ pub(crate) struct BackendCounts {
     pub(crate) abandoned: u64,
     /// Times from the dispatch to the end of the response, without refusals.
     pub(crate) duration: Histogram,
-    /// Times from the dispatch to the head of the response, without refusals and without waiting for
-    /// the client.
+    /// Times from the dispatch to the head of the response, without refusals and without waiting
+    /// for the client.
     pub(crate) first_byte: Histogram,
     /// The same times as `first_byte` since the live page's last sample.
     pub(crate) recent: Sketch,

@@ -48,7 +48,8 @@ impl MetricsText {
         self.backends.push((labels, backend));
     }
 
-    /// Writes the next `count` pairs of a family and a backend. Returns whether the text is complete.
+    /// Writes the next `count` pairs of a family and a backend. Returns whether the text is
+    /// complete.
     pub(crate) fn write_some(&mut self, count: usize) -> bool {
         for _ in 0..count {
             let Some((family, write)) = OF_BACKENDS.get(self.family) else { return true };

@@ -45,7 +45,8 @@ impl Family {
         put(text, format_args!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.name()));
     }
 
-    /// Returns a writer of samples with these labels, formatted by [`label`] and separated by commas.
+    /// Returns a writer of samples with these labels, formatted by [`label`] and separated by
+    /// commas.
     pub(super) const fn samples<'t>(self, text: &'t mut Vec<u8>, labels: &'t str) -> Samples<'t> {
         Samples { text, name: self.name, labels }
     }

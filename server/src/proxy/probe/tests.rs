@@ -238,8 +238,8 @@ fn checks_judge_status_and_body() {
     }
 }
 
-/// The request has the check's method, Host and fields, which replace the usual ones. A connection is
-/// all that a check of kind `tcp` needs.
+/// The request has the check's method, Host and fields, which replace the usual ones. A connection
+/// is all that a check of kind `tcp` needs.
 #[test]
 fn requests_are_as_configured() {
     let fields = [("accept", "text/plain"), ("Authorization", "Bearer x")];

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use super::{Found, Reading, ReportFault, collect, excerpt};
 use crate::config::FigureNames;
 
-/// Reads an object. A value that cannot be read, such as a number beyond the range of floats, does not
-/// affect the others.
+/// Reads an object. A value that cannot be read, such as a number beyond the range of floats, does
+/// not affect the others.
 pub(super) fn read(text: &[u8], names: &FigureNames) -> Reading {
     let Some(object) = object(text) else {
         return Reading::failed(ReportFault::NoObject { excerpt: excerpt::of_backend(text) });

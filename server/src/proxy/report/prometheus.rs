@@ -102,8 +102,8 @@ impl<'a> Iterator for Labels<'a> {
     }
 }
 
-/// Returns the length of the labels at the beginning of a text, with their braces. 0 without labels,
-/// `None` if they do not end.
+/// Returns the length of the labels at the beginning of a text, with their braces. 0 without
+/// labels, `None` if they do not end.
 fn labels_len(text: &[u8]) -> Option<usize> {
     if text.first() != Some(&b'{') {
         return Some(0);

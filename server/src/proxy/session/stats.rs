@@ -39,8 +39,8 @@ impl Session {
         if self.exchange.is_some() { self.upstream.awaited_page() } else { None }
     }
 
-    /// Takes a page; ignored if the session no longer waits for one. The text is shared, not copied.
-    /// Each client gets it piece by piece.
+    /// Takes a page; ignored if the session no longer waits for one. The text is shared, not
+    /// copied. Each client gets it piece by piece.
     pub(crate) fn handle_own_text(
         &mut self,
         now: Instant,

@@ -71,8 +71,8 @@ impl Decisions {
         routed
     }
 
-    /// Takes the id of the request that the last decision was for. Its length is bounded where it is
-    /// made or taken.
+    /// Takes the id of the request that the last decision was for. Its length is bounded where it
+    /// is made or taken.
     pub(crate) fn name_last(&mut self, request_id: &[u8]) {
         if let Some(last) = self.last.back_mut() {
             last.request_id = Some(request_id.to_vec());

@@ -225,8 +225,8 @@ fn distances_are_kept() {
     assert_near(play_trace(json, &csv, "oracle").figures.mean_ms, 11.0);
 }
 
-/// With one proxy and no round trip the oracle of one proxy knows everything. With eight proxies its
-/// p99 is higher than that of the full oracle, and lower than that of `least_request`.
+/// With one proxy and no round trip the oracle of one proxy knows everything. With eight proxies
+/// its p99 is higher than that of the full oracle, and lower than that of `least_request`.
 #[test]
 fn an_oracle_of_one_proxy() {
     let figures = |proxies: u32, contender| {
