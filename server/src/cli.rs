@@ -127,7 +127,8 @@ fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
         complain(&line);
         return ExitCode::FAILURE;
     }
-    // This precedes the log: so far the process has no other thread, so the user can still change.
+    // This precedes the start of the log: the user can change only while the process has a single
+    // thread.
     let rules = config.log.clone();
     let setup = match set_up(config, &start) {
         Ok(setup) => setup,
@@ -145,7 +146,7 @@ fn run(config: Config, file: Option<String>, start: Start) -> ExitCode {
     };
     let Start { args, early, .. } = start;
     let mut setup = setup;
-    // After the log has started, which gets lines about names that do not resolve.
+    // This follows the start of the log, which gets lines about names that do not resolve.
     let result = setup.find().and_then(|()| {
         reactor::serve(Setup {
             log: log.watch(),
@@ -209,7 +210,7 @@ fn reload(file: Option<&str>, args: &[OsString]) -> Result<Config, String> {
 fn resolve_within(config: Box<Config>, time: Duration) -> Result<Found, String> {
     let (sender, resolved) = crossbeam_channel::bounded(1);
     let work = move || {
-        // Once the time is over, the result is dropped.
+        // If the time is up, the result is dropped.
         let _ = sender.send(names(&config));
     };
     let thread = thread::Builder::new().name("names".to_owned()).spawn(work);
@@ -247,7 +248,7 @@ fn read_file_within(path: &Path, time: Duration) -> io::Result<Vec<u8>> {
     let (sender, read) = crossbeam_channel::bounded(1);
     let owned = path.to_owned();
     let reader = thread::Builder::new().name("config".to_owned()).spawn(move || {
-        // Once the time is over, the result is dropped.
+        // If the time is up, the result is dropped.
         let _ = sender.send(read_file(&owned));
     })?;
     match read.recv_timeout(time) {

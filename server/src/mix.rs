@@ -1,4 +1,4 @@
-//! Mixing of bits, so that similar numbers give dissimilar results.
+//! Mixes bits, so that similar numbers yield dissimilar results.
 
 /// Mixes the bits of a number, one to one: each bit of the result depends on every bit of the
 /// number (a step of splitmix64, Steele, Lea and Flood 2014).

@@ -11,10 +11,9 @@
 //! | `/config` | the configuration in use, JSON |
 //! | `/explain` | the last decisions, or one with its candidates, JSON |
 //!
-//! The admin pages are a machine separate from the proxy. The driver reports bytes and the time to
-//! it. It reads from the proxy and changes nothing there. It has its own few connections and
-//! buffers, so the pages can be reached when clients are at their limit. Time comes from the
-//! driver.
+//! The admin pages are a machine separate from the proxy. The driver passes bytes and the time. The
+//! machine reads from the proxy but never changes it. It has a few connections and buffers of its
+//! own, so the pages remain available when clients are at their limit. Time comes from the driver.
 mod pages;
 mod session;
 
@@ -46,7 +45,7 @@ const STREAMS_MAX: usize = 12;
 pub(crate) enum Action {
     /// Shut down the sending side; reading continues.
     Shutdown(usize),
-    /// Close it. Its number may then be used again.
+    /// Close the connection. Its number may then be used again.
     Close(usize),
 }
 
@@ -74,7 +73,7 @@ impl Admin {
         }
     }
 
-    /// Takes the time of day as an HTTP date.
+    /// Stores the time of day as an HTTP date.
     pub(crate) fn handle_date(&mut self, http_date: &str) {
         self.date = format!("Date: {http_date}\r\n");
     }
@@ -96,8 +95,8 @@ impl Admin {
         }
     }
 
-    /// Makes room for another connection. Returns whether there is room. The resulting actions must
-    /// be carried out before [`handle_accept`](Self::handle_accept).
+    /// Closes an idle connection if all are in use. Returns whether there is room for another one.
+    /// The resulting actions must be carried out before [`handle_accept`](Self::handle_accept).
     pub(crate) fn make_room(&mut self) -> bool {
         if self.sessions.iter().any(Option::is_none) {
             return true;
@@ -197,7 +196,7 @@ impl Admin {
         self.sessions.iter().flatten().filter(|session| session.is_streaming()).count()
     }
 
-    /// Gives each event stream its next part, or ends it.
+    /// Passes the next part to each event stream, or ends the stream.
     fn feed_streams(&mut self, now: Instant, proxy: &Proxy) {
         // The time of the next step of a sample.
         let mut next = proxy.live().poll_timeout().unwrap_or(now + SLOW_EVERY);

@@ -1,10 +1,10 @@
-//! The pages whose length depends on the number of backends. They are made over several turns and
+//! The pages whose length depends on the number of backends. They are built over several turns and
 //! shared by the clients that request them.
 //!
 //! | backends | a request gets |
 //! |---|---|
-//! | at most [`AT_ONCE`] | a text of the moment, made at once |
-//! | more | the text that was made less than [`AGE_MAX`] ago; otherwise it waits for the next one |
+//! | at most [`AT_ONCE`] | a current text, built at once |
+//! | more | a text that is less than [`AGE_MAX`] old; if there is none, the request waits for the next text |
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ struct Growing {
     step_at: Option<Instant>,
 }
 
-/// A text in progress, with the backends that it still lacks in reverse order.
+/// A text in progress, with the remaining backends in reverse order.
 #[derive(Debug)]
 enum Build {
     Stats { left: Vec<BackendId>, text: StatsText },

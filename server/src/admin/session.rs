@@ -2,11 +2,11 @@
 //!
 //! | state | waits for | at most |
 //! |---|---|---|
-//! | `Asking` | a whole head | [`IDLE_MAX`], [`HEAD_MAX`] from its first byte |
-//! | `Waiting` | a page in the making | as long as that takes |
-//! | `Sending` | the client to take the response | [`WRITE_MAX`] without a byte taken |
-//! | `Streaming` | the next part of the events, or the client to take the last one | [`WRITE_MAX`] without a byte taken |
-//! | `Closing` | the client's end; what it still sends is dropped | [`LINGER_MAX`] |
+//! | `Asking` | a complete head | [`IDLE_MAX`], [`HEAD_MAX`] from its first byte |
+//! | `Waiting` | a page that is being built | no limit |
+//! | `Sending` | the client to accept the response | [`WRITE_MAX`] without an accepted byte |
+//! | `Streaming` | the next part of the events, or the client to accept the last one | [`WRITE_MAX`] without an accepted byte |
+//! | `Closing` | the client's end; further input is dropped | [`LINGER_MAX`] |
 //!
 //! A response is the last one of its connection if the request is invalid, has a body or
 //! `Connection: close`, or is HTTP/1.0.
@@ -33,7 +33,7 @@ const LIMITS: HeadLimits =
 const IDLE_MAX: Duration = Duration::from_secs(75);
 /// Time from a head's first byte to its end.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// The time limit for a client that accepts no byte of the response.
+/// The time limit for a client that accepts no bytes of the response.
 pub(crate) const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Time for which further bytes of a client are dropped after the last response, so that a reset
 /// does not destroy the response (RFC 9112 section 9.6).

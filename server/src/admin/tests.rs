@@ -1,4 +1,4 @@
-//! Admin connections and pages without sockets: pieces, deadlines and room.
+//! Admin connections and pages without sockets: input in pieces, deadlines, and limits.
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -4,14 +4,14 @@ use std::ops::{Deref, DerefMut};
 use memmap2::MmapMut;
 
 /// Size in bytes from which memory is mapped. The allocator returns memory to the system only from
-/// the end of its heap, where some small piece usually remains: 3000 heads of 30 KB left 142 MiB in
-/// use permanently. It maps pieces of 128 KiB or more, but raises this threshold when the first
-/// such piece is freed. Below four pages, the rounding of a mapping to whole pages costs more.
+/// the end of its heap, where some small piece usually remains: after 3000 heads of 30 KB, 142 MiB
+/// stayed in use permanently. It maps pieces of 128 KiB or more, but raises this threshold when the
+/// first such piece is freed. For less than four pages, rounding to whole pages would waste more.
 const MAPPED_FROM: usize = 16 * 1024;
 
 /// A fixed number of bytes, zero at first.
 ///
-/// Both kinds consist of an address and a length, so the optimiser needs no branch to read one.
+/// Both kinds consist of an address and a length, so reading needs no branch.
 #[derive(Debug)]
 pub(super) enum Memory {
     /// From the allocator.

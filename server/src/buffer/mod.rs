@@ -12,8 +12,8 @@ use self::memory::Memory;
 pub(crate) use outbox::Outbox;
 
 /// Room before the bytes of a new large buffer. A forwarded head is longer than the received one by
-/// the fields that the proxy adds: by default 105 bytes and Host again for a client at 127.0.0.1.
-/// Without this room the body would be copied once.
+/// the fields that the proxy adds: by default 105 bytes plus a second copy of Host, for a client at
+/// 127.0.0.1. Without this room the body would be copied once.
 const HEADROOM: usize = 1024;
 /// Room kept after the bytes that are read, for the CRLF that ends a chunk.
 const TAILROOM: usize = 16;
@@ -23,10 +23,11 @@ pub(crate) const SMALL: usize = 2032;
 /// Room before a head that is written into a buffer, for a longer Host. An even longer one costs a
 /// copy.
 const ROOM_BEFORE_HEAD: usize = 128;
-/// Bytes that a large buffer takes in one read: a response of 64 KiB with its head. Measured, as
-/// CPU time per request over a bare relay's: 0.87 for responses of 64 KiB (with 96 KiB 0.90, with
-/// 128 KiB 0.86, with 64 KiB, which takes two reads, 1.08) and 0.99 for 1 MiB (with 96 KiB 0.99,
-/// with 128 KiB 1.02: the bytes leave the cache between read and write).
+/// Bytes that a large buffer takes in one read: a response of 64 KiB with its head. Measured CPU
+/// time per request, divided by that of a bare relay: for responses of 64 KiB 0.87 (0.90 with
+/// buffers of 96 KiB, 0.86 with 128 KiB, and 1.08 with 64 KiB, which takes two reads); for 1 MiB
+/// 0.99 (0.99 with 96 KiB, and 1.02 with 128 KiB, where the bytes leave the cache between read and
+/// write).
 pub(crate) const LARGE: usize = 68 * 1024;
 /// Bytes of memory of a large buffer.
 const LARGE_MEMORY: usize = HEADROOM + LARGE + TAILROOM;
@@ -141,7 +142,7 @@ impl Buffer {
         true
     }
 
-    /// Appends `parts` one after the other. Moves to more memory if there is no room.
+    /// Appends `parts` one after the other. Moves to a larger memory if there is no room.
     #[inline]
     pub(crate) fn extend<const N: usize>(&mut self, parts: &[&[u8]; N]) {
         let added: usize = parts.iter().map(|part| part.len()).sum();
@@ -158,7 +159,7 @@ impl Buffer {
         self.end += offset(added);
     }
 
-    /// Moves to memory outside the pool: twice the size needed for `added` more bytes.
+    /// Moves to memory outside the pool, of twice the size needed for `added` more bytes.
     #[cold]
     fn grow(&mut self, added: usize) {
         let end = self.end();
@@ -213,7 +214,7 @@ impl Buffer {
     }
 }
 
-/// Returns a place in a buffer as it is stored: in 4 bytes, so that a [`Buffer`] takes 32.
+/// Returns a position in a buffer as stored: in 4 bytes, so that a [`Buffer`] takes 32 bytes.
 const fn offset(place: usize) -> u32 {
     debug_assert!(place <= u32::MAX as usize, "a buffer is shorter than 4 GiB");
     place as u32
@@ -229,7 +230,7 @@ fn drop_odd(buffer: Buffer) {
 #[derive(Debug, Default)]
 struct Spare {
     buffers: Vec<Buffer>,
-    /// The number of them that were not needed since the last [`trim`](Self::trim).
+    /// The number of free buffers that were not needed since the last [`trim`](Self::trim).
     unused: usize,
 }
 
@@ -313,7 +314,7 @@ impl BufferPool {
         slot.get_or_insert_with(|| self.take_large()).space()
     }
 
-    /// Makes room after the bytes of `slot` if possible.
+    /// Moves the bytes of `slot` forward, or to a larger buffer, to make room after them.
     #[cold]
     fn make_room(&mut self, slot: &mut Option<Buffer>) {
         let Some(buffer) = slot else { return };
@@ -374,8 +375,8 @@ impl BufferPool {
         }
     }
 
-    /// Moves bytes that have waited for a long time to memory of their own length, if that saves a
-    /// quarter.
+    /// Moves bytes that have waited for a long time to memory of exactly their length, if that
+    /// saves a quarter.
     #[cold]
     pub(crate) fn rest(&mut self, slot: &mut Option<Buffer>) {
         self.shrink(slot);
@@ -441,7 +442,7 @@ mod tests {
         assert_eq!(slot.map(|buffer| buffer.len()), Some(3));
     }
 
-    /// A read fills a buffer up to the room for a chunk's end, which append may use.
+    /// A read leaves room for a chunk's end, which `append` may use.
     #[test]
     fn a_full_buffer_has_room_for_a_chunks_end() {
         let mut pool = BufferPool::default();

@@ -113,8 +113,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Makes room for `needed` more bytes, and for `wished` if possible. Returns false if the bytes
-    /// have to wait.
+    /// Reserves room for `needed` more bytes, and for `wished` bytes if possible. Returns false if
+    /// the bytes have to wait.
     pub(crate) fn reserve(&mut self, needed: usize, wished: usize, pool: &mut BufferPool) -> bool {
         if let Some(own) = &self.buffer {
             if own.room() >= needed {

@@ -20,7 +20,7 @@ pub enum Command {
         config: Box<Config>,
         /// The file that the configuration was read from.
         file: Option<String>,
-        /// The user that serves, where root starts the program.
+        /// The user to serve as, if root starts the program.
         user: Option<String>,
     },
     /// Report that the configuration is valid.

@@ -2,7 +2,7 @@
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | every decision was checked and is the same, or the question was answered |
+//! | 0 | every decision was checked and is the same, or the requested output was printed |
 //! | 1 | a decision differs, could not be checked, or the file is damaged |
 //! | 2 | an argument is invalid |
 use std::ffi::OsString;

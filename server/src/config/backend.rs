@@ -28,7 +28,8 @@ pub struct BackendConfig {
     /// Whether each address of the host becomes a separate backend, `NAME/ADDRESS` (false).
     #[serde(default, skip_serializing_if = "is_false")]
     pub expand: bool,
-    /// Time between two look-ups of the host, instead of `discovery.resolveMs` and with its range.
+    /// Time between two look-ups of the host, instead of `discovery.resolveMs` and with the same
+    /// range.
     #[serde(
         rename = "resolveMs",
         default,

@@ -367,7 +367,7 @@ const fn span(path: &'static str, value: fn(&Config) -> Duration) -> Span {
     Span { path, value }
 }
 
-/// Every whole number outside `routing`, except those of a backend.
+/// All whole numbers outside `routing`, except those of a backend.
 const COUNTS: [Count; 17] = [
     count("limits.headBytesMax", |config| config.limits.head_bytes_max as u64, 1024, 60_000),
     count("limits.targetBytesMax", |config| config.limits.target_bytes_max as u64, 64, 60_000),

@@ -220,8 +220,8 @@ struct TargetGroup {
     labels: BTreeMap<String, String>,
 }
 
-/// Returns a backend for each target, `JOB/HOST:PORT`, each once. Without a label `job` it is
-/// `file/HOST:PORT`.
+/// Returns a backend for each distinct target, named `JOB/HOST:PORT`, or `file/HOST:PORT` without a
+/// label `job`.
 fn of_groups(
     document: &Document<'_>,
     groups: &[TargetGroup],

@@ -52,8 +52,8 @@ impl<'t> Document<'t> {
         T::deserialize(node).map_err(|error| error.into_file_error(self.text, path))
     }
 
-    /// Returns an error at the value at a path, or at the nearest value around it if the text lacks
-    /// it.
+    /// Returns an error at the place of the value at a path, or of the nearest enclosing value if
+    /// that is missing.
     pub(super) fn refuse(&self, path: &str, wrong: String) -> FileError {
         FileError::new(self.text, self.find(path).start(), path.to_owned(), wrong)
     }
@@ -89,7 +89,7 @@ impl<'t> Document<'t> {
     }
 }
 
-/// Returns a parser's sentence in lower case, for the end of a line.
+/// Returns the parser's message in lower case, for the end of a line.
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
@@ -99,7 +99,7 @@ fn lower(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Values are found by their paths. For a missing value the nearest one around it is found; row
+    /// Values are found by their paths. For a missing value the nearest enclosing one is found; row
     /// by row.
     #[test]
     fn values_are_found() {

@@ -50,7 +50,7 @@ impl Config {
     }
 }
 
-/// Reads the rules of routing alone: from a whole configuration, or from its `routing` object.
+/// Reads only the routing rules, from a whole configuration or from its `routing` object.
 ///
 /// # Errors
 /// As for [`Config::from_json`]; other parts of a configuration are not checked.

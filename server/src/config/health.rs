@@ -35,10 +35,10 @@ pub struct HealthChecks {
     pub body: Option<String>,
     /// Further fields of the request, at most 16 (null: none).
     pub fields: Option<BTreeMap<String, String>>,
-    /// Time between two pings (null: `routing.probes.pingIntervalMs`, and with its range).
+    /// Time between two pings (null: `routing.probes.pingIntervalMs`, which also gives the range).
     #[serde(rename = "intervalMs", with = "optional_millis")]
     pub interval: Option<Duration>,
-    /// Time of a ping (null: `routing.probes.pingTimeoutMs`, and with its range).
+    /// Maximum time of a ping (null: `routing.probes.pingTimeoutMs`, which also gives the range).
     #[serde(rename = "timeoutMs", with = "optional_millis")]
     pub timeout: Option<Duration>,
     /// The health of a backend before its first ping has ended (`unknown`).
@@ -157,11 +157,11 @@ pub enum InitialHealth {
     /// It gets requests.
     #[default]
     Unknown,
-    /// It gets none before its first good ping, unless all backends are down.
+    /// It gets no requests before its first good ping, unless all backends are down.
     Down,
 }
 
-/// The check of one backend, as it is carried out.
+/// The resulting check of one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Check {
     pub(crate) kind: CheckKind,
@@ -169,11 +169,11 @@ pub(crate) struct Check {
     pub(crate) port: Option<u16>,
     pub(crate) host: Option<String>,
     pub(crate) method: CheckMethod,
-    /// Good statuses: the first and the last of each range.
+    /// Good statuses, as the first and the last status of each range.
     pub(crate) status: Vec<(u16, u16)>,
     pub(crate) body: Option<String>,
     pub(crate) fields: BTreeMap<String, String>,
-    /// Time of a ping, and the key that sets it.
+    /// Maximum time of a ping, and the key that sets it.
     pub(crate) timeout: (Duration, &'static str),
     /// The part that the router needs.
     pub(crate) rules: CheckRules,
@@ -191,8 +191,8 @@ impl Check {
         self.status.iter().any(|(first, last)| (*first..=*last).contains(&status))
     }
 
-    /// Whether a body has the text that the check looks for. The text is not in its first `before`
-    /// bytes.
+    /// Whether a body contains the required text. The first `before` bytes are known not to contain
+    /// it.
     pub(crate) fn is_in(&self, body: &[u8], before: usize) -> bool {
         let Some(text) = &self.body else { return true };
         let from = before.saturating_sub(text.len() - 1);
@@ -236,7 +236,8 @@ impl Config {
         }
     }
 
-    /// Returns the check of the backend with this name, or of any other one if it is unknown.
+    /// Returns the check of the backend with this name. If the name is unknown, returns the common
+    /// check.
     pub(crate) fn check_named(&self, name: &str) -> Check {
         let known = self.backends.iter().find(|backend| backend.name == name);
         known.map_or_else(
@@ -251,7 +252,7 @@ impl Config {
         self.backends.iter().map(|one| (one.name.as_str(), check(one))).collect()
     }
 
-    /// Checks the health checks of all backends, and those of each one.
+    /// Checks the common health checks and those of each backend.
     pub(super) fn check_health(&self) -> Result<(), ConfigError> {
         let HealthChecks { kind, path, port, host, method, status, .. } = self.health.clone();
         let HealthChecks { body, fields, interval, timeout, initial, .. } = self.health.clone();

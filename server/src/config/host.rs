@@ -63,7 +63,7 @@ pub enum HostError {
     Ipv6Address,
     /// An IPv6 address without brackets, or a second colon.
     BareIpv6,
-    /// It ends in a number and is not an IPv4 address.
+    /// It ends in a number but is not an IPv4 address.
     Ipv4Address,
     /// A character or length that DNS names do not have.
     Name,
@@ -109,8 +109,8 @@ fn ends_in_number(host: &str) -> bool {
     }
 }
 
-/// Whether this is a DNS name: labels of 1 to 63 letters, digits, `-` and `_`, 253 characters in
-/// all, perhaps with the root's dot at its end.
+/// Whether this is a DNS name: labels of 1 to 63 letters, digits, `-` and `_`, at most 253
+/// characters in total, optionally with the root's dot at the end.
 fn is_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {

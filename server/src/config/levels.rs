@@ -1,7 +1,7 @@
 //! The levels of log lines: one for all modules, and exceptions for some.
 use log::LevelFilter;
 
-/// The level down to which lines are written, for each module.
+/// The lowest level that is written, for each module.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Levels {
     /// The level of modules that are not named.
@@ -88,7 +88,7 @@ const MODULES_MAX: usize = 16;
 mod tests {
     use super::*;
 
-    /// A text gives a module its level, or is invalid (`None`); row by row.
+    /// A text sets the level of a module or is invalid (`None`); row by row.
     #[test]
     fn modules_have_their_levels() {
         use LevelFilter::{Debug, Error, Info, Trace, Warn};

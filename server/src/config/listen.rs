@@ -42,7 +42,7 @@ pub struct Listen {
     pub address: String,
     /// Whether connections from `forwarding.trusted` begin with a PROXY protocol header (false).
     pub proxy_protocol: bool,
-    /// Whether other processes of the same user may listen on the address, too (false). It takes
+    /// Whether other processes of the same user may also listen on the address (false). It takes
     /// effect when the address is opened.
     pub reuse_port: bool,
     /// The TLS settings (null: no TLS).

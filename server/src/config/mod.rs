@@ -1,8 +1,8 @@
 //! The configuration: every option with its default, unit and range.
 //!
 //! The types here are plain data. `document.rs` parses JSON with comments, `read.rs` reads its
-//! values through serde, `check.rs` checks every value against its range, and `file.rs` puts these
-//! steps together. Nothing here opens a file or resolves a name: see `cli.rs` and
+//! values through serde, `check.rs` checks every value against its range, and `file.rs` combines
+//! these steps. This module does not open files or resolve names: see `cli.rs` and
 //! `edge/resolve.rs`.
 //!
 //! To add a key (keys of `routing` begin in `core/src/config.rs`):
@@ -15,7 +15,7 @@
 //! 4. If it has a flag: `cli/flags.rs`, and a row in `cli/command/tests.rs`.
 //! 5. `server/docs/configuration.md`: a row in a table of keys, which `tests/tidy.rs` compares with
 //!    the fields. `INTELLIPROXY_SCHEMA=write cargo test -p intelliproxy-tests --test schema` then
-//!    writes the schema again. `CHANGELOG.md`: a line.
+//!    rewrites the schema. `CHANGELOG.md`: a line.
 use std::time::Duration;
 
 use intelliproxy_core::Rules;
@@ -146,8 +146,8 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
-    /// Bytes of a head, request or response, from its first to its empty line (32 768); 1024 to
-    /// 60 000. Larger requests get 431, larger responses become a 502.
+    /// Bytes of a request or response head, including its empty line (32 768); 1024 to 60 000. A
+    /// larger request gets 431; a larger response becomes a 502.
     pub head_bytes_max: usize,
     /// Bytes of a request's target (16 384); 64 to 60 000 and at most `headBytesMax`. Longer ones
     /// get 414.
@@ -166,15 +166,16 @@ pub struct Limits {
     /// IPv4 address or an IPv6 network of 64 bits. Further connections get 429 and are closed.
     pub client_connections: u32,
     /// Requests of one client per second (0: any number); 0 to 1 000 000. The client may send this
-    /// number at once. Further ones get 429.
+    /// number in one burst. Further requests get 429.
     pub client_requests_per_second: u32,
     /// Maximum number of client TLS handshakes in progress (4000); 1 to 1 000 000. For a further
     /// client the oldest handshake is closed once it has taken a second.
     pub handshakes: usize,
-    /// Backends that one request is tried on before it fails (3); 1 to 16.
+    /// Maximum number of backends to which one request is sent (3); 1 to 16.
     pub attempts: usize,
-    /// Requests that may be sent to another backend after one failed or refused them, in percent of
-    /// all (20); 0 to 1000. Ten more a second are always allowed, except with 0, which allows none.
+    /// Requests that may be sent to another backend after a failure or refusal, in percent of all
+    /// requests (20); 0 to 1000. Ten more a second are always allowed, except with 0, which allows
+    /// none.
     pub retry_percent: u32,
     /// Requests in flight at a backend at the same time (0: any number); 0 to 1 000 000.
     pub per_backend: u32,
@@ -207,7 +208,7 @@ impl Default for Limits {
     }
 }
 
-/// Limits of times to wait; each from 1 ms to a day, only `lame_duck` may be 0.
+/// Limits of waiting times; each from 1 ms to a day. Only `lame_duck` may be 0.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
@@ -236,11 +237,11 @@ pub struct Timeouts {
     /// From the request's last byte to the response's head (60 s); then 504.
     #[serde(rename = "responseHeadMs", with = "millis")]
     pub response_head: Duration,
-    /// Between two pieces of a response's body, or of the request's body towards a backend that
-    /// accepts none (60 s); then the client's response is cut.
+    /// Between two pieces of a response body, or while the backend accepts no bytes of the request
+    /// body (60 s); then the client's response is cut.
     #[serde(rename = "responseBodyMs", with = "millis")]
     pub response_body: Duration,
-    /// Time without a byte in either direction of a tunnel (1 h); then it is closed.
+    /// Time without bytes in either direction of a tunnel (1 h); then it is closed.
     #[serde(rename = "tunnelIdleMs", with = "millis")]
     pub tunnel_idle: Duration,
     /// After its last response a client's further input is read and dropped until none has arrived
@@ -258,7 +259,7 @@ pub struct Timeouts {
     #[serde(rename = "lameDuckMs", with = "millis")]
     pub lame_duck: Duration,
     /// Time from a SIGHUP until the configuration is read and its names are resolved (30 s). A
-    /// longer reading is abandoned, and the current configuration stays.
+    /// longer reload is abandoned, and the current configuration stays.
     #[serde(rename = "reloadMs", with = "millis")]
     pub reload: Duration,
     /// Time from a SIGUSR2 until the new process is ready (30 s). If it takes longer, it is ended,
@@ -295,7 +296,7 @@ impl Timeouts {
     pub(crate) fn shortest(&self) -> Duration {
         let Self { request_head, request_body, client_idle, client_write, .. } = *self;
         let Self { connect, response_head, response_body, tunnel_idle, .. } = *self;
-        // A timeout of a peer that receives is checked four times before it ends.
+        // The timeout of a receiving peer is checked four times before it expires.
         let of_clients = request_head.min(request_body).min(client_idle).min(client_write / 4);
         let of_backends = connect.min(response_head / 4).min(response_body / 4);
         let linger = self.linger.min(self.linger_total);
@@ -360,7 +361,7 @@ impl Default for PoolRules {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
-    /// They wait in the listener's backlog until another client leaves.
+    /// New clients wait in the listener's backlog until another client leaves.
     #[default]
     Wait,
     /// They get 503 and are closed.
@@ -371,8 +372,8 @@ pub enum Overflow {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StatsRules {
-    /// Addresses or networks (`10.0.0.0/8`, `::1`) that may read it, at most 64. For others the
-    /// path is forwarded like any other.
+    /// Addresses or networks (`10.0.0.0/8`, `::1`) that may read it, at most 64. Requests of others
+    /// for this path are forwarded like any other.
     pub allow: Vec<String>,
 }
 

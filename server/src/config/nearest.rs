@@ -5,7 +5,7 @@ use super::Config;
 use super::place::below;
 
 /// Returns the path of the key that is most similar to `key`, which is unknown in the object at
-/// `path`: a similar one of `known`, or the same key elsewhere in a configuration.
+/// `path`. This is a similar key among `known`, or the same key elsewhere in a configuration.
 pub(super) fn nearest_key(path: &str, key: &str, known: &[&str]) -> Option<String> {
     if key.len() > KEY_BYTES_MAX {
         return None;
@@ -63,9 +63,9 @@ fn all_keys() -> Vec<String> {
     keys
 }
 
-/// The rank of the same key in another object: that of one wrong letter.
+/// The rank of the same key in another object, equal to one wrong letter.
 const ELSEWHERE: usize = 1;
-/// Longer keys get no suggestion, which bounds the time of the comparison.
+/// Longer keys get no suggestion. This bounds the time of the comparison.
 const KEY_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
@@ -92,8 +92,8 @@ mod tests {
         }
     }
 
-    /// For a misspelt key the correct one is suggested, for a key of another object that object's
-    /// key, and for other texts nothing.
+    /// For a misspelt key the correct one is suggested, and for a key of another object the path in
+    /// that object. Other texts get no suggestion.
     #[test]
     fn slips_find_the_key() {
         let timeouts = ["connectMs", "responseHeadMs", "responseBodyMs"];

@@ -330,7 +330,7 @@ impl ReadError {
         Fault::Wrong { allowed: allowed.to_owned() }.into()
     }
 
-    /// Adds the position of a node and the permitted kind, unless the error arose further inside.
+    /// Adds the position of a node and the permitted kind, unless the error is from a nested value.
     #[inline(never)]
     fn at(mut self, node: Node<'_>, kind: Option<&str>) -> Self {
         if self.0.place.is_none() {

@@ -1,4 +1,4 @@
-//! Times and sizes with a unit, such as `"2s"` and `"64KiB"`, in place of numbers.
+//! Times and sizes with a unit, such as `"2s"` and `"64KiB"`, instead of numbers.
 
 /// Unit of a key's number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -86,7 +86,7 @@ mod tests {
         }
     }
 
-    /// The name of a key gives its unit; row by row.
+    /// The name of a key determines its unit; row by row.
     #[test]
     fn keys_have_units() {
         let rows = [

@@ -22,7 +22,7 @@ impl BackendUrl {
     /// Reads a URL.
     ///
     /// # Errors
-    /// The fault that makes it another kind of URL, or not a URL.
+    /// The reason why the URL is not a valid backend URL.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::NotHttp)?;
         let is_https = scheme.eq_ignore_ascii_case("https");
@@ -95,7 +95,7 @@ const HTTPS_PORT: u16 = 443;
 mod tests {
     use super::*;
 
-    /// Every accepted form gives its host, port and Host field; row by row.
+    /// Every accepted form is split into host, port and Host field; row by row.
     #[test]
     fn urls_are_read() {
         let rows = [

@@ -24,7 +24,7 @@ impl Command {
     /// Reads a line without its end.
     ///
     /// # Errors
-    /// The fault of the line, in words.
+    /// A description of the fault in the line.
     pub(crate) fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().ok_or("empty command")?;

@@ -1,14 +1,14 @@
 //! The control socket: commands that change the running proxy, one line each.
 //!
-//! A machine separate from the proxy, like the admin pages: the driver reports bytes and the time,
-//! carries out the commands and reports their results. A line has at most [`LINE_MAX`] bytes. The
-//! response is a line as well: `ok`, `error` and the reason, or the JSON of /stats. A connection
+//! Like the admin pages, this is a machine separate from the proxy: the driver passes bytes and the
+//! time, carries out the commands and reports their results. A line has at most [`LINE_MAX`] bytes.
+//! The response is also a line: `ok`, `error` and the reason, or the JSON of /stats. A connection
 //! may send one command after another; it is closed when its client ends its side.
 //!
 //! | a connection waits for | at most |
 //! |---|---|
-//! | a whole line | [`IDLE_MAX`] |
-//! | the result of a command | as long as that takes |
+//! | a complete line | [`IDLE_MAX`] |
+//! | the result of a command | no limit |
 //! | its client to accept the response | [`WRITE_MAX`] |
 mod command;
 
@@ -26,7 +26,7 @@ pub(crate) const CONNECTIONS_MAX: usize = 8;
 const LINE_MAX: usize = 1024;
 /// The time limit for a connection without a complete command.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// The time limit for a client that accepts no byte of a response.
+/// The time limit for a client that accepts no bytes of a response.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// The control connections.
@@ -52,7 +52,7 @@ struct Session {
 }
 
 impl Control {
-    /// Makes room for another connection. Returns whether there is room.
+    /// Closes an idle connection if all are in use. Returns whether there is room for another one.
     pub(crate) fn make_room(&mut self) -> bool {
         if self.sessions.iter().any(Option::is_none) {
             return true;
@@ -83,7 +83,7 @@ impl Control {
         Some(id)
     }
 
-    /// Returns room for bytes of a connection; empty if they have to wait.
+    /// Returns the space for bytes of a connection; empty if they have to wait.
     pub(crate) fn read_space(&mut self, id: usize) -> &mut [u8] {
         match self.session_mut(id) {
             Some(session) if !session.is_eof && !session.is_refused() => {
@@ -193,7 +193,7 @@ impl Control {
         self.sessions.iter().flatten().filter_map(Session::ends).min()
     }
 
-    /// Returns the next connection that is to be closed.
+    /// Returns the next connection to close.
     pub(crate) fn poll_closed(&mut self) -> Option<usize> {
         self.closed.pop_front()
     }

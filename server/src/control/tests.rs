@@ -67,7 +67,8 @@ fn commands_arrive_in_pieces() {
     assert_eq!(responses, whole);
 }
 
-/// A line that is too long, or not text, gets an error. After the first the connection ends.
+/// A line that is too long or not text gets an error. After a line that is too long the connection
+/// is closed.
 #[test]
 fn garbage_is_refused() {
     let (mut control, id) = connected();
@@ -80,8 +81,9 @@ fn garbage_is_refused() {
     assert_eq!(send(&mut control, id, &longest), ["ok drain A\n"]);
 }
 
-/// A silent client, and one that accepts no response, are closed in time; one whose command is
-/// being carried out is not. With all connections in use the one idle longest gives way.
+/// A client that is silent or accepts no response is closed at its deadline, but not while its
+/// command is being carried out. If all connections are in use, the one that has been idle longest
+/// gives way.
 #[test]
 fn silent_clients_are_closed() {
     let (mut control, id) = connected();

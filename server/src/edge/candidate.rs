@@ -1,7 +1,7 @@
 //! A new configuration with the listeners and files that it needs: open, but not in use.
 //!
 //! They are opened in the thread that reads the configuration (`reload.rs`), which may block. If a
-//! candidate is dropped, everything that is in use stays as it was. `reactor/reload.rs` applies it.
+//! candidate is dropped, everything in use stays unchanged. `reactor/reload.rs` applies it.
 use super::access;
 use super::disk;
 use super::listen::{ConfiguredListeners, Place, admin_entries};

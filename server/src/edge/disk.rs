@@ -1,4 +1,4 @@
-//! Opening of files in folders where other users may have placed files or links.
+//! Opens files in folders where other users may have placed files or links.
 //!
 //! Opening never waits: pipes and devices are refused. Symbolic links are not followed, except by
 //! [`read_named`].

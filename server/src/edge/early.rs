@@ -52,8 +52,8 @@ impl Drop for Early {
 
 /// Returns the signals that would end the program although nothing is wrong with it: timers, I/O,
 /// power, real-time signals, and a file at its limit of size (that write fails, which is handled).
-/// SIGQUIT and SIGABRT (a core), faults, job control and SIGXCPU (a limit of CPU time) keep the
-/// system's effect.
+/// SIGQUIT and SIGABRT (core dumps), faults, job control and SIGXCPU (the limit of CPU time) keep
+/// their default effects.
 pub(crate) fn without_effect() -> impl Iterator<Item = i32> {
     [SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXFSZ].into_iter().chain(of_linux())
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::state;
 use crate::config::Config;
 
-/// Returns the error line for the first file of a configuration whose folder does not exist. The
-/// start, `--check` and SIGHUP share this rule. Other faults are found when the file is opened.
+/// Returns the error line for the first file of a configuration whose folder does not exist.
+/// Startup, `--check` and SIGHUP share this rule. Other faults are found when the file is opened.
 pub(crate) fn missing(config: &Config) -> Option<String> {
     let is_state_used = state::unused(config).is_none();
     config.files().into_iter().find_map(|(key, path)| {

@@ -229,7 +229,7 @@ mod tests {
     }
 
     /// Listeners arrive with their places, and accept clients that connected before. The state
-    /// arrives unchanged, even one of 1 MiB. At the end the successor may accept clients.
+    /// arrives unchanged, even one of 1 MiB. Afterwards the successor may accept clients.
     #[test]
     fn everything_arrives() {
         let entry = Listen { proxy_protocol: true, .."127.0.0.1:0".into() };

@@ -1,7 +1,7 @@
 //! Binds listeners, at startup and for a new configuration.
 //!
 //! A new configuration keeps every listener whose address stays. The others are bound while the old
-//! ones are open, so that nothing has changed if a port is taken.
+//! ones are open, so that nothing changes if a port is taken.
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -62,7 +62,7 @@ impl ConfiguredListeners {
         Ok(all)
     }
 
-    /// Returns all listeners. The sockets of the kept ones are taken out of `open`.
+    /// Returns all listeners. The sockets of the kept ones are moved out of `open`.
     pub(crate) fn with(self, open: &mut Vec<BoundListener>) -> Vec<BoundListener> {
         let mut all = self.bound;
         for place in self.kept {
@@ -193,7 +193,7 @@ fn bind(address: SocketAddr, shares_port: bool) -> io::Result<(TcpListener, Sock
     Ok((listener, address))
 }
 
-/// Binds an address that other sockets may bind, too (`SO_REUSEPORT`).
+/// Binds an address that other sockets may also bind (`SO_REUSEPORT`).
 fn share(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
@@ -237,7 +237,7 @@ mod tests {
         assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     }
 
-    /// A taken port is an error in one line with the address, for a name as well.
+    /// A taken port is an error in one line with the address, even if the entry is a name.
     #[test]
     fn taken_port_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -172,7 +172,7 @@ pub(crate) struct LogWatch {
 }
 
 impl LogWatch {
-    /// Asks the writer to open its file again, so that a renamed one is closed.
+    /// Requests that the writer open its file again, so that a renamed one is closed.
     pub(crate) fn reopen(&self) {
         self.is_reopen_asked.store(true, Ordering::Release);
         if let Some(messages) = &self.messages {
@@ -181,8 +181,8 @@ impl LogWatch {
         }
     }
 
-    /// Changes the levels, and asks the writer to change form and file. Earlier lines go to the old
-    /// file, unless writing fails or the queue is full.
+    /// Changes the levels, and requests that the writer change form and file. Earlier lines go to
+    /// the old file, unless writing fails or the queue is full.
     pub(crate) fn set(&self, opened: Opened) {
         let Some(messages) = &self.messages else { return };
         let Opened { levels, output } = opened;
@@ -233,7 +233,7 @@ impl Log for LineQueue {
         let _ = self.messages.offer(Message::Line(line));
     }
 
-    /// Does nothing, because it would have to wait. [`LogGuard::finish`] waits at the end.
+    /// Does nothing, because flushing would have to wait. [`LogGuard::finish`] waits at the end.
     fn flush(&self) {}
 }
 
@@ -243,7 +243,7 @@ enum Message {
     Line(Line),
     /// Wakes the writer, which then opens its file again.
     Reopen,
-    /// Later lines have the form and go to the file of [`LogWatch::next`].
+    /// Later lines use the form and the file of [`LogWatch::next`].
     Set,
     Finish,
 }
@@ -373,7 +373,7 @@ struct Writer {
     impatient: Receiver<()>,
     /// Reused: the bytes of one line.
     buffer: Vec<u8>,
-    /// Dropped lines that a log line has already reported.
+    /// The number of dropped lines that a log line has already reported.
     told_dropped: u64,
     /// A line about a file that could not be opened again.
     unwritten: Option<Line>,
@@ -476,8 +476,8 @@ impl Writer {
 const LINES_MAX: usize = 16 * 1024;
 /// Time between a failed write and the next attempt.
 const RETRY_TIME: Duration = Duration::from_millis(100);
-/// The longest wait for the log at the program's end. It may occur twice: to queue the end and to
-/// wait for it.
+/// The longest wait for the log when the program ends. It may be needed twice: to queue the end and
+/// to wait for it.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

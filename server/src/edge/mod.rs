@@ -63,7 +63,7 @@ pub(crate) struct Edge {
     /// The totals as last passed to the proxy.
     access_counts: AccessCounts,
     keeper: Option<Keeper>,
-    /// The learned state of the policy that a command replaced last.
+    /// The learned state of the policy that the last `policy` command replaced.
     learned: Option<String>,
     /// Reads the configuration again; `None` if SIGHUP is ignored.
     source: Option<Source>,
@@ -229,7 +229,7 @@ impl Edge {
         self.recording.as_ref().map(RecordGuard::names)
     }
 
-    /// Starts reading the configuration again, or notes that it must be read again.
+    /// Starts reading the configuration again, or records that another reading is needed.
     ///
     /// Returns how many readings must end until this request is served: 1, or 2 if one is in
     /// progress. `None` without a source of configuration.

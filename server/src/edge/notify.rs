@@ -1,4 +1,5 @@
-//! Messages to the service manager: the protocol of sd_notify(3), which systemd and others speak.
+//! Sends messages to the service manager with the protocol of sd_notify(3), which systemd and
+//! others support.
 //!
 //! | message | when |
 //! |---|---|
@@ -8,8 +9,8 @@
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! Own code: a message is one datagram. No reply is awaited. A message that cannot be sent at once
-//! is dropped.
+//! This is own code, because a message is a single datagram without a reply. A message that cannot
+//! be sent at once is dropped.
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -28,7 +29,7 @@ pub(crate) struct Environment {
     pub(crate) socket: Option<OsString>,
     /// The maximum time between two watchdog messages, microseconds.
     pub(crate) watchdog_usec: Option<OsString>,
-    /// The process that must send them; any process if absent.
+    /// The process that must send the watchdog messages; any process if absent.
     pub(crate) watchdog_pid: Option<OsString>,
 }
 
@@ -108,8 +109,8 @@ impl Notifier {
         self.send("STOPPING=1");
     }
 
-    /// Reports that process `pid` serves now. That process sends its own messages; this one sends
-    /// no more.
+    /// Reports that process `pid` serves now. From then on that process sends messages, and this
+    /// one does not.
     pub(crate) fn succeeded_by(&mut self, pid: u32) {
         self.send(&format!("MAINPID={pid}"));
         *self = Self::default();
@@ -215,8 +216,8 @@ mod tests {
         std::fs::remove_file(path).expect("the socket's file");
     }
 
-    /// Watchdog messages are sent at half of the manager's time, and only if it expects them from
-    /// this process.
+    /// Watchdog messages are sent at half of the manager's interval, and only if the manager
+    /// expects them from this process.
     #[test]
     fn signs_of_life() {
         let path = env::temp_dir().join(format!("intelliproxy-watchdog-{}", process::id()));
@@ -248,7 +249,7 @@ mod tests {
         std::fs::remove_file(path).expect("the socket's file");
     }
 
-    /// A missing manager, and one that cannot be reached or does not read, do no harm.
+    /// The proxy works without a manager, and with one that is unreachable or does not read.
     #[test]
     fn a_manager_is_optional() {
         for name in ["", "relative", "/no/such/socket", "@"] {

@@ -37,7 +37,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source that calls `load`, which returns the configuration, or the error in one line.
+    /// Creates a source that calls `load`. `load` returns the configuration, or the error in one
+    /// line.
     pub fn new(load: impl Fn() -> Result<Config, String> + Send + Sync + 'static) -> Self {
         Self { load: Arc::new(load) }
     }
@@ -78,7 +79,7 @@ pub(crate) struct Reloader<T> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
     Idle,
-    /// A thread is reading. Its result may be older than the last request to read.
+    /// A thread is reading. Its result may be older than the last request.
     Reading {
         is_asked_again: bool,
         deadline: Instant,

@@ -1,4 +1,4 @@
-//! The parts that serving needs, from a configuration: resolved backends and bound listeners.
+//! Prepares a configuration for serving: resolves backends and binds listeners.
 use super::discovery::{Discovery, LOOK_TIME};
 use super::early::Early;
 use super::handover::{Predecessor, Taken};

@@ -147,7 +147,8 @@ mod tests {
         assert_eq!(fs::read_dir(folder.root()).expect("the folder").count(), 0);
     }
 
-    /// A process takes over the name of the process before it, which does not remove it at its end.
+    /// A process takes over the name of the previous process, which then does not remove it when it
+    /// ends.
     #[test]
     fn a_name_passes_on() {
         let folder = Folder::new("socket-passes");
@@ -180,8 +181,8 @@ mod tests {
         assert!(error.is_some_and(|error| error.ends_with(": another process listens there")));
     }
 
-    /// A name that is in use, a link, a file, a missing folder and a name that is too long are
-    /// refused. A name that now belongs to something else is not removed.
+    /// A name is refused if it is in use, too long, a link, a file, or in a missing folder. A name
+    /// that now belongs to another file is not removed.
     #[test]
     fn other_names_are_left_alone() {
         let folder = Folder::new("socket-others");

@@ -29,7 +29,7 @@ const STATES_MAX: usize = 2;
 const RESERVED: usize = 1;
 /// The longest wait for the last save at the end.
 pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
-/// The largest file that is read; 10 000 backends with all their numbers fit.
+/// The largest file that is read, enough for 10 000 backends with all their numbers.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The content of a configuration's state file.
@@ -160,8 +160,8 @@ impl Keeper {
     }
 
     fn set_aside(&self, suffix: &'static str, wrong: Option<String>) {
-        // Room is reserved for one rename. A second one finds no room only while the first one
-        // waits, which renames the same file.
+        // Room is reserved for one rename. If a second one finds no room, the first one is still
+        // waiting and renames the same file.
         let _ = self.writer.queue.offer(Message::SetAside { suffix, wrong });
     }
 
@@ -333,8 +333,8 @@ mod tests {
         (proxy, keeper)
     }
 
-    /// The last save writes the state, and the temporary file is gone. A link with the temporary
-    /// file's name is not followed. A restart restores the state of the file.
+    /// The last save writes the state and leaves no temporary file. A link with the temporary
+    /// file's name is not followed. A restart restores the state from the file.
     #[test]
     fn a_state_comes_back() {
         let folder = Folder::new("state-back");

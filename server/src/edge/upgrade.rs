@@ -73,7 +73,7 @@ fn find(name: &Path) -> Option<PathBuf> {
 pub(crate) struct Upgrader {
     program: Program,
     running: Option<Running>,
-    /// Whether this process stops, so that it may have no successor.
+    /// Whether this process is stopping and may not have a successor.
     is_cancelled: bool,
 }
 
@@ -156,7 +156,7 @@ impl Upgrader {
         Some(result)
     }
 
-    /// Gives up a process that is starting, and waits for its end. This process is ending.
+    /// Gives up a process that is starting, and waits for its end, because this process is ending.
     pub(crate) fn finish(mut self) {
         self.cancel();
         if let Some(running) = self.running {
@@ -275,8 +275,8 @@ mod tests {
         assert_eq!(Program::new(None, Vec::new()).expect("a path").path, own);
     }
 
-    /// A process that ends, one that is silent, and one that sends an unknown reply are abandoned,
-    /// each with its reason. A file that cannot be run is named.
+    /// A process that ends, stays silent or sends an unknown reply is abandoned, with the reason. A
+    /// file that cannot be run is named.
     #[test]
     fn failures_are_named() {
         let short = Duration::from_millis(50);

@@ -20,7 +20,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Finds a user by `NAME`, `UID`, `NAME:GROUP` or `UID:GROUP`. Without a group it is the user's
+    /// Finds a user by `NAME`, `UID`, `NAME:GROUP` or `UID:GROUP`. The default group is the user's
     /// own.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl User {
     }
 }
 
-/// Sets the groups first, because that needs the rights of root.
+/// Sets the groups first, because that requires root rights.
 #[cfg(target_os = "linux")]
 fn set_rights(user: User) -> Result<(), String> {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A thread belongs to the user only if all four user ids and all four group ids do, and if it
+    /// A thread belongs to the user only if all four user ids and all four group ids match and it
     /// has no other group.
     #[test]
     fn rights_are_read_back() {

@@ -11,7 +11,7 @@ use crate::http::framing::Framing;
 
 const USUAL: ChunkLimits =
     ChunkLimits { extension_bytes_max: 1024, trailer_bytes_max: 8 * 1024, fields_max: 128 };
-/// Limits so small that a short input reaches each of them.
+/// Small limits, so that short inputs reach each of them.
 const NARROW: ChunkLimits =
     ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 24, fields_max: 2 };
 

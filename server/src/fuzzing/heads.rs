@@ -16,10 +16,10 @@ use crate::http::{ClientError, UpstreamError, upgrade};
 
 const USUAL: HeadLimits =
     HeadLimits { head_bytes_max: 32 * 1024, target_bytes_max: 16 * 1024, fields_max: 128 };
-/// Limits so small that a short input reaches each of them.
+/// Small limits, so that short inputs reach each of them.
 const NARROW: HeadLimits = HeadLimits { head_bytes_max: 128, target_bytes_max: 64, fields_max: 8 };
-/// Inputs up to this length are also parsed byte by byte, longer ones in pieces, because the work
-/// is quadratic.
+/// Inputs up to this length are also parsed byte by byte. Longer ones are parsed in pieces, because
+/// the work is quadratic.
 const BYTEWISE_MAX: usize = 512;
 
 type Seen = Vec<(Vec<u8>, Vec<u8>)>;

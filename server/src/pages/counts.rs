@@ -1,5 +1,5 @@
 //! Counts that /stats shows as header fields, since its body is an array of backends. A field is
-//! omitted until there is something to count, except that of the recording.
+//! omitted until something was counted, except the field of the recording.
 use intelliproxy_core::journal::RecordingCounts;
 
 /// Log lines lost since the program's start.
@@ -29,7 +29,7 @@ impl LogCounts {
 /// Lines of the access log.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct AccessCounts {
-    /// Exchanges for which there is a line, written or lost.
+    /// Number of exchanges with a line, written or lost.
     pub lines: u64,
     /// Lines dropped because the file was not written fast enough.
     pub dropped: u64,
@@ -150,7 +150,7 @@ const ERROR_MAX: usize = 200;
 mod tests {
     use super::*;
 
-    /// Each field is absent until there is something to count. Then it has all of its counts.
+    /// Each field is absent until something was counted. Then it has all of its counts.
     #[test]
     fn counts_are_shown() {
         assert_eq!(LogCounts::default().field(), "");

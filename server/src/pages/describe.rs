@@ -1,5 +1,5 @@
-//! One line for each notice of the router, for each fault of a load report, and for a new
-//! configuration: for the log and for the time line of the live page.
+//! Describes notices of the router, faults of load reports, and new configurations in one line
+//! each, for the log and for the events of the live page.
 use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };

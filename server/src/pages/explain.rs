@@ -32,7 +32,7 @@ pub(crate) struct Decision {
     pub(crate) current: Option<String>,
     /// The reason of the switch that this decision made.
     pub(crate) switch: Option<SwitchReason>,
-    /// The better backend that was not taken, and why.
+    /// The better backend that was not chosen, and the reason.
     pub(crate) hold: Option<(String, HoldReason)>,
     /// `routing.switch.threshold`, points.
     pub(crate) threshold: f64,
@@ -226,9 +226,9 @@ impl Decision {
     }
 }
 
-/// Returns the change that would make `other` win against `to` where the fewest requests in flight
-/// win, counted with the new one and divided by the weight. Both are given as requests in flight
-/// and weight.
+/// Returns the change that would make `other` win against `to`, if the fewest requests in flight
+/// win. These are counted with the new request and divided by the weight. Both backends are given
+/// as requests in flight and weight.
 fn lighter(to: (u32, u32), other: (u32, u32)) -> Option<String> {
     let product =
         |(load, _): (u32, u32), (_, weight): (u32, u32)| (u64::from(load) + 1) * u64::from(weight);
@@ -237,7 +237,7 @@ fn lighter(to: (u32, u32), other: (u32, u32)) -> Option<String> {
         Ordering::Less => None,
         Ordering::Equal => Some("would need to win the draw".to_owned()),
         Ordering::Greater => {
-            // The load with the new request at which both are equal. It is at least 1.
+            // The load, including the new request, at which both are equal. It is at least 1.
             let most = bound.checked_div(u64::from(to.1)).filter(|most| *most > 0)?;
             let fewer = u64::from(other.0) + 1 - most;
             Some(format!("would need {fewer} fewer requests in flight for a draw"))
@@ -494,7 +494,7 @@ mod tests {
         }
     }
 
-    /// If a candidate is excluded, the reason is named instead of missing points. The learner's
+    /// If a candidate is excluded, its reason is shown instead of missing points. The learner's
     /// unit is milliseconds.
     #[test]
     fn bars_and_units() {

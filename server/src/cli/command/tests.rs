@@ -126,7 +126,7 @@ fn flags_win_over_the_file() {
     assert_eq!(both.backends[0].name, "X");
 }
 
-/// The arguments for other commands than serving give those commands.
+/// Arguments for commands other than serving select these commands.
 #[test]
 fn other_commands() {
     let rows: [(&[&str], Command); 6] = [

@@ -120,7 +120,7 @@ mod tests {
         Ok(parsed.map(|(options, _)| options))
     }
 
-    /// Each question is parsed. Two at a time are an error, as are other invalid arguments.
+    /// Each question is parsed. Two questions at once are an error, as are other invalid arguments.
     #[test]
     fn questions_are_understood() {
         let question = |args: &str| parse(args).expect(args).expect(args).question;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Progress {
     is_shown: bool,
-    /// The begin of the current reading, and the bytes that were read then.
+    /// The start of the current reading, and the bytes that had been read by then.
     begun: Cell<(Instant, u64)>,
     last: Cell<Option<Instant>>,
 }

@@ -23,8 +23,9 @@ fn default_is_valid() {
     assert_eq!(Config::default().validate(), Ok(()));
 }
 
-/// Every whole number is refused one below its range and one above, and accepted at its ends and
-/// one inside. Except `limits.bodyBytesMax` and `recording.bytesMax`, which accept every number.
+/// Every whole number is accepted at the ends of its range and next to them inside, and refused
+/// next to them outside. The exceptions are `limits.bodyBytesMax` and `recording.bytesMax`, which
+/// accept every number.
 #[test]
 fn counts_are_held_to_their_ranges() {
     let rows: [(&str, SetCount, u64, u64); 15] = [
@@ -131,7 +132,7 @@ fn bodies_have_any_limit() {
     }
 }
 
-/// Every time is refused below a millisecond and above a day, and accepted at both ends. Except
+/// Every time is accepted from a millisecond to a day, and refused outside. The exception is
 /// `timeouts.lameDuckMs`, which may be 0.
 #[test]
 fn spans_are_held_to_their_range() {
@@ -179,7 +180,7 @@ fn target_is_no_longer_than_head() {
     }
 }
 
-/// The core checks the rules of routing. The paths of its errors begin with `routing`.
+/// The core checks the routing rules. The paths in its errors begin with `routing`.
 #[test]
 fn routing_is_checked_below_its_key() {
     let mut config = Config::default();
@@ -187,7 +188,7 @@ fn routing_is_checked_below_its_key() {
     assert_refused(&config, "routing.switch.threshold");
 }
 
-/// Each list is accepted from its minimum to its maximum length, refused outside.
+/// Each list is accepted from its minimum to its maximum length, and refused outside.
 #[test]
 fn lists_are_bounded() {
     let rows = [

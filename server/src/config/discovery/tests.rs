@@ -168,7 +168,7 @@ fn files_have_a_bound() {
     }
 }
 
-/// Names of backends that were found are valid, others with a slash are not.
+/// Names of discovered backends are valid; other names with a slash are not.
 #[test]
 fn found_names_are_valid() {
     for (name, is_good) in [

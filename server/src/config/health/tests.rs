@@ -1,4 +1,4 @@
-//! Health checks as configured: values, their inheritance, and faults, row by row.
+//! Configured health checks: values, inheritance and faults, row by row.
 use super::*;
 
 #[track_caller]

@@ -3,8 +3,8 @@
 //!
 //! Texts come from peers. In JSON, invisible characters are escaped as `\u00HH`, and a byte that is
 //! not part of UTF-8 appears as `\xHH` in the text. A line is always valid JSON and UTF-8. In the
-//! combined format quotes, backslashes and everything but visible ASCII appear as `\xHH`, as nginx
-//! writes them.
+//! combined format, quotes, backslashes and all bytes that are not visible ASCII appear as `\xHH`,
+//! as in nginx.
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
@@ -22,10 +22,11 @@ use crate::utc::Utc;
 #[derive(Debug)]
 pub(super) struct Formatter {
     format: AccessLogFormat,
-    /// The second of the last line; `date` is its text.
+    /// The second of the last line, whose text is in `date`.
     second: u64,
     date: Vec<u8>,
-    /// The address of the last line; `client` is its text. Most clients come from few addresses.
+    /// The address of the last line, whose text is in `client`. Most clients come from few
+    /// addresses.
     ip: IpAddr,
     client: Vec<u8>,
     part: Part,
@@ -231,7 +232,7 @@ fn put_text<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], text: &[u8]) {
     }
 }
 
-/// Appends a member whose value is a word of the log's own; null if it is empty.
+/// Appends a member whose value is one of the log's own words; null if it is empty.
 #[inline]
 fn put_word<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], word: &str) {
     out.extend_from_slice(name);

@@ -44,7 +44,7 @@ pub(crate) struct AccessLog {
     /// The file, for the program's log.
     name: String,
     state: Arc<State>,
-    /// Dropped at the end. After that, failed writes are not repeated.
+    /// Dropped when the log ends. After that, failed writes are not repeated.
     patience: Sender<()>,
     ended: Ended,
 }
@@ -76,7 +76,8 @@ pub(crate) struct State {
     /// Whether the last write failed. While it is set, lost lines are reported by the writer, after
     /// its next success.
     is_failing: AtomicBool,
-    /// The number of lines lost so far. `reported` is the part that the program's log has reported.
+    /// The number of lines lost so far. `reported` is the number that the program's log has
+    /// reported.
     dropped: AtomicU64,
     reported: AtomicU64,
 }
@@ -114,7 +115,7 @@ pub(crate) enum Message {
     Reopen,
 }
 
-/// An access log that is ready to take over.
+/// An access log that is ready to replace the current one.
 #[derive(Debug)]
 pub(crate) struct Opened {
     format: AccessLogFormat,
@@ -122,7 +123,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens the file of these rules. Nothing is written yet.
+    /// Opens the file of these rules without writing to it.
     ///
     /// # Errors
     /// The reason why it cannot be opened, in one line.
@@ -269,8 +270,8 @@ impl AccessLog {
         self.flush_at.into_iter().chain(tell_at).min()
     }
 
-    /// Asks the writer to reopen its file, so that a renamed file is closed. Records of earlier
-    /// exchanges may go to either file.
+    /// Requests that the writer reopen its file, so that a renamed file is closed. Records of
+    /// earlier exchanges may go to either file.
     pub(crate) fn reopen(&self) {
         self.state.is_reopen_asked.store(true, Ordering::Release);
         // If the queue is full, no message is needed: the writer checks the flag with each block.
@@ -310,7 +311,7 @@ const BLOCKS_MAX: usize = 128;
 const REPORTS_APART: Duration = Duration::from_secs(1);
 /// The maximum number of emptied blocks that wait to be filled again.
 const SPARES_MAX: usize = 8;
-/// The maximum wait for the disk when the program ends. It may occur twice.
+/// The maximum wait for the disk when the program ends. There may be two such waits.
 pub(super) const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A part of a line: words and numbers that together have a bounded length.
 //!
-//! They are put together in place, and the part is appended to the lines at once. Appending each
-//! word and number by itself takes more instructions.
+//! They are assembled in place, and the part is appended to the lines at once. Appending each word
+//! and number separately takes more instructions.
 
 /// The longest part is the counts and times of a JSON line: 130 bytes of words, 9 numbers of up to
 /// 20 digits and 6 of 3 digits, 328 bytes in total.

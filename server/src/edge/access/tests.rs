@@ -54,7 +54,7 @@ fn end(log: AccessLog) -> bool {
     is_over
 }
 
-/// Lines before a rename are in the renamed file, lines after the signal in a new one. None is
+/// Lines before a rename are in the renamed file, lines after the signal in a new one. No line is
 /// lost, and an existing file is appended to.
 #[test]
 fn a_renamed_file_is_let_go() {
@@ -99,8 +99,8 @@ fn a_planted_link_is_not_followed() {
     assert!(refused.ends_with(": is not a regular file"), "{refused}");
 }
 
-/// On a full disk writes fail and are counted. The operator then moves the file to another disk and
-/// sends SIGUSR1: every line is there and complete.
+/// On a full disk, writes fail and are counted. After the operator has moved the file to another
+/// disk and sent SIGUSR1, all lines are complete.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_delays_lines() {
@@ -140,7 +140,7 @@ fn a_full_disk_does_not_delay_the_end() {
 }
 
 /// A pipe that is not read blocks the writer. Blocks beyond the queue are dropped and their lines
-/// counted. When the pipe is read again, the other lines are there and complete.
+/// counted. When the pipe is read again, all other lines are complete.
 #[test]
 fn a_slow_reader_costs_lines_only() {
     let (reader, writer) = std::io::pipe().expect("a pipe");

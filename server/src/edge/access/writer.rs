@@ -19,7 +19,7 @@ use crate::config::AccessLogFormat;
 use crate::edge::disk;
 use crate::plain::os_error_text;
 
-/// The file or standard output that takes the lines.
+/// The file or standard output that lines are written to.
 #[derive(Debug)]
 pub(super) struct Sink {
     file: File,

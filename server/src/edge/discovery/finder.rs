@@ -19,8 +19,8 @@ pub(super) enum Message {
     /// Look up the names of a configuration and read its file. Reply with the results when all have
     /// arrived, or at `until`.
     Look { config: Box<Config>, until: Instant, reply: Sender<Known> },
-    /// Find the backends of this configuration. It replaces the last one; `used` are the backends
-    /// in use.
+    /// Find the backends of this configuration, which replaces the last one. `used` are the
+    /// backends in use.
     Follow { config: Box<Config>, used: Box<Found>, generation: u64 },
     /// A look-up has ended.
     LookedUp { host: String, result: Result<Vec<IpAddr>, String> },

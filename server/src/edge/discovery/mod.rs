@@ -38,7 +38,7 @@ pub(crate) struct Discovery {
 #[derive(Default)]
 struct Results {
     found: Option<(u64, Found)>,
-    /// The number of configurations so far. Backends of an earlier one are not taken.
+    /// The number of configurations so far. Results for an earlier one are not used.
     generation: u64,
     wake: Option<Box<dyn Fn() + Send>>,
 }
@@ -63,7 +63,7 @@ impl Discovery {
         let (reply, known) = crossbeam_channel::bounded(1);
         let until = Instant::now() + time;
         self.send(Message::Look { config: Box::new(config.clone()), until, reply })?;
-        // A little longer, since the thread itself watches the time.
+        // The grace period is needed because the thread itself checks the time.
         match known.recv_timeout(time + GRACE) {
             Ok(known) => config.found(&known),
             // Without a result, a reload would remove all discovered backends.
@@ -164,7 +164,7 @@ const NAMED_MAX: usize = 5;
 /// The maximum wait for look-ups at startup and in a reload: the first timeout of the resolver of
 /// glibc is 5 s.
 pub(crate) const LOOK_TIME: Duration = Duration::from_secs(5);
-/// The longest wait beyond the time that `look` is given.
+/// The longest wait beyond the time passed to `look`.
 const GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Look-ups that succeed, change, fail and hang, by a resolver of the test.
+//! Look-ups that succeed, change, fail and hang, with a resolver in the test.
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
 //! The watched file: read once a second and compared by its content. A ConfigMap swaps links, so
-//! neither the times of the file nor a notice of the system would do.
+//! file times and system notifications are not reliable.
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -42,7 +42,7 @@ fn text_of(bytes: &[u8]) -> String {
     text.trim_end().to_owned()
 }
 
-/// Lines are written in order, except those below the level. The end waits until they are written.
+/// Lines are written in order, without those below the level. The end waits until they are written.
 #[test]
 fn lines_are_written_in_order() {
     let (written, lines) = crossbeam_channel::unbounded();
@@ -133,7 +133,7 @@ fn failed_writes_are_repeated() {
     guard.finish();
 }
 
-/// If the output never accepts anything, lines are lost, but neither logging nor the end of the
+/// If the output never accepts any bytes, lines are lost, but neither logging nor the end of the
 /// program waits for it.
 #[test]
 fn a_dead_place_is_harmless() {
@@ -205,8 +205,8 @@ fn a_renamed_file_is_let_go() {
     assert_eq!(texts(&planted), ["three", wrong, "four"]);
 }
 
-/// The log changes to another file although its queue is full and its old file accepts nothing
-/// more, or one line only. No line is lost.
+/// The log changes to another file even if its queue is full and its old file accepts no more
+/// lines, or only one. No line is lost.
 #[test]
 fn a_full_queue_does_not_keep_the_log() {
     for fails in [false, true] {

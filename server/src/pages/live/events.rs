@@ -1,4 +1,4 @@
-//! The last events of the pool, for the time line of the live page.
+//! The last events of the pool, for the live page.
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -45,7 +45,7 @@ impl Kind {
     }
 }
 
-/// An event, with its reason and the numbers of it in words.
+/// An event, with its reason and its numbers in words.
 #[derive(Clone, Debug)]
 struct Event {
     number: u64,
@@ -98,7 +98,8 @@ impl Events {
 mod tests {
     use super::*;
 
-    /// The last 300 events are kept with their numbers; a text is bounded, and any text is JSON.
+    /// The last 300 events are kept with their numbers. Texts are cut to a maximum length, and any
+    /// text becomes valid JSON.
     #[test]
     fn events_are_bounded() {
         let mut events = Events::default();

@@ -37,7 +37,8 @@ use super::state::State;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Time between two steps of one sample.
 const STEP: Duration = Duration::from_millis(1);
-/// Ticks that a slow reader may be behind. Then its stream ends, and its page begins another.
+/// Number of ticks that a slow reader may lag behind. Beyond that its stream ends, and its page
+/// opens a new one.
 const TICKS_KEPT: usize = 8;
 /// Number of backends in one text of a stream. Traffic is served between two texts.
 const BACKENDS_AT_ONCE: usize = 8;
@@ -75,7 +76,7 @@ struct Tracked {
     id: BackendId,
     name: String,
     url: String,
-    /// As of the last complete sample, which readers have.
+    /// The row of the last complete sample, as sent to readers.
     shown: Row,
     next: Row,
     history: History,
@@ -102,7 +103,7 @@ pub(crate) struct Live {
     /// The number of the last event in the ticks so far.
     shown_events: u64,
     was_in_charge: Option<bool>,
-    /// The last ticks with their numbers; none without readers.
+    /// The last ticks with their numbers; empty without readers.
     ticks: VecDeque<(u64, Arc<[u8]>)>,
     next_tick: u64,
     /// The last model with its number.

@@ -5,7 +5,7 @@ use crate::access::{Access, Ending};
 use crate::config::{AccessLogRules, Config};
 use crate::http::{ClientError, UpstreamError};
 
-/// The line of a request that begins with these bytes and is answered with 400.
+/// Returns the line of a request that begins with these bytes and gets a 400.
 fn line(format: AccessLogFormat, query: bool, client: SocketAddr, request: &[u8]) -> String {
     let access_log = AccessLogRules { file: Some("f".to_owned()), format, query };
     let mut access = Access::new(&Config { access_log, ..Config::default() }, 1);
@@ -28,7 +28,7 @@ fn line(format: AccessLogFormat, query: bool, client: SocketAddr, request: &[u8]
 
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)), 5000);
 
-/// A line of each format, with everything that an invalid request has.
+/// A line of each format for an invalid request with all fields.
 #[test]
 fn lines_are_exact() {
     let request = b"GET /a?b HTTP/1.1\r\n\r\n";
@@ -75,7 +75,7 @@ fn clients_have_their_addresses() {
     }
 }
 
-/// No bytes of a peer can break a line. Valid UTF-8 is read back unchanged from JSON.
+/// A peer's bytes cannot break a line. Valid UTF-8 is read back unchanged from JSON.
 #[test]
 fn hostile_bytes_are_escaped() {
     let rows: [(&[u8], &str, &str); 10] = [
@@ -147,7 +147,8 @@ fn versions_are_those_that_were_sent() {
     }
 }
 
-/// An exchange with a backend: its times, its name, the failure of an earlier attempt.
+/// The line of an exchange with a backend has its times, the backend's name, and the failure of an
+/// earlier attempt.
 #[test]
 fn a_retried_exchange_has_all_its_parts() {
     let access_log = AccessLogRules { file: Some("f".to_owned()), ..AccessLogRules::default() };
