@@ -4,7 +4,7 @@
 //! | backends | a request gets |
 //! |---|---|
 //! | at most [`AT_ONCE`] | a current text, built at once |
-//! | more | a text that is less than [`AGE_MAX`] old; if there is none, the request waits for the next text |
+//! | more | a text that is less than [`AGE_MAX`] old; otherwise the request waits for the next text |
 use std::sync::Arc;
 use std::time::Duration;
 
