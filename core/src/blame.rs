@@ -107,8 +107,13 @@ impl Blame {
         }
     }
 
-    /// The backend that the next request with this target must avoid, for a second opinion.
+    /// Whether any second opinion is wanted or asked for.
     #[inline]
+    pub(crate) const fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// The backend that the next request with this target must avoid, for a second opinion.
     pub(crate) const fn wants_other(&self, asker: Asker) -> Option<BackendId> {
         if self.open == 0 {
             return None;

@@ -254,7 +254,8 @@ impl Router {
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
         let asker = asker.bounded();
-        if tried.is_empty()
+        if self.blame.is_open()
+            && tried.is_empty()
             && let Some(not) = self.second_opinion_on(now, asker)
         {
             return self.admit_elsewhere(now, not, asker);
@@ -457,13 +458,13 @@ impl Router {
     }
 
     fn is_usable(&self, id: BackendId) -> bool {
-        self.table.row(id).is_some_and(|row| row.access < Access::Ejected)
+        self.table.access(id).is_some_and(|access| access < Access::Ejected)
     }
 
     /// Whether a backend has the maximum number of requests in flight.
     #[inline]
     fn is_full(&self, id: BackendId) -> bool {
-        self.table.row(id).is_some_and(|row| row.access == Access::Full)
+        self.table.access(id) == Some(Access::Full)
     }
 
     fn check_in_debug(&self) {

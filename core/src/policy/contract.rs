@@ -195,6 +195,8 @@ pub(crate) trait Learner {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Habits {
     /// Whether the gate restrains its choices, which only a policy with a current backend needs.
+    /// For the first attempt of a request such a policy chooses the usable backend with the lowest
+    /// score. The router takes that one from the table without a call of [`Policy::choose`].
     pub(crate) is_gated: bool,
     /// Whether it gets every request ([`Policy::on_dispatch`], [`Policy::on_outcome`]).
     pub(crate) listens: bool,

@@ -54,16 +54,31 @@ impl Router {
 
     /// Applies the gate to the best usable backend for a request's first attempt. Returns the
     /// current backend or, while that is full, a backend with a lower expected delay.
-    #[inline]
+    #[inline(always)]
     pub(super) fn restrain(&mut self, now: Instant, best: BackendId) -> Chosen {
-        let current = if self.current == Some(best) { best } else { self.judge(now, best) };
-        let Some(row) = self.table.row(current) else { return (best, 0, RouteReason::Current) };
-        let is_full = row.access == Access::Full;
         // A single backend has no other to spill over to. The check saves a call for each request.
         let spills = self.gate.spills() && self.order.len() > 1;
+        // A usable backend has not reached its maximum.
+        let (current, is_full) = if self.current == Some(best) {
+            (best, false)
+        } else {
+            let current = self.judge(now, best);
+            (current, self.is_full(current))
+        };
         if !(is_full || spills && self.has_no_room(current)) {
             return (current, 0, RouteReason::Current);
         }
+        self.go_past(now, current, best, spills)
+    }
+
+    /// Returns the backend for a request that finds the current one full.
+    fn go_past(
+        &mut self,
+        now: Instant,
+        current: BackendId,
+        best: BackendId,
+        spills: bool,
+    ) -> Chosen {
         let (to, token) = if spills { self.spill(now, current) } else { (current, 0) };
         let (to, token) = if self.is_full(to) { (best, 0) } else { (to, token) };
         let is_past = self.current != Some(to);

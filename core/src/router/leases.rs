@@ -78,6 +78,13 @@ impl Router {
     /// Returns the backend that policy and gate choose, and the policy's token.
     #[inline(always)]
     fn choose(&mut self, now: Instant, tried: &[BackendId]) -> Result<Chosen, NoRoute> {
+        // Retries bypass the gate, so that they do not move the current backend.
+        if tried.is_empty()
+            && self.habits.is_gated
+            && let Some(best) = self.table.lowest().filter(|best| self.is_usable(*best))
+        {
+            return Ok(self.restrain(now, best));
+        }
         let others = Some(&self.others).filter(|others| others.is_known(now));
         let mut candidates = Candidates::new(&self.table, tried, others);
         if self.has_backups && self.habits.guards_itself && self.are_out(tried) {
@@ -92,10 +99,6 @@ impl Router {
                 None => NoRoute::AllTried,
             });
         };
-        // Retries bypass the gate, so that they do not move the current backend.
-        if tried.is_empty() && self.habits.is_gated && self.is_usable(choice.backend) {
-            return Ok(self.restrain(now, choice.backend));
-        }
         let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
         Ok((choice.backend, choice.token, reason))
     }
