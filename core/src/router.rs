@@ -28,8 +28,8 @@ use crate::backend::{Access, BackendTable};
 use crate::blame::{Asker, Blame};
 use crate::config::{ConfigError, RouterConfig, Rules};
 use crate::event::{
-    Action, Event, HoldReason, Lease, NoRoute, Notice, ProbeFailure, ProbeKind, RouteReason,
-    SwitchReason,
+    Action, Event, HoldReason, Lease, NoRoute, Notice, Outcome, ProbeFailure, ProbeKind,
+    RouteReason, SwitchReason,
 };
 use crate::gate::SwitchGate;
 use crate::id::{BackendId, Token};
@@ -45,7 +45,8 @@ use crate::time::Instant;
 ///
 /// A deterministic machine without I/O. Its methods are of four kinds:
 /// 1. [`new`](Self::new);
-/// 2. facts: [`handle_event`](Self::handle_event), [`handle_timeout`](Self::handle_timeout);
+/// 2. facts: [`handle_event`](Self::handle_event), [`finish`](Self::finish),
+///    [`handle_timeout`](Self::handle_timeout);
 /// 3. the decision that is returned at once: [`route`](Self::route);
 /// 4. effects, drained after every call of the others: [`poll_action`](Self::poll_action) until
 ///    `None`, then [`poll_timeout`](Self::poll_timeout) for the time of the next `handle_timeout`.
@@ -182,7 +183,7 @@ impl Router {
     #[inline(always)]
     pub fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::RequestFinished { lease, outcome } => self.request_finished(now, lease, outcome),
+            Event::RequestFinished { lease, outcome } => return self.finish(now, lease, outcome),
             Event::StreamOpened { lease, backend, status, latency } => {
                 self.stream_opened(now, lease, backend, status, latency);
             }
@@ -192,6 +193,12 @@ impl Router {
             Event::LoadReported { backend, report } => self.load_reported(now, backend, &report),
             Event::Reconfigured(config) => self.reconfigured(now, *config),
         }
+        self.check_in_debug();
+    }
+
+    /// Ends a request, like [`Event::RequestFinished`], without a copy of its lease in an event.
+    pub fn finish(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
+        self.request_finished(now, lease, outcome);
         self.check_in_debug();
     }
 

@@ -8,7 +8,7 @@ use super::header::Header;
 use crate::affinity::AffinityKey;
 use crate::blame::Asker;
 use crate::config::{ConfigError, RouterConfig};
-use crate::event::{Action, Event, Lease, NoRoute};
+use crate::event::{Action, Event, Lease, NoRoute, Outcome};
 use crate::id::BackendId;
 use crate::policy::state::{PolicyState, PolicyStateError};
 use crate::router::Router;
@@ -142,6 +142,15 @@ impl RecordedRouter {
             self.note(config);
         }
         self.router.handle_event(now, event);
+    }
+
+    /// Ends a request; see [`Router::finish`].
+    #[inline]
+    pub fn finish(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
+        if self.journal.is_some() || self.origin.is_some() {
+            return self.handle_event(now, Event::RequestFinished { lease, outcome });
+        }
+        self.router.finish(now, lease, outcome);
     }
 
     /// Does the work that is due; see [`Router::handle_timeout`].

@@ -38,7 +38,6 @@ impl Proxy {
     }
 
     /// Finds a backend and a connection for a request. Returns false if every backend is full.
-    #[inline(always)]
     fn dispatch_freely(&mut self, now: Instant, id: ConnId, reuse: Reuse) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return true;
@@ -114,7 +113,6 @@ impl Proxy {
     }
 
     /// Gives the session an idle connection to the backend if its request may use one.
-    #[inline(always)]
     fn take_idle(
         &mut self,
         now: Instant,
@@ -249,7 +247,7 @@ impl Proxy {
         upstream.idle_since = now;
         upstream.kept_until = now + kept.unwrap_or_default();
         let ends = upstream.idle_until(rules.idle);
-        let &mut Upstream { backend, attempt, .. } = upstream;
+        let (backend, attempt) = (upstream.backend, &upstream.attempt);
         let is_kept = kept.is_some()
             && !self.shared.is_stopping
             && self.upstreams.keep_idle(backend, attempt, conn, rules.idle_per_backend);

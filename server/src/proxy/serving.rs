@@ -5,7 +5,7 @@ use intelliproxy_core::{Event, Instant};
 
 use super::conn::{Conn, Entry};
 use super::id::ConnId;
-use super::session::{LeaseNews, Need, Side};
+use super::session::{Ended, LeaseNews, Need, Side};
 use super::shared::Shared;
 use super::timers::Timers;
 use super::{Action, Owner, Proxy};
@@ -31,9 +31,22 @@ impl Proxy {
             let Conn::Client(session) = &mut entry.conn else {
                 return;
             };
-            if let Some(need) = session.poll_need() {
-                self.fulfil(now, id, need);
-                continue;
+            match session.poll_need() {
+                None => {}
+                Some(Need::Finish) => {
+                    if let Some(ended) = session.take_ended() {
+                        self.finish(now, ended);
+                    }
+                    continue;
+                }
+                Some(Need::Dispatch) => {
+                    self.dispatch(now, id);
+                    continue;
+                }
+                Some(rare) => {
+                    self.fulfil(now, id, rare);
+                    continue;
+                }
             }
             if session.minds_party() {
                 if let Some(at) = session.mind_party(now) {
@@ -67,33 +80,30 @@ impl Proxy {
         }
     }
 
-    fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
-        match need {
-            Need::Finish { lease, outcome, release } => {
-                // Load figures are passed before the end, because they count their own request as
-                // in flight.
-                self.tell_loads(now);
-                self.counters.finished(now, &lease, &outcome);
-                self.upstreams.finish(now, lease, outcome);
-                self.drain_router(now);
-                if let Some((conn, kept)) = release {
-                    self.release(now, conn, kept);
-                }
-                if !self.queue.is_empty() {
-                    self.serve_queue(now);
-                }
-            }
-            Need::Dispatch => self.dispatch(now, id),
-            rare => self.fulfil_rare(now, id, rare),
+    /// Ends an attempt.
+    fn finish(&mut self, now: Instant, ended: Ended) {
+        let Ended { lease, outcome, release } = ended;
+        // Load figures are passed before the end, because they count their own request as in
+        // flight.
+        self.tell_loads(now);
+        self.counters.finished(now, &lease, &outcome);
+        self.upstreams.finish(now, lease, outcome);
+        self.drain_router(now);
+        if let Some((conn, kept)) = release {
+            self.release(now, conn, kept);
+        }
+        if !self.queue.is_empty() {
+            self.serve_queue(now);
         }
     }
 
-    /// Fulfils a need that few exchanges have. It is separate from [`fulfil`](Self::fulfil), where
-    /// the compiler would prepare its values for every exchange.
+    /// Fulfils a need that few exchanges have. It is separate from
+    /// [`serve_until`](Self::serve_until), where the compiler would prepare its values for every
+    /// exchange.
     #[cold]
-    fn fulfil_rare(&mut self, now: Instant, id: ConnId, need: Need) {
+    fn fulfil(&mut self, now: Instant, id: ConnId, need: Need) {
         match need {
-            Need::Finish { .. } | Need::Dispatch => {
+            Need::Finish | Need::Dispatch => {
                 debug_assert!(false, "most exchanges have this need");
             }
             Need::Release { conn, kept } => self.release(now, conn, kept),

@@ -41,8 +41,8 @@ use self::exchange::Exchange;
 use self::failure::retried;
 pub use self::hop::ClientIdentity;
 pub(crate) use self::hop::Hop;
-pub(crate) use self::needs::Need;
 use self::needs::Needs;
+pub(crate) use self::needs::{Ended, Need};
 pub(crate) use self::own_page::OwnPage;
 pub(crate) use self::standing::Standing;
 pub(crate) use self::stats::{OwnText, StreamState};
@@ -507,6 +507,12 @@ impl Session {
     /// Returns the next need of the session.
     pub(crate) fn poll_need(&mut self) -> Option<Need> {
         self.needs.poll()
+    }
+
+    /// Returns the attempt that ended, after [`Need::Finish`].
+    #[inline]
+    pub(crate) fn take_ended(&mut self) -> Option<Ended> {
+        self.needs.take_ended()
     }
 
     /// Returns the bytes that wait for one side and that it can accept.

@@ -10,9 +10,9 @@ use crate::proxy::id::ConnId;
 /// A need of a session, which the proxy fulfils.
 #[derive(Debug)]
 pub(crate) enum Need {
-    /// End an attempt: return the lease, and usually the connection, as by
-    /// [`Release`](Self::Release).
-    Finish { lease: Lease, outcome: Outcome, release: Option<(ConnId, Option<Duration>)> },
+    /// End an attempt: [`take_ended`](super::Session::take_ended) returns its parts. A lease in this
+    /// type would be one more copy for each request.
+    Finish,
     /// Release the upstream connection. It may be kept idle for `kept` at most; it is closed if
     /// that is `None`.
     Release { conn: ConnId, kept: Option<Duration> },
@@ -38,6 +38,15 @@ pub(crate) enum Need {
     Measure { side: Side },
     /// Close the client's connection, which ends the session.
     Close { with_reset: bool },
+}
+
+/// The end of an attempt: its lease is returned, and usually its connection is released, as by
+/// [`Need::Release`].
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) lease: Lease,
+    pub(crate) outcome: Outcome,
+    pub(crate) release: Option<(ConnId, Option<Duration>)>,
 }
 
 /// The needs in the order in which they are fetched, as bits of a set.
@@ -155,6 +164,14 @@ impl Needs {
         self.asked & ask::CLOSE != 0
     }
 
+    /// Returns the attempt that ended, after [`Need::Finish`] was fetched.
+    #[inline]
+    pub(super) fn take_ended(&mut self) -> Option<Ended> {
+        debug_assert!(self.finish.is_some(), "what is asked for is there");
+        let (lease, outcome) = self.finish.take()?;
+        Some(Ended { lease, outcome, release: self.release.take() })
+    }
+
     /// Returns the next need.
     #[inline]
     pub(super) fn poll(&mut self) -> Option<Need> {
@@ -164,10 +181,7 @@ impl Needs {
             let need = match first {
                 ask::FINISH => {
                     self.asked &= !ask::RELEASE;
-                    let release = self.release.take();
-                    let finish = self.finish.take();
-                    debug_assert!(finish.is_some(), "what is asked for is there");
-                    finish.map(|(lease, outcome)| Need::Finish { lease, outcome, release })
+                    Some(Need::Finish)
                 }
                 ask::DISPATCH => Some(Need::Dispatch),
                 rare => self.poll_rare(rare),

@@ -192,7 +192,7 @@ impl Upstreams {
         self.leases -= 1;
         let is_displaced = !self.displaced.is_empty() && self.take_displaced(lease.id());
         let outcome = if is_displaced { Outcome::Abandoned } else { outcome };
-        self.router.handle_event(now, Event::RequestFinished { lease, outcome });
+        self.router.finish(now, lease, outcome);
     }
 
     #[cold]
@@ -239,12 +239,12 @@ impl Upstreams {
     pub(crate) fn keep_idle(
         &mut self,
         backend: BackendId,
-        attempt: Attempt,
+        attempt: &Attempt,
         conn: ConnId,
         most: usize,
     ) -> bool {
         let is_wanted = self.maintained.is_empty() || !self.maintained.contains(&backend);
-        is_wanted && self.places.is_current(backend, attempt) && self.idle.put(backend, conn, most)
+        is_wanted && self.places.is_current(backend, *attempt) && self.idle.put(backend, conn, most)
     }
 
     /// Removes a connection that ended while idle.
