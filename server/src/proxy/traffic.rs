@@ -161,25 +161,25 @@ impl Proxy {
 
     /// Returns the bytes that wait for a connection.
     pub fn write_ready(&self, conn: ConnId) -> &[u8] {
-        match self.table.get(conn).map(|entry| &entry.conn) {
-            Some(Conn::Client(session)) => session.write_ready(Side::Client),
-            Some(Conn::Upstream(Upstream { session: Some(id), .. })) => {
-                match self.table.get(*id).map(|entry| &entry.conn) {
-                    Some(Conn::Client(session)) => session.write_ready(Side::Upstream),
-                    _ => &[],
-                }
-            }
-            Some(Conn::Probe(probe)) => probe.write_ready(),
-            Some(Conn::Upstream(_)) | None => &[],
-        }
+        self.output(conn).0
     }
 
-    /// Whether the connection's end follows its waiting bytes in the same turn. The driver may hold
-    /// the bytes back until then, so that both leave together.
-    pub fn is_last_write(&self, conn: ConnId) -> bool {
+    /// Returns the bytes that wait for a connection, and whether the connection's end follows them
+    /// in the same turn. The driver may hold the bytes back until then, so that both leave together.
+    #[inline]
+    pub fn output(&self, conn: ConnId) -> (&[u8], bool) {
         match self.table.get(conn).map(|entry| &entry.conn) {
-            Some(Conn::Client(session)) => session.is_closing(),
-            Some(Conn::Upstream(_) | Conn::Probe(_)) | None => false,
+            Some(Conn::Client(session)) => {
+                (session.write_ready(Side::Client), session.is_closing())
+            }
+            Some(Conn::Upstream(Upstream { session: Some(id), .. })) => {
+                match self.table.get(*id).map(|entry| &entry.conn) {
+                    Some(Conn::Client(session)) => (session.write_ready(Side::Upstream), false),
+                    _ => (&[], false),
+                }
+            }
+            Some(Conn::Probe(probe)) => (probe.write_ready(), false),
+            Some(Conn::Upstream(_)) | None => (&[], false),
         }
     }
 

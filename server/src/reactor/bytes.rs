@@ -51,14 +51,15 @@ impl Reactor {
             let most = if socket.is_costly { space.len().min(COSTLY_READ) } else { space.len() };
             let moved = socket.read(&mut space[..most], &mut self.scratch);
             let has_more = socket.is_readable;
-            self.take_moved(conn, moved);
             let Moved::Bytes(count) = moved else {
+                self.take_moved(conn, moved);
                 if has_more {
                     // Much ciphertext was read without yielding bytes for the proxy.
                     self.queue(conn);
                 }
                 return;
             };
+            self.proxy.handle_read(self.now, conn, count);
             self.flush();
             if !has_more {
                 return;
@@ -98,8 +99,8 @@ impl Reactor {
         self.take_moved(conn, moved);
     }
 
-    /// Reports the result of a read. Inlined because it runs for each read.
-    #[inline(always)]
+    /// Reports the result of a read. Most reads return bytes, which [`read`](Self::read) reports
+    /// itself.
     fn take_moved(&mut self, conn: ConnId, moved: Moved) {
         match moved {
             Moved::Bytes(count) => self.proxy.handle_read(self.now, conn, count),
@@ -142,7 +143,7 @@ impl Reactor {
             return false;
         };
         loop {
-            let bytes = self.proxy.write_ready(conn);
+            let (bytes, is_last) = self.proxy.output(conn);
             if bytes.is_empty() || socket.is_connecting {
                 if socket.secured.is_some() {
                     socket.flush_secured(self.poll.registry());
@@ -159,7 +160,6 @@ impl Reactor {
                 break;
             }
             let length = bytes.len();
-            let is_last = !socket.is_outgoing && self.proxy.is_last_write(conn);
             match socket.write(bytes, is_last) {
                 Moved::Bytes(count) => {
                     self.proxy.handle_written(self.now, conn, count);

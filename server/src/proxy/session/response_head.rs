@@ -147,8 +147,10 @@ impl Session {
             return None;
         }
         let whole = upstream.input.take()?;
-        let pushed = client.output.push(whole, &mut shared.buffers);
-        debug_assert!(pushed.is_ok(), "nothing waits before the response");
+        if let Err(whole) = client.output.push(whole, &mut shared.buffers) {
+            debug_assert!(false, "nothing waits before the response");
+            shared.buffers.give(whole);
+        }
         Some(rest)
     }
 

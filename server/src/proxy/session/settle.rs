@@ -145,8 +145,10 @@ impl Session {
             Framing::None => forwarded,
             _ => self.expect_body(framing, forwarded, shared),
         };
-        let pushed = self.upstream.output.push(head, &mut shared.buffers);
-        debug_assert!(pushed.is_ok(), "nothing waits before the head of a request");
+        if let Err(head) = self.upstream.output.push(head, &mut shared.buffers) {
+            debug_assert!(false, "nothing waits before the head of a request");
+            shared.buffers.give(head);
+        }
         self.upstream.last_write = now;
         self.needs.dispatch();
     }

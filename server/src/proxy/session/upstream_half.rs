@@ -387,8 +387,14 @@ impl UpstreamHalf {
                 let kept =
                     kept_for(head.version, &head.fields).filter(|_| framing != Framing::UntilClose);
                 let mut binds = exchange.binds;
-                if status == 401 || status == 407 {
-                    binds |= authentication::challenges_connection(head);
+                if status >= 400 {
+                    if status == 401 || status == 407 {
+                        binds |= authentication::challenges_connection(head);
+                    }
+                    let refusal = Refusal::of(status, &head.fields, &shared.date);
+                    if refusal.is_some() || status >= 500 && exchange.rare.is_some() {
+                        exchange.rare().refusal = refusal;
+                    }
                 }
                 // If the response begins before the end of the request, unread bytes of the request
                 // may remain, so no request can follow.
@@ -403,10 +409,6 @@ impl UpstreamHalf {
                 } else {
                     BodyWriter::Plain
                 };
-                let refusal = Refusal::of(status, &head.fields, &shared.date);
-                if refusal.is_some() || status >= 500 && exchange.rare.is_some() {
-                    exchange.rare().refusal = refusal;
-                }
                 HeadKind::Final { status, framing, writer, kept, binds, is_client_persistent }
             }
         };
