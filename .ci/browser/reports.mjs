@@ -90,6 +90,11 @@ test("the report of the lab has the table of the text, charts, and those of anot
     const cells = await page.locator("section").nth(1).locator("tbody tr").nth(1).locator("td").allTextContents();
     const row = text.split("\n").find((line) => line.startsWith("score"));
     assert.equal(["score", ...cells].join(" "), row.trim().replace(/ +/g, " "));
+    // Ten policies share eight colours: the last two are dashed, in the legend as in the chart.
+    const swatches = await page.locator("figure").first().locator(".legend li").evaluateAll((items) =>
+      items.map((item) => [item.textContent.split(/[\d–]/)[0], item.firstChild.hasAttribute("data-dashed")]),
+    );
+    assert.deepEqual(swatches.filter(([, isDashed]) => isDashed).map(([name]) => name), ["round_robin", "random"]);
     const title = page.locator("figure:visible b", { hasText: "learned: share" });
     assert.equal(await title.count(), 0);
     // Charts are drawn where they can be seen.

@@ -237,7 +237,7 @@ test("rows are drawn while others are on their way, and p50 and p99 in them", as
 test("the policy's pictures have their scales", async () => {
   await onStage({ names: ["A", "B"] }, async ({ page }) => {
     const { hello, backends } = await beginning(page);
-    const guard = { inCharge: true, returnsInMs: null, demotions: 0, controls: 500, ratio: 0.9, interval: [0.8, 1.1], alarm: 0.1 };
+    const guard = { inCharge: true, returnsInMs: null, demotions: 0, controls: 500, ratio: 0.9, interval: [0.4, 1.1], alarm: 0.1 };
     for (const backend of backends.backends) backend.row[hello.fields.indexOf("width")] = 8;
     const curves = [[[1, 10], [8, 20], [64, 160]], [[1, 5], [64, 5]]];
     const body =
@@ -247,10 +247,57 @@ test("the policy's pictures have their scales", async () => {
     const places = await page.evaluate(() => [...document.querySelectorAll(".gain text")].map((text) => [text.getBBox().x, text.getBBox().width]));
     assert.equal(places.length, 5);
     for (const [x, width] of places) assert.ok(x >= 0 && x + width <= 400, `a label is cut: ${x} to ${x + width}`);
+    assert.equal(await page.locator(".gain path").count(), 1, "the interval goes on at its lower end");
+    assert.match(await page.locator("#policy").textContent(), /10\.0 % less cost than least_request \(95 %: 60\.0 % less to 10\.0 % more\)/);
     const models = await page.locator(".model").allTextContents();
     assert.match(models[0], /1 to 64 in flight: 10 ms to 160 ms/);
     assert.match(models[1], /1 to 64 in flight: 5 ms/);
     assert.match(await page.locator(".model").first().innerText(), /to 160 ms\n/);
+  });
+});
+
+test("a point of a large pool is the average of the seconds since the last one", async () => {
+  await onStage({ names: ["A"] }, async ({ page }) => {
+    const { hello, backends } = await beginning(page);
+    const errors = hello.fields.indexOf("errors");
+    const ticks = [0, 0, 10, 0, 0].map((value, at) => {
+      const tick = { at: hello.at + 1000 * at, pool: hello.pool, rows: [[0, errors, value]], events: [] };
+      return event("tick", tick);
+    });
+    await reloadWith(page, event("hello", { ...hello, interval: 5 }) + event("backends", backends) + ticks.join(""));
+    await until("the point", () => page.evaluate(() => store.backends[0]?.errors.at(-1) === 2));
+  });
+});
+
+test("the panel of the policy keeps a selection", async () => {
+  await onStage({ names: ["A", "B"] }, async ({ page }) => {
+    const { hello, backends } = await beginning(page);
+    const tick = (at) => event("tick", { at: hello.at + at, pool: { ...hello.pool, holds: at }, rows: [], events: [] });
+    let streams = 0;
+    await page.route("**/events", (route) => {
+      streams += 1;
+      const body = event("hello", hello) + event("backends", backends) + tick(streams);
+      return route.fulfill({ contentType: "text/event-stream", body });
+    });
+    await page.reload();
+    await page.waitForSelector("#policy dl");
+    await page.evaluate(() => getSelection().selectAllChildren(document.querySelector("#policy p")));
+    const before = streams;
+    await until("two more streams", () => streams >= before + 2);
+    assert.notEqual(await page.evaluate(() => getSelection().toString()), "");
+  });
+});
+
+test("rows beside the screen have their figures", async () => {
+  const options = { viewport: { width: 360, height: 400 } };
+  await onStage({ names: ["A", "B", "C", "D", "E", "F"], load: 60, options }, async ({ page }) => {
+    const texts = (selector) => page.locator(selector).allTextContents();
+    await until("all ages", async () => (await texts("#rows .ages .number")).every((text) => text !== ""));
+    await until("all requests", async () => (await texts('#rows td[data-label="Req/s"]')).some((text) => Number(text) > 5));
+    assert.ok((await texts("#rows .state")).every((text) => text !== ""));
+    // Without requests the bar of a share is empty.
+    const widths = await page.evaluate(() => [...document.querySelectorAll(".share .bar > span")].map((bar) => bar.offsetWidth / bar.parentElement.offsetWidth));
+    assert.ok(widths.reduce((sum, width) => sum + width) < 1.5, `${widths}`);
   });
 });
 
@@ -309,7 +356,7 @@ test("ticks between the parts of a large pool disturb nothing", async () => {
   });
 });
 
-test("nothing of the table is cut at 1280 pixels", async () => {
+test("nothing of the table is cut at 360 to 1280 pixels", async () => {
   const names = ["a-backend-with-a-long-name-in-Frankfurt", "B", "C", "D"];
   const settings = { routing: { ...quick, policy: "learned" }, limits: { perBackend: 1000 } };
   await onStage({ names, settings, load: 150, options: { viewport: { width: 1280, height: 880 } } }, async ({ page, backends }) => {
@@ -326,6 +373,10 @@ test("nothing of the table is cut at 1280 pixels", async () => {
       return [...document.querySelectorAll(".ages span")].filter((span) => span.getBoundingClientRect().right > edge).length;
     });
     assert.equal(cut, 0);
+    for (const width of [1279, 1024, 901, 768, 360]) {
+      await page.setViewportSize({ width, height: 880 });
+      assert.ok((await over()) <= 0, `${await over()} pixels of the table are cut in a window of ${width}`);
+    }
   });
 });
 

@@ -96,6 +96,7 @@ const look = (() => {
       const swatch = element("span", "swatch");
       if (one.series) swatch.dataset.series = one.series;
       else swatch.style.setProperty("--tone", `var(${one.colour})`);
+      swatch.toggleAttribute("data-dashed", Boolean(one.dash));
       const value = element("span", "number");
       item.append(swatch, element("span", "", one.label), value);
       legend.append(item);
@@ -136,6 +137,12 @@ const look = (() => {
         const width = mark.label ? ctx.measureText(mark.label).width : 0;
         const fits = left > free && left + width < bbox.left + bbox.width;
         if (mark.label && fits) {
+          // A line of the chart that crosses the label must not make it unreadable.
+          ctx.fillStyle = colour("--panel");
+          ctx.globalAlpha = 0.85;
+          ctx.fillRect(left + 2 * devicePixelRatio, bbox.top, width + 4 * devicePixelRatio, 15 * devicePixelRatio);
+          ctx.globalAlpha = 1;
+          ctx.fillStyle = ctx.strokeStyle;
           ctx.fillText(mark.label, left + 4 * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
           free = left + width + 8 * devicePixelRatio;
         }

@@ -88,6 +88,9 @@
       node("line", { x1: low, x2: high, y1: 22, y2: 22, stroke: "var(--accent)", "stroke-width": 6, "stroke-linecap": "round" }),
       node("circle", { cx: place(ratio), cy: 22, r: 5, fill: "var(--panel)", stroke: "var(--accent)", "stroke-width": 2.5 }),
     );
+    // An interval that goes on beyond the line has a tip at that end.
+    if (interval[0] < 0.5) picture.append(node("path", { d: "M10 22l10 -7v14z", fill: "var(--accent)" }));
+    if (interval[1] > 1.5) picture.append(node("path", { d: "M390 22l-10 -7v14z", fill: "var(--accent)" }));
     for (const value of [0.5, 0.75, 1, 1.25, 1.5]) {
       picture.append(node("text", { x: place(value), y: 50, "text-anchor": "middle" }, value === 1 ? "equal" : `×${value}`));
     }
@@ -131,10 +134,10 @@
       add("compared", `${count(guard.controls, "request")} sent by least_request`);
       add("alarm", `${Math.round(100 * guard.alarm)} % of what demotes the learner, ${count(guard.demotions, "demotion")} so far`);
       if (guard.ratio !== null && guard.interval !== null) {
-        const gain = 100 * (1 - guard.ratio);
-        const [low, high] = guard.interval.map((ratio) => 100 * (1 - ratio));
-        const than = gain >= 0 ? "less" : "more";
-        add("measured gain", `${Math.abs(gain).toFixed(1)} % ${than} cost than least_request (95 %: ${high.toFixed(1)} to ${low.toFixed(1)} %)`);
+        const [gain, low, high] = [guard.ratio, ...guard.interval].map(
+          (ratio) => `${Math.abs(100 * (1 - ratio)).toFixed(1)} % ${ratio <= 1 ? "less" : "more"}`,
+        );
+        add("measured gain", `${gain} cost than least_request (95 %: ${low} to ${high})`);
       } else add("measured gain", "too few control requests so far");
     } else {
       add("switches", look.number(pool.switches));
@@ -171,11 +174,18 @@
   }
 
   let drawnPolicy = "";
-  /** Draws the panel again only if it differs: a reader may be selecting text in it. */
+  /** Whether a reader has selected text of the panel. */
+  function isSelected() {
+    const selection = getSelection();
+    return !selection.isCollapsed && policyBody.contains(selection.anchorNode);
+  }
+
+  /** Draws the panel again only if it differs, and keeps a selection. */
   function refreshPolicy(isForced) {
     const { guard, ...pool } = store.pool;
     const key = JSON.stringify([pool.policy, pool.switches, pool.holds, pool.spills, pool.retries, pool.waited, guard]);
-    if (isForced || key !== drawnPolicy) drawPolicy();
+    if ((!isForced && key === drawnPolicy) || isSelected()) return;
+    drawPolicy();
     drawnPolicy = key;
   }
 

@@ -47,8 +47,10 @@ const store = (() => {
     },
   };
 
-  /** The figures whose history is kept. */
-  const columns = ["rps", "errors", "refused", "p50", "p99"];
+  /** The figures per second whose history is kept. A point has their average since the last point. */
+  const rates = ["rps", "errors", "refused"];
+  /** The figures whose history is kept. Of those that are no rates, a point has the last value. */
+  const columns = [...rates, "p50", "p99"];
   /** On the traffic port page and events have one address; the admin listener has two. */
   const isTraffic = location.pathname.endsWith("/stats");
   const address = isTraffic ? location.pathname : "events";
@@ -150,6 +152,7 @@ const store = (() => {
   function takeBackends({ first, backends }) {
     const arrived = backends.map((backend, place) => {
       const made = { place: first + place, name: backend.name, url: backend.url, row: backend.row, model: null };
+      forgetSums(made);
       const { interval, covered, times } = own;
       const length = covered / interval;
       for (const name of columns) {
@@ -177,6 +180,10 @@ const store = (() => {
       for (let at = 0; at < changes.length; at += 2) backend.row[changes[at]] = changes[at + 1];
     }
     ticks += 1;
+    for (const backend of own.backends.filter(Boolean)) {
+      backend.summed += 1;
+      for (const name of rates) backend.sums[name] += own.figure(backend, name) ?? 0;
+    }
     // A large pool keeps fewer points: its charts are drawn from the same distances as its history.
     if (own.interval <= fineInterval || ticks % own.interval === 0) addPoint(own.seconds(tick.at));
     const last = own.events.at(-1)?.[0] ?? 0;
@@ -192,13 +199,23 @@ const store = (() => {
   function addPoint(time) {
     own.times.push(time);
     const known = own.backends.filter(Boolean);
-    for (const backend of known) for (const name of columns) backend[name].push(own.figure(backend, name));
+    for (const backend of known) {
+      const value = (name) => (rates.includes(name) ? backend.sums[name] / backend.summed : own.figure(backend, name));
+      for (const name of columns) backend[name].push(value(name));
+      forgetSums(backend);
+    }
     let old = 0;
     while (own.times[old] < time - own.covered) old += 1;
     if (old > 0) {
       own.times.splice(0, old);
       for (const backend of known) for (const name of columns) backend[name].splice(0, old);
     }
+  }
+
+  /** Begins the sums of the next point. */
+  function forgetSums(backend) {
+    backend.sums = Object.fromEntries(rates.map((name) => [name, 0]));
+    backend.summed = 0;
   }
 
   function sumUp() {

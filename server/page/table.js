@@ -1,6 +1,7 @@
 "use strict";
 // The table of backends. A row is made once; a tick touches only the cells whose text changed, and
-// draws only the rows that are on the screen.
+// draws the rows that are on the screen. Of the others it draws some: screen readers, a search in the
+// page and printing reach them, too.
 
 const table = (() => {
   const { element } = look;
@@ -21,11 +22,15 @@ const table = (() => {
     ["Signal age", "ages", null, 1, "Age of ping, report, request"],
   ];
   const points = ["latency", "loss", "errorPoints", "inFlightPoints", "queuePoints", "cpuPoints", "memoryPoints"];
+  /** Rows beside the screen that a tick draws. */
+  const unseenAtOnce = 24;
   const body = document.getElementById("rows");
   const filter = document.getElementById("filter-text");
   let rows = [];
   let order = { figure: null, sign: 1 };
   let seen = new Set();
+  /** The place of the row beside the screen that is drawn next. */
+  let turn = 0;
   let scale = 1;
   /** Whether rows are added as their backends arrive: when there is nothing else to show. */
   let isGrowing = false;
@@ -271,7 +276,19 @@ const table = (() => {
     body.replaceChildren();
     arrange();
     measure();
-    rows.forEach((row) => watcher.observe(row.line));
+    rows.forEach(show);
+  }
+
+  function show(row) {
+    draw(row);
+    watcher.observe(row.line);
+  }
+
+  function drawUnseen() {
+    for (let count = Math.min(unseenAtOnce, rows.length); count > 0; count -= 1) {
+      turn = (turn + 1) % rows.length;
+      if (!seen.has(rows[turn])) draw(rows[turn]);
+    }
   }
 
   /** Adds rows of backends that have arrived while others are on their way. */
@@ -285,7 +302,7 @@ const table = (() => {
     measure();
     if (order.figure || filter.value) arrange();
     else body.append(...added.map((row) => row.line));
-    added.forEach((row) => watcher.observe(row.line));
+    added.forEach(show);
   }
 
   function complete() {
@@ -306,8 +323,10 @@ const table = (() => {
     measure();
     inks = askForInks();
     seen.forEach(draw);
+    drawUnseen();
     if (order.figure && order.figure !== "name") arrange();
   });
+  addEventListener("beforeprint", () => rows.forEach(draw));
 
   return {
     /** Shows the colour that a backend has in the charts. */
