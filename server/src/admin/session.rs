@@ -196,6 +196,8 @@ impl Session {
         };
         let (asked, vary) = resource(&head).unzip();
         self.vary = vary.unwrap_or_default();
+        // A stream of events is in chunks, which only HTTP/1.1 has (RFC 9112 section 6.1).
+        let has_chunks = head.version == Version::Http11;
         let is_known_method = matches!(head.method, "GET" | "HEAD");
         self.is_head_request = head.method == "HEAD";
         self.is_persistent = is_persistent(head.version, &head.fields)
@@ -206,11 +208,16 @@ impl Session {
         self.input.copy_within(len..self.filled, 0);
         self.filled -= len;
         let (status, fields) = match (asked, is_known_method) {
+            (Some(Asked::Events), true) if !has_chunks => (505, ""),
             (Some(asked), true) => return Some(asked),
             (Some(_), false) => (405, "Allow: GET, HEAD\r\n"),
             (None, _) => (404, ""),
         };
-        let text = if status == 404 { "404 Not Found\n" } else { "405 Method Not Allowed\n" };
+        let text = match status {
+            404 => "404 Not Found\n",
+            405 => "405 Method Not Allowed\n",
+            _ => "505 HTTP Version Not Supported: the events need HTTP/1.1\n",
+        };
         self.respond(now, (status, TEXT), &[date, fields], Arc::new(text.into()));
         None
     }

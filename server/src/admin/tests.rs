@@ -197,3 +197,16 @@ fn the_longest_stream_gives_way() {
         }
     }
 }
+
+/// The events are a chunked response, which a client of HTTP/1.0 could not read.
+#[test]
+fn events_need_http_1_1() {
+    let proxy = proxy(1);
+    let mut admin = Admin::new();
+    let id = admin.handle_accept(START).expect("room");
+    send(&mut admin, START, id, b"GET /events HTTP/1.0\r\n\r\n", &proxy);
+    let text = take(&mut admin, START, id, &proxy);
+    assert!(text.starts_with("HTTP/1.1 505 "), "{text}");
+    assert!(!text.contains("chunked"), "{text}");
+    assert_eq!(admin.streams(), 0);
+}
