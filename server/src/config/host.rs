@@ -7,18 +7,18 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A host and an optional port.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct HostPort {
+pub(crate) struct HostPort {
     /// IPv4 address, IPv6 address without brackets, or DNS name in lower case.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// Whether the host needs brackets if a port may follow.
-    pub(super) is_ipv6: bool,
+    pub(crate) is_ipv6: bool,
     /// The port, if there is one; the caller checks for 0.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 impl HostPort {
     /// Reads `HOST`, `HOST:PORT`, `[IPV6]` or `[IPV6]:PORT`.
-    pub(super) fn parse(text: &str) -> Result<Self, HostError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, HostError> {
         if let Some(bracketed) = text.strip_prefix('[') {
             let (address, rest) = bracketed.split_once(']').ok_or(HostError::OpenBracket)?;
             let address: Ipv6Addr = address.parse().map_err(|_| HostError::Ipv6Address)?;

@@ -53,6 +53,7 @@ pub(crate) use file::rules_from_json;
 pub(crate) use health::Check;
 pub use health::{CheckKind, CheckMethod, HealthChecks, InitialHealth, OwnHealthChecks};
 pub use host::HostError;
+pub(crate) use host::HostPort;
 pub(crate) use levels::Levels;
 pub use listen::{Listen, ListenAddress};
 pub use logs::{AccessLogFormat, AccessLogRules, LogFormat, LogRules, RequestIdRules, TakeId};

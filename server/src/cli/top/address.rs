@@ -41,7 +41,7 @@ impl Source {
             Self::Url(url) => read_url(url, wants_decisions).map_err(|failure| failure.text()),
             Self::Socket(path) => read_socket(path),
             Self::Usual => {
-                let url = Url::parse(&format!("http://{USUAL}")).map_err(str::to_owned)?;
+                let url = Url::parse(&format!("http://{USUAL}"))?;
                 match read_url(&url, wants_decisions) {
                     Ok(reading) => Ok(reading),
                     Err(failure @ Failure::NoConnection { .. }) => read_socket(SOCKET)

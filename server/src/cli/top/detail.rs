@@ -4,8 +4,8 @@ use serde_json::Value;
 use crate::cli::top::decisions::Decision;
 use crate::cli::top::line::{Line, Style};
 use crate::cli::top::reading::Row;
-use crate::cli::top::state::State;
 use crate::cli::top::text::{bar, columns, left, number, span, visible, whole};
+use crate::pages::state::State;
 
 /// Returns the lines about a backend for a window of `wide` columns.
 pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> Vec<Line> {
@@ -24,7 +24,7 @@ pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> V
         &mut lines,
         "state",
         &[
-            format!("{}{current}; {weight}standing {standing};", row.state.word()),
+            format!("{}{current}; {weight}standing {standing};", row.state.name()),
             format!("{} ejections;", json["ejections"].as_u64().unwrap_or(0)),
             format!("{} requests,", whole(row.requests as f64)),
             format!("{} errors,", whole(row.errors as f64)),

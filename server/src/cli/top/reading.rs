@@ -2,7 +2,8 @@
 use serde_json::Value;
 
 use crate::cli::top::decisions::Decision;
-use crate::cli::top::state::State;
+use crate::cli::top::state;
+use crate::pages::state::State;
 
 /// The figures of a proxy at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,7 +110,7 @@ impl Row {
         let parts = parts.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
         Some(Self {
             name: json["name"].as_str()?.to_owned(),
-            state: State::of(&json),
+            state: state::of(&json),
             requests: count("totalRequests"),
             errors: count("errorRequests"),
             refused: count("refusedRequests"),

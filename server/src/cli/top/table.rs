@@ -2,6 +2,7 @@
 use crate::cli::top::history::{Rates, Traffic, since_start};
 use crate::cli::top::line::{Line, Style};
 use crate::cli::top::reading::{Reading, Row};
+use crate::cli::top::state;
 use crate::cli::top::text::{bar, columns, left, number, right, span, whole};
 
 /// A column of the live table.
@@ -79,7 +80,7 @@ impl Layout {
     /// whose longest state is `current` fit a terminal of 80 with names of up to 12.
     pub(crate) fn of_lines(reading: &Reading, earlier: Option<&Self>) -> Self {
         let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
-        let states = reading.rows.iter().map(|row| columns(row.state.word()));
+        let states = reading.rows.iter().map(|row| columns(row.state.name()));
         let known = earlier.map_or("STATE".len(), |earlier| earlier.columns[0].2);
         let mut columns = COLUMNS.to_vec();
         columns.retain(|(column, ..)| *column != Column::Bar);
@@ -117,7 +118,7 @@ impl Layout {
 fn cell(column: Column, wide: usize, row: &Row, traffic: &Traffic) -> (Style, String) {
     let known = |value: Option<f64>| right(&value.map_or_else(|| "-".to_owned(), number), wide);
     match column {
-        Column::State => (row.state.style(), left(row.state.word(), wide)),
+        Column::State => (state::style(row.state), left(row.state.name(), wide)),
         Column::Share => {
             let share = traffic.share.map(|share| format!("{:.1}%", 100.0 * share));
             (Style::Plain, right(&share.unwrap_or_else(|| "-".to_owned()), wide))
@@ -155,7 +156,7 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
     let cells = reading.rows.iter().zip(&rows).map(|(row, traffic)| {
         [
             left(&row.name, columns(&row.name).min(NAME_MAX)),
-            row.state.word().to_owned(),
+            row.state.name().to_owned(),
             whole(row.requests as f64),
             traffic.share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", 100.0 * share)),
             known(traffic.error_percent),
@@ -188,7 +189,7 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
         let mut line = Line::default();
         for (at, text) in cells.iter().enumerate() {
             let style = match at {
-                1 => row.state.style(),
+                1 => state::style(row.state),
                 4 => error_style(traffic.error_percent),
                 _ => Style::Plain,
             };
@@ -222,7 +223,7 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
 mod tests {
     use super::*;
     use crate::cli::top::reading::tests::reading;
-    use crate::cli::top::state::State;
+    use crate::pages::state::State;
 
     fn written(line: &Line) -> String {
         let mut text = String::new();

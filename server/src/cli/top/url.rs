@@ -1,4 +1,5 @@
 //! `http` URLs.
+use crate::config::{HostError, HostPort};
 
 /// An `http` URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -13,37 +14,28 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// Parses `http://HOST[:PORT][/PATH]`. The default path is /stats.
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+    /// Parses `http://HOST[:PORT][/PATH]`. Without a path it is /stats.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("http://").ok_or("does not begin with http://")?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("has a character that a URL cannot have");
+            return Err("has a character that a URL cannot have".to_owned());
         }
         if authority.contains('@') || target.contains('#') {
-            return Err("has a user or a fragment");
+            return Err("has a user or a fragment".to_owned());
         }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').ok_or("has an invalid host")?,
-            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => {
-                port.parse().ok().filter(|port| *port > 0).ok_or("has an invalid port")?
-            }
-            None if port.is_empty() => 80,
-            None => return Err("has an invalid port"),
-        };
-        if host.is_empty() {
-            return Err("has no host");
+        let HostPort { host, port, .. } =
+            HostPort::parse(authority).map_err(|wrong| wrong.to_string())?;
+        if port == Some(0) {
+            return Err(HostError::Port.to_string());
         }
         let target = match target {
             "" | "/" => STATS.to_owned(),
             path if path.starts_with('/') => path.to_owned(),
-            _ => return Err("has a query without a path"),
+            _ => return Err("has a query without a path".to_owned()),
         };
-        Ok(Self { host: host.to_owned(), port, authority: authority.to_owned(), target })
+        Ok(Self { host, port: port.unwrap_or(80), authority: authority.to_owned(), target })
     }
 }
 
@@ -53,7 +45,7 @@ const STATS: &str = "/stats";
 mod tests {
     use super::*;
 
-    /// Each form of a URL is split into host, port, Host field and target; row by row.
+    /// Each form of a URL has its host, port, Host field and target; row by row.
     #[test]
     fn urls_are_read() {
         for (text, host, port, authority, target) in [
@@ -74,14 +66,14 @@ mod tests {
             ("http://:80", "has no host"),
             ("http://h:0", "has an invalid port"),
             ("http://h:x", "has an invalid port"),
-            ("http://[::1", "has an invalid host"),
-            ("http://[::1]80", "has an invalid port"),
+            ("http://[::1", "has a [ without its ]"),
+            ("http://[::1]80", "has something other than a port after its ]"),
             ("http://u@h", "has a user or a fragment"),
             ("http://h/#x", "has a user or a fragment"),
             ("http://h?x", "has a query without a path"),
             ("http://h/a\r\nEvil: 1", "has a character that a URL cannot have"),
         ] {
-            assert_eq!(Url::parse(text), Err(wrong), "{text}");
+            assert_eq!(Url::parse(text), Err(wrong.to_owned()), "{text}");
         }
     }
 }
