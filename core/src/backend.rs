@@ -258,7 +258,7 @@ impl Backend {
     }
 
     /// Whether it got so few requests before its last failure that the first back-off of an
-    /// ejection would divert hardly any.
+    /// ejection would divert hardly any requests.
     pub(crate) const fn is_asked_seldom(&self) -> bool {
         self.requests.was_quiet
     }
@@ -269,8 +269,7 @@ impl Backend {
         self.rescore_errors(now, rules);
     }
 
-    /// Records that it is up after it was down: the failures and lost pings of the outage no longer
-    /// count.
+    /// Records that it has come up: the failures and lost pings of the outage no longer count.
     pub(crate) fn came_up(&mut self, now: Instant, rules: &Rules) {
         self.pings.loss_ewma = Ewma::default();
         self.rescore_pings(rules);
@@ -458,7 +457,7 @@ impl Backend {
         self.requests.error_rate
     }
 
-    /// The time up to which the weights of the reported figures stay as they are at `now`, without
+    /// The time until which the weights of the reported figures remain those at `now`, without
     /// further reports.
     pub(crate) fn reports_hold_until(&self, now: Instant, rules: &Rules) -> Instant {
         let Reports { queue, cpu_busy_ms, memory_bytes, .. } = &self.reports;
@@ -549,7 +548,7 @@ pub(crate) struct ScanRow {
     pub(crate) changes: u32,
 }
 
-/// Time without the end of a request, twice the first back-off of an ejection.
+/// The length of a quiet time, in which no request ends: twice the first back-off of an ejection.
 const SELDOM: Duration = Duration::from_millis(500);
 /// After this number of pings, a failed one is followed by the next at the regular interval, even
 /// if the average still lacks samples. It is the number of samples in the first median of

@@ -325,8 +325,8 @@ mod tests {
         }
     }
 
-    /// Errors of one client among many do not count, for any target. Those of the others do, and
-    /// so do its own once the others fail as well.
+    /// Errors of one client among many do not count, for any target. Errors of the others do, and
+    /// its own errors count once the others also fail.
     #[test]
     fn one_client_among_many_counts_for_nothing() {
         let mut bench = Bench::new();

@@ -93,7 +93,7 @@ const FIRST: usize = 5;
 pub(crate) struct ErrorRate {
     requests: f64,
     errors: f64,
-    /// The part of `errors` that is left out of the share.
+    /// The part of `errors` that the share excludes.
     forgiven: f64,
     stepped_at: Instant,
 }
@@ -141,7 +141,7 @@ impl ErrorRate {
         }
     }
 
-    /// Leaves all errors so far out of the share. They stay in the counts, which show what is usual
+    /// Excludes all errors so far from the share. They stay in the counts, which show what is usual
     /// for the backend: without them its next errors would stand out.
     pub(crate) const fn forgive(&mut self) {
         self.forgiven = self.errors;

@@ -178,7 +178,7 @@ pub enum ReturnReason {
     Probation,
     /// The other backends fail about as much as it does.
     OthersFail,
-    /// Without it the share of failures was higher than with it.
+    /// The share of failures was higher without the backend than with it.
     Regretted,
     /// It came up after it was down, so earlier failures no longer count.
     CameUp,
@@ -215,7 +215,7 @@ impl OutCause {
 /// Why the current backend changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SwitchReason {
-    /// There was no current backend before. Not counted as a switch: it starts no cooldown.
+    /// No backend was current before. Not counted as a switch, and starts no cooldown.
     First,
     /// The score of the new backend is lower.
     Better {
@@ -305,8 +305,8 @@ pub enum ProbeFailure {
     Status(u16),
     /// The body of the response lacked the text that the driver looks for.
     Body,
-    /// The proxy gave up for its own reasons, such as a lack of file descriptors. The probe shows
-    /// nothing about the backend and is not counted.
+    /// The proxy gave up for reasons of its own, such as a lack of file descriptors. The probe
+    /// shows nothing about the backend and is not counted.
     Abandoned,
 }
 
@@ -455,7 +455,7 @@ pub enum Outcome {
         /// fades with the half-life of errors.
         hold: Option<Duration>,
     },
-    /// The request failed at the backend or on the way to it.
+    /// The request failed at the backend or while connecting to it.
     Failed(RequestFailure),
     /// The client left, or the proxy gave up for its own reasons. The end shows nothing about the
     /// backend.

@@ -78,7 +78,7 @@ pub(crate) struct Watch {
 pub(crate) enum Standing {
     /// It gets requests.
     In,
-    /// It gets none while another backend can take them.
+    /// It gets no requests while another backend can take them.
     Ejected {
         /// From this time on a good ping leads to probation.
         until: Instant,
@@ -373,7 +373,7 @@ pub enum StandingView {
         /// The number of requests that it may have in flight.
         window: u32,
     },
-    /// It gets none for at least the given time.
+    /// It gets no requests for at least the given time.
     Ejected {
         /// Time until a good ping leads to probation.
         left: Duration,
@@ -393,7 +393,7 @@ pub(crate) struct Others {
     /// The median of their shares of failures, the lower one of an even number. A median, so that
     /// one backend that fails everything does not make failures look usual.
     pub(crate) share: f64,
-    /// The requests of all of them together, which show how reliable the share is.
+    /// The total number of their requests, which shows how reliable the share is.
     pub(crate) requests: f64,
 }
 

@@ -1,8 +1,7 @@
 //! The access that requests have to a backend.
 use crate::event::OutCause;
 
-/// The access that requests have to a backend. Requests go to the backends with the lowest value
-/// that any has.
+/// The access that requests have to a backend. Requests go to the backends with the lowest value.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Access {
     /// No restriction.
@@ -18,13 +17,14 @@ pub(crate) enum Access {
     Held,
     /// A backup that requested a pause.
     BackupHeld,
-    /// Its requests failed: it gets none, or one at a time.
+    /// Its requests failed, so it gets no requests, or one at a time.
     Ejected,
     /// Its pings failed.
     Down,
     /// Its connections are refused: no process listens.
     Refusing,
-    /// It has the maximum number of requests in flight: it gets none, even if all others are down.
+    /// It has the maximum number of requests in flight and gets no more, even if all others are
+    /// down.
     Full,
     /// It is out of service because of its mode or a weight of 0, and gets no requests.
     Drained,
@@ -34,7 +34,7 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    /// The access to a backup that otherwise would have this one.
+    /// Returns the access to a backup that would otherwise have this access.
     pub(super) const fn of_backup(self) -> Self {
         match self {
             Self::Free => Self::Backup,

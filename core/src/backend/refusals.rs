@@ -21,7 +21,8 @@ impl Backend {
 
     /// Counts a refusal without a time, while the others worked on `others` requests each on
     /// average. A backend that looks idle gets one more request in flight. A backend that works on
-    /// as many as the others gets hardly any: it is full like them, which its load already shows.
+    /// as many as the others gets hardly any addition: it is full like them, which its load already
+    /// shows.
     ///
     /// Measured alternatives: a whole request for each refusal ranked ten full backends by their
     /// refusals for a minute after a burst; `1/(1 + in flight)` made two proxies with short queues

@@ -25,7 +25,7 @@ pub struct BackendLimits {
     /// The backends that get requests only while no other can take them, by name.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub backups: BTreeSet<String>,
-    /// The health checks of backends by name, where they differ from the rules of probes.
+    /// The health checks of backends that differ from the common probe rules, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub checks: BTreeMap<String, CheckRules>,
 }
@@ -34,15 +34,14 @@ pub struct BackendLimits {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct CheckRules {
-    /// Whether it is never pinged. If so, only requests decide about it: it is never down, and a
-    /// timer, not a ping, ends its ejection.
+    /// Whether it is never pinged. If so, only the results of requests count: it is never down, and
+    /// a timer, not a ping, ends its ejection.
     pub is_off: bool,
     /// Whether it is down until its first good ping, instead of unknown.
     pub starts_down: bool,
-    /// The time between two pings, ms, if it differs from the usual one; from 1 to an hour.
+    /// Time between two pings, ms; from 1 ms to an hour. `None`: the common value.
     pub interval_ms: Option<u32>,
-    /// The time in which a ping must be complete, ms, if it differs from the usual one; from 1 to
-    /// an hour.
+    /// Time in which a ping must be complete, ms; from 1 ms to an hour. `None`: the common value.
     pub timeout_ms: Option<u32>,
     /// Whether load reports are not requested from it.
     #[serde(skip_serializing_if = "is_false")]
@@ -106,7 +105,8 @@ impl Mode {
 impl BackendLimits {
     /// The weight of a backend for which none is configured, percent.
     pub const WEIGHT_USUAL: u32 = 100;
-    /// The highest weight, percent: chosen. Backends of one pool rarely differ tenfold.
+    /// The highest weight, percent. Chosen, because backends of one pool rarely differ by a factor
+    /// of ten.
     pub const WEIGHT_MAX: u32 = 1000;
 
     /// The weight of a backend, percent.

@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
             if self.at == self.bytes.len() && self.has_ended {
                 return Ok(None);
             }
-            // A file that continues after its end mark was written by something else.
+            // A file that continues after its end mark was not written by this program.
             if self.has_ended {
                 return Err(JournalError::new(self.at, Fault::Malformed("bytes after the end")));
             }

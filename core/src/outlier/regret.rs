@@ -19,7 +19,7 @@ pub(crate) struct Regret {
     latency_max_ms: f64,
     /// Requests since the last ejection, and those that failed or were refused.
     since: Errors,
-    /// The latency average of the good requests since then, ms.
+    /// The average latency of good requests since then, ms.
     latency_ms: f64,
     /// Requests at other backends that failed or were refused since the last ejection, or since
     /// the ejected backends were last called back.

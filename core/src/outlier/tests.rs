@@ -194,8 +194,9 @@ fn an_ejection_that_costs_more_than_it_saves_is_regretted() {
     assert!(regret.allows(again + Duration::from_secs(16)));
 }
 
-/// A pool refuses a quarter of its requests before and during an ejection. The ejection is not
-/// regretted, nor that of a second backend. It is once twice as many are refused.
+/// A pool refuses a quarter of its requests before and during an ejection. Neither this ejection
+/// nor that of a second backend is regretted. It is regretted once twice as many requests are
+/// refused.
 #[test]
 fn refusals_from_before_are_not_regretted() {
     let now = Instant::from_millis(1000);

@@ -42,8 +42,8 @@ pub(crate) trait Policy: Debug + Send + Sync {
     /// `in_flight` requests out.
     fn on_join(&mut self, _now: Instant, _backend: BackendId, _in_flight: u32) {}
 
-    /// The relative capacity of a backend, 1 for the usual one; after it joined, and with each new
-    /// configuration.
+    /// Sets the relative capacity of a backend, usually 1. Called after the backend has joined, and
+    /// with each new configuration.
     fn set_weight(&mut self, _backend: BackendId, _factor: f64) {}
 
     /// Sets whether a backend is a backup. Called like `set_weight`: after the backend has joined,
@@ -145,8 +145,8 @@ pub(crate) trait Learner {
     /// Restores a learned state, with backends by name.
     ///
     /// # Errors
-    /// The state belongs to another policy, or has a number that cannot have been learned. Nothing
-    /// has changed then.
+    /// The state belongs to another policy, or has a number that cannot have been learned. In that
+    /// case nothing has changed.
     fn restore(
         &mut self,
         state: &StateOf,

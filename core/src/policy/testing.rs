@@ -1,4 +1,4 @@
-//! A router on a test bench: requests and their ends by hand, backends by index.
+//! A router on a test bench, with manual requests and ends, and backends identified by index.
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -160,7 +160,7 @@ impl Router {
                 .is_above(id, ERRORS_APART_OF_LATE, late, median)
                 // While one backend gets all requests, the others have no figures. It stands out if
                 // it sends 4xx for most of its latest requests and another backend can take some:
-                // that one must get the chance to do better.
+                // that one must get a chance to do better.
                 .unwrap_or_else(|| {
                     self.table.get(id).is_some_and(declines_most) && self.has_other(now, &[id])
                 });
@@ -192,9 +192,9 @@ impl Router {
     }
 
     /// Whether a backend's share exceeds that of another one by `errors` standard errors and at
-    /// least [`GAP_MIN`]; `None` if nothing is known of the others. `which` selects the other one
-    /// by its place, see [`of_others`](Self::of_others). `share` returns a share and the number of
-    /// its requests.
+    /// least [`GAP_MIN`]; `None` if the others are unknown. `which` selects the other backend by
+    /// its rank, see [`of_others`](Self::of_others). `share` returns a share and the number of its
+    /// requests.
     fn is_above(
         &self,
         id: BackendId,

@@ -190,7 +190,7 @@ impl Router {
                 self.eject(now, id, Some(spare));
             }
         }
-        // At intervals, since it compares each ejected backend with all others.
+        // This runs at intervals, since it compares each ejected backend with all others.
         if self.ejections.out > 0 && now >= self.ejections.forgive_at {
             self.ejections.forgive_at = now + FORGIVE_EVERY;
             self.forgive(now);

@@ -129,7 +129,8 @@ impl Router {
             has_answered = matches!(told, Outcome::Answered { .. });
             charged
         };
-        // Time of waiting for its client; `None` for a stream, which has ended for the policy.
+        // Time spent waiting for the client; `None` for a stream, which has already ended for the
+        // policy.
         let waited = if self.asides.is_empty() {
             Some(Duration::ZERO)
         } else {

@@ -23,7 +23,7 @@ pub(crate) fn fields() -> String {
 mod tests {
     use super::*;
 
-    /// The page is small, and nothing inline or from elsewhere runs in it.
+    /// The page is small, and its policy allows no inline or external scripts.
     #[test]
     fn the_page_is_small_and_strict() {
         assert!(PAGE.len() < 80 * 1024, "{} bytes", PAGE.len());

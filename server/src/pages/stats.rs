@@ -2,8 +2,8 @@
 //!
 //! An array with one object per backend, in the configured order. An unknown value is null. The
 //! score and its parts are the ones that decisions use: a backend without a ping has the points of
-//! an unknown latency, and null as its latency. Percentages are of 100, times and ages are in ms,
-//! memory is in bytes. Fractions are rounded to three decimals.
+//! an unknown latency, and null as its latency. Percentages are from 0 to 100, times and ages are
+//! in ms, memory is in bytes. Fractions are rounded to three decimals.
 use std::time::Duration;
 
 use intelliproxy_core::{
@@ -136,7 +136,7 @@ pub(super) struct BackendStats<'a> {
     report_age_ms: Option<Decimal>,
     reports_read: u64,
     reports_failed: u64,
-    /// `in`; or `slowStart`, `ejectedForMs` or `probation`, each with its number.
+    /// `in`, or an object with `slowStart`, `ejectedForMs` or `probation` and its number.
     standing: Value,
     ejections: u64,
     /// The policy's own reason for or against it.
@@ -340,7 +340,7 @@ impl Serialize for Decimal {
     }
 }
 
-/// The largest number up to which f64 has every whole number.
+/// The largest number below which f64 represents every whole number.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 pub(super) fn millis(span: Option<Duration>) -> Option<Decimal> {

@@ -1,6 +1,6 @@
-//! Sorts requests into groups by client and by path. By these groups the router separates errors of
-//! a backend from errors that one client or path causes. Groups depend on the proxy's seed, so that
-//! no client can choose its group.
+//! Sorts requests into groups by client and by path. With these groups the router separates errors
+//! of a backend from errors that one client or path causes. Groups depend on the proxy's seed, so
+//! that no client can choose its group.
 use std::net::IpAddr;
 
 use intelliproxy_core::Asker;

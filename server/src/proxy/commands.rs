@@ -1,4 +1,4 @@
-//! Commands of an operator, which change the running proxy in addition to its configuration file.
+//! Commands from an operator, which change the running proxy in addition to its configuration file.
 //!
 //! | command | lasts until |
 //! |---|---|
@@ -16,7 +16,7 @@ use super::upstreams::router_config;
 use crate::config::Config;
 use crate::pages::live::Kind;
 
-/// The changes by commands, each kept until the time in the table above.
+/// The changes made by commands, each kept as long as the table above states.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     /// The policy of the configuration, and the policy in use instead.
@@ -28,7 +28,7 @@ pub(crate) struct Overrides {
 }
 
 impl Overrides {
-    /// Puts the changes into a configuration that was just read. Drops the changes that this
+    /// Applies the changes to a configuration that was just read. Drops the changes that this
     /// configuration ends.
     pub(crate) fn apply(&mut self, config: &mut Config) {
         if let Some((replaced, policy)) = self.policy {
@@ -41,7 +41,7 @@ impl Overrides {
         self.apply_to_backends(config);
     }
 
-    /// Puts the changes into backends that were just found. Drops the changes that these end.
+    /// Applies the changes to backends that were just discovered. Drops the changes that these end.
     pub(super) fn apply_to_backends(&mut self, config: &mut Config) {
         self.weights.retain(|name, (replaced, weight)| {
             let mut backends = config.backends.iter_mut();

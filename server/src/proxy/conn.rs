@@ -28,8 +28,8 @@ pub(crate) struct Upstream {
     pub(crate) session: Option<ConnId>,
     /// The time at which it last became idle; the time of dialling before its first exchange.
     pub(crate) idle_since: Instant,
-    /// The time until which it may stay idle by the backend's last response (K2); the far future if
-    /// that named none.
+    /// The time until which it may stay idle according to the backend's last response (K2); the far
+    /// future if the response did not limit it.
     pub(crate) kept_until: Instant,
     /// Exchanges that it has carried.
     pub(crate) exchanges: u32,

@@ -95,7 +95,7 @@ impl Proxy {
         }
         let Some(session) = self.table.session_mut(id) else { return };
         let Some(lease) = routed else {
-            // The backend knows the client by this connection alone.
+            // The backend identifies the client only by this connection.
             session.handle_unbound(now, &mut self.shared);
             return self.close(conn, false);
         };

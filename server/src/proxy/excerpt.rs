@@ -1,9 +1,9 @@
 //! Excerpts for the log: the beginning of the bytes that a peer sent, escaped and cut. Excerpts of
-//! what clients sent contain no secrets.
+//! clients' bytes contain no secrets.
 //!
 //! Query strings, fragments, user information in a target and the values of fields with credentials
-//! are replaced by [`MASK`]. Refused requests are often malformed, so a secret is recognised by its
-//! line alone, without a complete and valid head.
+//! are replaced by [`MASK`]. Refused requests are often malformed, so secrets are recognised line
+//! by line, without requiring a complete and valid head.
 
 /// Returns the first [`HEAD_BYTES`] bytes of a request's head, masked and escaped.
 pub(super) fn of_head(input: &[u8]) -> String {

@@ -1,18 +1,18 @@
 //! The clients that give way: one when `limits.clients` are connected and a new one waits, all in
 //! excess when a new configuration has lowered that limit.
 //!
-//! | standing | is | gives way |
+//! | standing | meaning | gives way |
 //! |---|---|---|
-//! | silent | without a whole request head, since it connected or since the head began | first, after 5 s |
-//! | kept | between two exchanges, or after the end was sent to it | next, after 1 s |
-//! | busy | with an exchange, a tunnel, a response that is not fully written, or unread bytes | never |
+//! | silent | has sent no complete request head since it connected, or since the head began | first, after 5 s |
+//! | kept | is between two exchanges, or was sent the end of its connection | next, after 1 s |
+//! | busy | has an exchange, a tunnel, a partly written response, or unread bytes | never |
 //!
 //! Within one standing the client that has waited longest goes first. Standings change with every
 //! request, so they are checked only when room is needed. Each client has one entry in a heap. Its
 //! time is never later than the real start of the client's wait. When an entry at the front has an
 //! outdated standing or time, it is removed and added again with the current ones. This costs
 //! nothing per request, O(log n) per check, and a bounded number of checks per call. A client that
-//! was silent at its last check is checked again when its 5 s are over.
+//! was silent at its last check is checked again when its 5 s have passed.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(super) struct GiveWay {
     kept: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// The earliest time at which a client may give way.
     looks_from: Instant,
-    /// Clients that gave way and were not reported yet.
+    /// Number of clients that gave way and were not yet reported.
     untold: u64,
     notice_from: Instant,
 }
@@ -119,10 +119,9 @@ fn standing(table: &ConnTable, conn: ConnId, now: Instant) -> Option<Standing> {
 }
 
 impl Proxy {
-    /// Makes room for one more client that waits to be accepted: if the bound on clients is
-    /// reached, closes a client that gives way. Returns whether there is room. The driver must
-    /// carry out the actions before it accepts: until then it holds the sockets of the closed
-    /// clients.
+    /// If the bound on clients is reached, closes a client that gives way, for one that waits to be
+    /// accepted. Returns whether there is room. The driver must carry out the actions before it
+    /// accepts: until then it holds the sockets of the closed clients.
     #[cold]
     pub fn make_room(&mut self, now: Instant) -> bool {
         if self.shared.is_stopping {

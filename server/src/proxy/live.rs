@@ -130,7 +130,7 @@ impl Proxy {
         }
     }
 
-    /// Adds a notice of the router to the time line.
+    /// Adds a notice of the router to the events.
     pub(super) fn show_notice(&mut self, now: Instant, notice: &RouterNotice) {
         let kind = match notice {
             RouterNotice::Switched { .. } => Kind::Switch,
@@ -156,7 +156,7 @@ impl Proxy {
         self.show_event(now, Kind::Refusal, text);
     }
 
-    /// Responds with a page under /stats that is not the figures.
+    /// Responds with a page under /stats other than the figures.
     pub(super) fn answer_own_page(&mut self, now: Instant, id: ConnId, wanted: OwnPage) {
         let (kind, text_kind) = ("application/json", "text/plain; charset=utf-8");
         let fields = wanted.vary().to_owned() + NO_STORE;
@@ -190,7 +190,7 @@ impl Proxy {
         }
     }
 
-    /// Takes the number of readers on the admin listener.
+    /// Stores the number of readers on the admin listener.
     pub(crate) const fn handle_watchers(&mut self, watchers: usize) {
         self.live.watchers = watchers;
     }
@@ -270,7 +270,7 @@ impl Proxy {
         self.shared.config.timeouts.client_write / MEASUREMENTS
     }
 
-    /// Gives each stream its next part, or ends it.
+    /// Passes the next part to each stream, or ends the stream.
     fn feed_streams(&mut self, now: Instant) {
         let mut next = None;
         let mut look = |at: Instant| next = Some(next.map_or(at, |next: Instant| next.min(at)));
@@ -321,7 +321,7 @@ impl Proxy {
         self.live.feeds_at = next;
     }
 
-    /// Takes the figures of some backends; the last ones complete the sample.
+    /// Samples the figures of some backends. The last ones complete the sample.
     fn sample(&mut self, now: Instant) {
         if !self.live.live.has(self.upstreams.configured()) {
             self.list_backends();

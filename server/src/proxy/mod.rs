@@ -269,9 +269,9 @@ impl Proxy {
         }
     }
 
-    /// Returns the work done so far. A byte that is read counts as 1, a byte that is parsed alone
-    /// and a response of the proxy itself as more. The driver bounds the work of one connection in
-    /// one turn.
+    /// Returns the work done so far. A byte that is read counts as 1. A byte that is parsed
+    /// individually, and a response of the proxy itself, count more. The driver bounds the work of
+    /// one connection in one turn.
     #[inline]
     pub const fn work(&self) -> u64 {
         self.shared.work

@@ -21,7 +21,7 @@ pub enum Notice {
         /// The beginning of the received bytes, escaped and without secrets.
         excerpt: String,
     },
-    /// A backend, or the way to it, failed a request.
+    /// A backend, or the connection to it, failed a request.
     UpstreamError {
         /// The request's client.
         peer: SocketAddr,
@@ -91,7 +91,7 @@ pub enum Notice {
     Expired {
         /// The client.
         peer: SocketAddr,
-        /// A text with the result and the configuration key of the timeout.
+        /// A text that names the effect and the configuration key of the timeout.
         what: &'static str,
     },
     /// A report of a backend could not be read. Sent once for each backend and kind of fault.
@@ -111,7 +111,7 @@ pub enum Notice {
     },
     /// The configuration changed at run time.
     Reconfigured(Box<ConfigChange>),
-    /// The backends that were found have changed; only their names are in the change.
+    /// The discovered backends have changed. The change contains only names.
     Discovered(Box<ConfigChange>),
     /// A new configuration is invalid or did not arrive in time; the current one stays.
     ConfigRefused {
@@ -154,7 +154,7 @@ pub enum ReportFault {
         /// The beginning of the received text, escaped.
         excerpt: String,
     },
-    /// A figure is not a number; the others are used.
+    /// A figure is not a number; the other figures are used.
     NoNumber {
         /// Its name.
         field: String,
@@ -179,8 +179,8 @@ pub enum ReportFault {
     NoFigures,
     /// It is longer than 1 MiB.
     TooLong,
-    /// The head of its response is larger than 32 KiB, or has too many fields. Or its interim
-    /// responses are larger than 32 KiB together.
+    /// The head of its response is larger than 32 KiB or has too many fields, or its interim
+    /// responses together are larger than 32 KiB.
     HeadTooLarge,
     /// It was not complete in time.
     TimedOut,
@@ -197,7 +197,7 @@ impl ReportFault {
     /// backend's health shows, or if the proxy abandoned the probe.
     pub(crate) const fn of(failure: ProbeFailure) -> Option<Self> {
         Some(match failure {
-            // Only a ping looks for a text in a body.
+            // Only a ping searches a body for a text.
             ProbeFailure::Refused
             | ProbeFailure::Unreachable
             | ProbeFailure::Abandoned

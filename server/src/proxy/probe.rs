@@ -138,7 +138,8 @@ impl ProbeExchange {
         self.is_open
     }
 
-    /// Takes the fault of a report that ended with `result`; `None` for a ping, or without a fault.
+    /// Takes the fault of a report that ended with `result`; `None` for a ping or if there was no
+    /// fault.
     pub(crate) fn take_fault(&mut self, result: &ProbeResult) -> Option<ReportFault> {
         let is_report = matches!(self.work, Work::Report(_));
         let failure = result.as_ref().err().filter(|_| is_report);
@@ -181,8 +182,8 @@ impl ProbeExchange {
         result
     }
 
-    /// Handles the end of the backend's side: a body that ends with its connection is complete,
-    /// anything else is cut.
+    /// Handles the end of the backend's side. A body that ends with its connection is complete; any
+    /// other response is cut.
     pub(crate) fn handle_eof(&mut self, now: Instant) -> ProbeResult {
         if self.is_agent() && self.len > 0 {
             let line = self.input[..self.len].to_vec();

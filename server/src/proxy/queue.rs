@@ -63,8 +63,8 @@ impl Queue {
 }
 
 impl Proxy {
-    /// Adds a request for which every backend is full, or which has to wait behind others. It gets
-    /// 503 if the queue is full.
+    /// Adds a request that must wait because every backend is full or other requests are waiting.
+    /// It gets 503 if the queue is full.
     #[cold]
     pub(super) fn enqueue(&mut self, now: Instant, id: ConnId) {
         let limits = self.shared.config.limits;

@@ -1,23 +1,24 @@
 //! Requests per second of each client: token buckets in a table of fixed size.
 //!
-//! A client may send `limits.clientRequestsPerSecond` requests at once. Its bucket fills at the
-//! same number per second. The bucket is stored as one number: the time at which it is full again.
+//! A client may send a burst of `limits.clientRequestsPerSecond` requests. Its bucket refills at
+//! that number per second. The bucket is stored as one number: the time at which it is full again.
 //! The bucket of a client that has sent nothing for a second is full, and its place in the table is
 //! free. The table therefore holds only the clients of the last second.
 //!
 //! A client's place is in one of [`WAYS`] slots that its address selects. When all of them are in
 //! use, the bucket that is nearest to full is dropped for the new client. A dropped bucket counts
-//! as full. An error is always in favour of a client: no number of addresses makes the proxy refuse
-//! a client that keeps its limit.
+//! as full. Errors are always in favour of clients: however many addresses send requests, a client
+//! within its limit is never refused.
 use intelliproxy_core::Instant;
 
 use crate::mix::mixed;
 
-/// Slots of the table: 65 536 of 16 bytes, 1 MiB. The table holds the clients of one second. A
-/// client is refused exactly at its limit, unless its bucket was dropped.
+/// Number of slots in the table: 65 536 slots of 16 bytes take 1 MiB. The table holds the clients
+/// of one second. A client is refused exactly at its limit, unless its bucket was dropped.
 const SLOTS: usize = 1 << 16;
-/// Slots that one client may use: 128 bytes, two cache lines. With 32 768 clients a second, half of
-/// the slots, 1 of 50 such sets has more clients than slots and drops a bucket.
+/// Number of slots that one client may use: a set of 128 bytes, two cache lines. With 32 768
+/// clients a second, half the number of slots, 1 of 50 sets has more clients than slots and drops a
+/// bucket.
 const WAYS: usize = 8;
 /// The time in which an empty bucket fills, nanoseconds.
 const FILL_NANOS: u64 = 1_000_000_000;
@@ -26,7 +27,7 @@ const FILL_NANOS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub(super) struct RateTable {
     slots: Vec<Slot>,
-    /// The time that one request takes out of a bucket, nanoseconds.
+    /// The cost of one request as refill time, nanoseconds.
     cost: u64,
     seed: u64,
 }
@@ -51,7 +52,7 @@ impl RateTable {
         self.cost = cost(per_second);
     }
 
-    /// Takes a request out of a client's bucket. Returns whether there was one.
+    /// Takes one request from a client's bucket. Returns false if the bucket was empty.
     pub(super) fn take(&mut self, now: Instant, client: u64) -> bool {
         let now = now.as_nanos();
         let first = self.first_slot(client);
@@ -86,8 +87,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Token buckets without a bound on memory. For each client: the time that its bucket takes to
-    /// be full, and when that was computed, both in nanoseconds.
+    /// Token buckets without a bound on memory. For each client: the time until its bucket is full,
+    /// and the time at which this was computed, both in nanoseconds.
     #[derive(Default)]
     struct Exact(BTreeMap<u64, (u64, u64)>);
 
@@ -110,7 +111,7 @@ mod tests {
     }
 
     /// A burst of a second's requests is admitted, then one for each interval. A client that pauses
-    /// for a second or longer has its burst again, and not more.
+    /// for a second or longer may send one more burst, but not a larger one.
     #[test]
     fn a_burst_then_the_rate() {
         for per_second in [1, 3, 10, 1000, 1_000_000] {
@@ -129,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Another rate keeps the levels: an empty bucket stays empty, a full one full.
+    /// A change of the rate keeps the levels: an empty bucket stays empty, a full one stays full.
     #[test]
     fn another_rate_keeps_the_levels() {
         let mut table = RateTable::new(2, 7);
@@ -153,7 +154,7 @@ mod tests {
         for address in 0..1_000_000_u64 {
             now += SECOND / 20_000;
             assert!(table.take(Instant::from_nanos(now), 1_000 + address), "{address}");
-            // Ten clients with 30 requests a second each: one such request for 67 of the others.
+            // Ten clients send 30 requests a second each: one such request for every 67 others.
             if address % 67 == 0 {
                 let client = address / 67 % 10;
                 let admitted = table.take(Instant::from_nanos(now), client);
@@ -165,9 +166,9 @@ mod tests {
         assert_eq!((table.slots.len(), table.slots.capacity()), (SLOTS, SLOTS));
     }
 
-    /// Far more addresses than slots, in random order. No client that keeps its limit by exact
-    /// buckets is refused. Some that exceed it are admitted, because a dropped bucket counts as
-    /// full. The bucket of a client far beyond its limit is never the one nearest to full.
+    /// Far more addresses than slots send requests, in random order. No client within its exact
+    /// limit is refused. Some that exceed it are admitted, because a dropped bucket counts as full.
+    /// The bucket of a client far beyond its limit is never the one nearest to full.
     #[test]
     fn a_full_table_never_refuses_wrongly() {
         let mut table = RateTable::new(4, 3);

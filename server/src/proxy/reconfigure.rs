@@ -45,8 +45,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// Applies the backends that were found, instead of those in use, like a new configuration that
-    /// is otherwise the same. A backend that keeps the address in use stays the same one, even if
+    /// Replaces the backends in use by the discovered ones, like a new configuration that is
+    /// otherwise the same. A backend that keeps the address in use stays the same one, even if
     /// others of its addresses have changed.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Proxy {
     }
 
     /// Routes the current request again if its backend has left or moved since the request was
-    /// routed. Returns whether that is so.
+    /// routed. Returns whether it did.
     pub(super) fn reroutes(&mut self, id: ConnId) -> bool {
         let Some(session) = self.table.session_mut(id) else {
             return false;
@@ -205,8 +205,8 @@ impl Proxy {
         }
     }
 
-    /// R3, B5: routes those requests again of which nothing was sent; other requests continue on
-    /// their connections. Idle bound connections end.
+    /// R3, B5: routes requests again if no part of them was sent; other requests continue on their
+    /// connections. Idle bound connections end.
     fn displace_requests(&mut self, now: Instant, displaced: &BTreeSet<BackendId>) {
         if displaced.is_empty() {
             return;

@@ -7,8 +7,8 @@
 //!
 //! Each request adds `limits.retryPercent` percent of a token; 0 turns retries off. While there are
 //! fewer than [`FLOOR`] tokens, each second adds [`FLOOR_PER_SECOND`]. There are at most
-//! [`TOKENS_MAX`]. Sending a request to another backend takes one. The time is the driver's.
-//! Without a budget, backends that fail every request would get `limits.attempts` times the
+//! [`TOKENS_MAX`]. Sending a request to another backend takes one token. The driver passes the
+//! time. Without a budget, backends that fail every request would get `limits.attempts` times the
 //! requests. The default of 20 % and the 10 tokens a second are those of Finagle's RetryBudget and
 //! of linkerd.
 use intelliproxy_core::Instant;

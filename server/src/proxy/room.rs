@@ -14,7 +14,8 @@ use crate::config::Overflow;
 pub(super) struct Room {
     /// Connections of all kinds that the driver's system allows.
     connections_max: usize,
-    /// Clients: `limits.clients`, or fewer if their upstreams would have no room otherwise.
+    /// Maximum number of clients: `limits.clients`, or fewer if their upstreams would otherwise
+    /// have no room.
     pub(super) clients_max: usize,
     /// The maximum number of clients that are refused with 503 and still connected: it leaves room
     /// for clients, upstreams and probes, but is at least [`TURNED_AWAY_MAX`].
@@ -146,8 +147,8 @@ impl Proxy {
         }
     }
 
-    /// Makes room for one more connection to a backend: if all descriptors are in use, closes the
-    /// least recently used idle connection.
+    /// If all descriptors are in use, closes the least recently used idle connection, to make room
+    /// for a connection to a backend.
     #[inline]
     pub(super) fn make_room_for_upstream(&mut self) {
         if self.table.len() >= self.room.connections_max {

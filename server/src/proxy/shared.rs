@@ -23,16 +23,16 @@ use crate::http::target::KnownHost;
 use crate::mix::mixed;
 use crate::pages::metrics::ExchangeCounts;
 
-/// Interval of dropping free buffers that were not needed since the last time.
+/// Interval at which free buffers are dropped that were not needed since the last time.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
-/// The work of a byte that is parsed alone. The work of a byte that is read and written unchanged
-/// is 1. They take 2.5 ns and 0.3 ns; the rest of the factor is a margin for slower machines.
+/// The work of a byte that is parsed individually. A byte that is read and written unchanged counts
+/// as 1. They take 2.5 ns and 0.3 ns; the rest of the factor is a margin for slower machines.
 const PARSED_WORK: u64 = 15;
 /// The work of a response that the proxy makes itself: 1.6 to 4.8 us including its write. A client
 /// can pipeline requests for such responses, and no waiting for a backend separates them.
 const OWN_RESPONSE_WORK: u64 = 15_000;
 
-/// Facts about a client that depend on its address alone.
+/// Facts about a client that depend only on its address.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The field lines about it in forwarded requests.
@@ -55,8 +55,7 @@ pub(crate) struct Shared {
     pub(crate) trust: Trust,
     /// Suffix that distinguishes this instance's name in Via from any other.
     via_suffix: String,
-    /// The shortest timeout of a session, measured from the driver's start, so that adding it is
-    /// one step.
+    /// The shortest timeout of a session, stored as an instant, so that adding it is a single step.
     shortest_timeout: Instant,
     pub(crate) buffers: BufferPool,
     pub(crate) askers: Askers,
@@ -159,7 +158,7 @@ impl Shared {
         self.buffers.has_spare().then_some(self.trim_from)
     }
 
-    /// Drops free buffers that were not needed since the last time, if it is time.
+    /// Drops free buffers that were not needed since the last time, if this is due.
     pub(crate) fn trim(&mut self, now: Instant) {
         if self.trim_from <= now {
             self.trim_from = now + TRIM_EVERY;

@@ -4,12 +4,12 @@
 //! | backends | a request gets |
 //! |---|---|
 //! | at most [`AT_ONCE`] | a new text, built at once |
-//! | more | the last text if it was begun within [`AGE_MAX`]; otherwise it waits for the next one |
+//! | more | the last text, if it was begun within [`AGE_MAX`]; otherwise the request waits for the next text |
 //!
 //! The first request that finds no text begins the next one, so at most four are begun per second.
 //! It grows by [`AT_ONCE`] backends every [`STEP`], with traffic in between. The rows of one text
-//! are therefore of slightly different times; the ages in a row are relative to its own time. A new
-//! configuration discards the text, and the next step begins another.
+//! are therefore from slightly different times, and the ages in a row are relative to the row's
+//! time. A new configuration discards the text, and the next step begins another one.
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,7 +172,7 @@ impl Proxy {
         }
     }
 
-    /// Returns the last decisions, the newest one first; none without an admin listener.
+    /// Returns the last decisions, the newest first; empty without an admin listener.
     pub(crate) fn decisions(&self) -> impl Iterator<Item = &Decision> {
         self.upstreams.decisions().into_iter().flat_map(Decisions::iter)
     }

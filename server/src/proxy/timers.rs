@@ -29,14 +29,14 @@ impl Timers {
         }
     }
 
-    /// Cold: called once per shortest timeout, not once per request.
+    /// This is cold, because it runs once per shortest timeout, not once per request.
     #[cold]
     fn push(&mut self, conn: ConnId, at: Instant) {
         self.heap.push(Reverse((at, conn)));
     }
 
-    /// Returns the next connection to check now, once for each time it was armed; drops stale
-    /// entries on the way.
+    /// Returns the next connection to check now, once for each time that it was armed. Drops stale
+    /// entries meanwhile.
     pub(crate) fn due(&mut self, table: &mut ConnTable, now: Instant) -> Option<ConnId> {
         while let Some(&Reverse((at, conn))) = self.heap.peek() {
             if at > now {

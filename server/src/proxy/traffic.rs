@@ -144,7 +144,7 @@ impl Proxy {
         }
     }
 
-    /// Handles a reset or another break of a connection.
+    /// Handles a reset or other failure of a connection.
     pub fn handle_failed(&mut self, now: Instant, conn: ConnId) {
         match self.owner(conn) {
             Owner::Session(id, side) => {

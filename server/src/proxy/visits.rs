@@ -1,6 +1,6 @@
-//! The proxy's part of the access log: notes the backend of a request, and passes the finished
-//! records to the driver. `session/visit.rs` notes the rest of an exchange; `access/` formats the
-//! records.
+//! The proxy's part of the access log: records the backend of a request, and passes finished
+//! records to the driver. `session/visit.rs` records the rest of an exchange. `edge/access/`
+//! formats the records.
 use intelliproxy_core::{Instant, Lease};
 
 use super::Proxy;
@@ -45,14 +45,14 @@ impl Proxy {
         self.shared.access.take(empty)
     }
 
-    /// Drops the waiting records of the access log, for a driver that writes none.
+    /// Drops the waiting records of the access log. For drivers that do not write them.
     pub fn discard_access_records(&mut self) {
         let mut records = self.shared.access.take(Records::default());
         records.clear();
         self.shared.access.take(records);
     }
 
-    /// Takes the counts that the driver keeps of the access log, for /stats and the metrics.
+    /// Stores the driver's counts of the access log, for /stats and the metrics.
     pub(crate) const fn handle_access_counts(&mut self, counts: AccessCounts) {
         self.shared.access.handle_counts(counts);
     }

@@ -37,7 +37,7 @@ pub(super) struct AdminPort {
     pub(super) listeners: Listeners,
     /// The streams by the number of the connection.
     streams: [Option<Stream>; CONNECTIONS_MAX],
-    /// Whether work is left that does not wait for a deadline.
+    /// Whether any work remains that does not wait for a deadline.
     is_due: bool,
     /// The time from which accepting continues after a failure.
     accepts_at: Option<Instant>,
@@ -246,7 +246,7 @@ impl AdminPort {
             match action {
                 Action::Shutdown(id) => {
                     if let Some(stream) = self.streams.get(id).and_then(Option::as_ref) {
-                        // Fails if the connection broke. Then no end is needed.
+                        // Fails if the connection is broken; then no end is needed.
                         let _ = stream.socket.shutdown(Shutdown::Write);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Bounds of the work for one connection and for one turn, so that every connection gets its part.
+//! Bounds the work for one connection and for one turn, so that every connection gets its share.
 //!
 //! Work is counted by [`Proxy::work`](crate::proxy::Proxy::work) and by the TLS layers, not by reads:
 //! a read of tiny chunks costs ten times as much as one of plain bytes, and one of tiny records a

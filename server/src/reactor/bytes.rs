@@ -135,7 +135,7 @@ impl Reactor {
         }
     }
 
-    /// Writes the pending output as far as the system accepts it. Returns whether the connection
+    /// Writes as much of the pending output as the system accepts. Returns whether the connection
     /// has input to read.
     pub(super) fn write(&mut self, conn: ConnId) -> bool {
         let socket = self.sockets.get_mut(conn.slot()).and_then(Option::as_mut);

@@ -38,7 +38,7 @@ pub(super) struct ControlPort {
     reloading: Vec<(usize, u64)>,
     /// Connections that wait for the text of /stats.
     asking: Vec<usize>,
-    /// Whether work is left that does not wait for a deadline.
+    /// Whether any work remains that does not wait for a deadline.
     is_due: bool,
     /// The time from which accepting continues after a failure.
     accepts_at: Option<Instant>,

@@ -2,7 +2,7 @@
 use super::*;
 use crate::config::BackendLimits;
 
-/// A world whose pings have been answered well. The last backend is a backup.
+/// A world in which all pings were good. The last backend is a backup.
 fn world(policy: PolicyKind, names: &[&str], per_backend: u32) -> World {
     let mut world = World::with_rules(names, rules(policy, names, per_backend));
     for slot in 0..names.len() as u32 {
@@ -47,8 +47,8 @@ fn recover(world: &mut World) {
     }
 }
 
-/// A backup gets nothing while another backend is usable. When the others are down it gets all, and
-/// nothing again as soon as one of them is up.
+/// A backup gets no requests while another backend is usable. While the others are down it gets all
+/// requests, until one of them is up.
 #[test]
 fn a_backup_waits_until_the_others_are_down() {
     for policy in PolicyKind::ALL {

@@ -232,7 +232,7 @@ impl Live {
         }
     }
 
-    /// Returns the id of a backend by its place.
+    /// Returns the id of the backend at this index.
     pub(crate) fn id(&self, backend: usize) -> Option<BackendId> {
         self.backends.get(backend).map(|tracked| tracked.id)
     }
@@ -298,7 +298,7 @@ impl Live {
         self.model = (!curves.is_empty()).then_some((self.samples, text));
     }
 
-    /// Returns the next text for a reader, and moves its cursor behind it.
+    /// Returns the next text for a reader, and advances its cursor.
     pub(crate) fn next(&self, now: Instant, cursor: &mut Cursor) -> Next {
         if cursor.generation != self.generation {
             *cursor =

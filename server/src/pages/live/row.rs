@@ -183,7 +183,7 @@ impl Row {
     }
 }
 
-/// Returns a number with three decimals, or four digits if it is large: more is not shown.
+/// Returns a number rounded to what is shown: three decimals, or four digits if it is large.
 fn rounded(number: f64) -> f64 {
     if number.abs() < 1e6 { (number * 1000.0).round() / 1000.0 } else { number.round() }
 }
@@ -212,7 +212,7 @@ mod tests {
         Row::new(Instant::from_millis(5000), backend, &Traffic::default())
     }
 
-    /// Only what differs is written, with the fields' places; unknown numbers are null.
+    /// Only changed fields are written, with their indices. Unknown numbers are null.
     #[test]
     fn changes_are_written() {
         let mut backend = unknown_backend(0, "A");

@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// A single time, none, and times beyond both ends.
+    /// A single time, no time, and times beyond both ends.
     #[test]
     fn ends_are_counted() {
         assert_eq!(Sketch::default().quantiles([0.5]), [None]);

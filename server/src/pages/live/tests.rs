@@ -73,7 +73,7 @@ fn names(events: &[(String, Value)]) -> Vec<&str> {
     events.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-/// A stream begins with the pool and all backends with their history. After that it has only what
+/// A stream begins with the pool and all backends with their history. After that it contains only
 /// changes.
 #[test]
 fn a_stream_begins_whole_and_goes_on_with_changes() {
@@ -106,7 +106,7 @@ fn a_stream_begins_whole_and_goes_on_with_changes() {
     assert_eq!(more[1].1["events"], json!([]));
 }
 
-/// A reader that takes nothing for more than eight ticks is lost, and nothing grows for it.
+/// A reader that takes nothing for more than eight ticks is lost, and no memory grows meanwhile.
 #[test]
 fn slow_readers_are_lost() {
     let mut live = live(1);
@@ -123,7 +123,7 @@ fn slow_readers_are_lost() {
     assert_eq!(live.ticks.len(), TICKS_KEPT);
 }
 
-/// A change of the backends begins a stream over; a backend that stays keeps its history.
+/// A change of the backends restarts a stream. Remaining backends keep their history.
 #[test]
 fn a_reload_begins_the_stream_over() {
     let mut live = live(2);
@@ -187,7 +187,7 @@ fn samples_are_taken_in_steps() {
     assert_eq!(live.poll_timeout(), None);
 }
 
-/// The predictions of a learner go to every reader once, and again when they were made again.
+/// The predictions of a learner are sent to every reader once, and again after an update.
 #[test]
 fn models_are_sent_once() {
     let mut live = live(1);

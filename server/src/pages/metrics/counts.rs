@@ -32,7 +32,7 @@ impl StatusCounts {
 pub(crate) struct BackendCounts {
     /// Complete responses, including refusals.
     pub(crate) responses: StatusCounts,
-    /// Requests that failed at the backend or on the way to it.
+    /// Requests that failed at the backend or while connecting to it.
     pub(crate) failed: u64,
     /// Requests that ended without a complete response for another reason, mostly by their client.
     pub(crate) abandoned: u64,

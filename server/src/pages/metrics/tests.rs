@@ -108,8 +108,8 @@ fn hostile_names_are_escaped() {
     assert!(text.contains("backend=\"\\\"} 1\\nevil_total 2\\\\\"}"));
 }
 
-/// Each histogram shows its own times: counts up to each bound, their sum, and the number of all in
-/// the bucket without a bound and in the count.
+/// Each histogram shows its own times: the counts up to each bound, the sum, and the total in the
+/// last bucket and in the count.
 #[test]
 fn histograms_are_whole() {
     let text = text_of(&["A"], usize::MAX);

@@ -66,7 +66,7 @@ fn answers_are_judged() {
     }
 }
 
-/// A ping is finished after the head, whatever follows. Interim responses are bounded.
+/// A ping is finished after the head; further bytes do not matter. Interim responses are bounded.
 #[test]
 fn the_status_decides_a_ping() {
     let mut probe = probe(ProbeKind::Ping);
@@ -205,7 +205,7 @@ fn faults_are_told() {
     }
 }
 
-/// A check's statuses and the text of the body decide; row by row, whole and byte by byte.
+/// A check is judged by its statuses and the text of the body; row by row, whole and byte by byte.
 #[test]
 fn checks_judge_status_and_body() {
     let chunked = "Transfer-Encoding: chunked\r\n\r\n3\r\nrea\r\n2\r\ndy\r\n0\r\n\r\n";

@@ -1,5 +1,5 @@
 //! A connection to a backend that belongs to one client: the backend has logged it in as that
-//! client (NTLM, Negotiate), or is about to. It carries this client's requests only, is never
+//! client (NTLM, Negotiate), or is about to. It carries only this client's requests, is never
 //! pooled, and ends together with the client's connection (B1 to B5 of LIFECYCLE.md).
 use intelliproxy_core::{BackendId, Instant, Lease};
 
@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Handles an end or unsolicited bytes of the client's own connection while no exchange used
-    /// it. The client's connection ends as well: now, or after the exchange in progress.
+    /// it. The client's connection also ends: now, or after the exchange in progress.
     #[cold]
     pub(crate) fn handle_bound_ended(&mut self, now: Instant, shared: &mut Shared) {
         if let Some(buffer) = self.upstream.input.take() {

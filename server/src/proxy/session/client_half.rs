@@ -104,8 +104,8 @@ pub(super) enum Receive {
 pub(super) enum Sending {
     /// Responses.
     Open,
-    /// The waiting bytes, then the end of the connection; a reset where a clean end would make a
-    /// cut response look complete.
+    /// The waiting bytes, then the end of the connection: a reset if a clean end would make a cut
+    /// response look complete.
     Closing { with_reset: bool },
     /// Nothing: the end was sent.
     Shut,
@@ -148,9 +148,9 @@ pub(crate) enum Aim {
 /// -N`: it follows within about 100 us and often in the same packet. A client that closes in
 /// reaction to its backend closes later than this.
 pub(crate) const HALF_CLOSE_WITHIN: Duration = Duration::from_millis(2);
-/// The bound of such an end after the response has begun. A fast backend and a fast client on the
-/// same machine must take longer than this to respond and to leave: with 500 us, an event stream
-/// that its client left after the first event was kept in 7 of 12 runs.
+/// The same bound after the response has begun. It must be shorter than the time in which a fast
+/// backend responds and a fast client on the same machine leaves: with 500 us, an event stream
+/// whose client left after the first event was kept in 7 of 12 runs.
 const HALF_CLOSE_ANYWAY_WITHIN: Duration = Duration::from_micros(50);
 
 impl ClientHalf {
@@ -179,7 +179,7 @@ impl ClientHalf {
         }
     }
 
-    /// Handles the end of the client's side. Returns whether it is seen for the first time.
+    /// Handles the end of the client's side. Returns whether it was detected for the first time.
     #[cold]
     pub(crate) fn note_end(&mut self, now: Instant, has_response: bool) -> bool {
         let is_news = self.end == End::None;
@@ -228,7 +228,7 @@ impl ClientHalf {
         matches!(self.receive, Receive::Tunnel)
     }
 
-    /// Whether a part of the current request's body is still to come.
+    /// Whether a part of the current request's body is still missing.
     pub(super) fn lacks_body(&self) -> bool {
         matches!(&self.receive, Receive::Body { reader, .. } if !reader.is_over())
     }
@@ -275,8 +275,8 @@ impl ClientHalf {
         self.receive = Receive::Tunnel;
     }
 
-    /// Ends the connection when the waiting bytes are written: by a reset where a clean end would
-    /// make a part of a response look complete.
+    /// Ends the connection when the waiting bytes are written. Uses a reset if a clean end would
+    /// make a partial response look complete.
     pub(super) const fn close(&mut self, with_reset: bool) {
         self.send = Sending::Closing { with_reset };
     }
@@ -340,7 +340,7 @@ impl ClientHalf {
             return Ok(Parsed::Partial);
         }
         let mut slots = Slots::new();
-        // The result is matched in place, since it is too large to be moved.
+        // The result is matched in place, because moving it is expensive.
         let parsed = parse_request(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,

@@ -71,7 +71,7 @@ impl Session {
     fn is_body_awaited(&self) -> bool {
         let client = &self.client;
         client.lacks_body()
-            // While bytes are being read, the buffer that they come into is still empty.
+            // While bytes are being read, their buffer is still empty.
             && client.input.as_ref().is_none_or(Buffer::is_empty)
             && client.is_sending()
             && !self.awaits_continue()

@@ -5,8 +5,8 @@ use super::Session;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Handles the removal or move of the current exchange's backend. A request of which nothing
-    /// was sent is routed again; any other continues on its connection.
+    /// Handles the removal or move of the current exchange's backend. A request is routed again if
+    /// no part of it was sent; otherwise it continues on its connection.
     pub(crate) fn handle_displaced(&mut self, shared: &mut Shared) {
         let Some(exchange) = &mut self.exchange else {
             return;

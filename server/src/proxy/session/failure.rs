@@ -23,8 +23,8 @@ impl Session {
         let excerpt = client.input.as_ref().map_or(&[][..], Buffer::bytes);
         let is_head = client.is_at_head();
         if is_head && self.exchange.is_none() {
-            // The head is incomplete or invalid, so it names no client. The client of the last
-            // request need not be that of this one.
+            // The head is incomplete or invalid, so it does not name a client. The client of the
+            // last request may be another one.
             client.hop.forwards_for = None;
         }
         let notice = Notice::client_error(client.hop.client(), error, excerpt, is_head);
@@ -54,7 +54,7 @@ impl Session {
     }
 
     /// Ends an exchange whose backend gave up waiting for the client. The backend is not blamed.
-    /// The client gets 408, or is cut if its response has begun.
+    /// The client gets 408, or its response is cut if it has begun.
     fn refuse_late_client(&mut self, now: Instant, with_reset: bool, shared: &mut Shared) {
         let Some(exchange) = &self.exchange else { return };
         let is_head_request = exchange.is_head_request;
@@ -69,7 +69,7 @@ impl Session {
         }
     }
 
-    /// Handles a failed upstream by the remedy that `remedy.rs` decides.
+    /// Handles a failed upstream with the remedy that `remedy.rs` chooses.
     #[cold]
     pub(super) fn fail_upstream(
         &mut self,
@@ -259,8 +259,8 @@ impl Session {
 
     /// J8: abandons the exchange and closes the connection if the client has ended its side some
     /// time after its last bytes. Such a client does not wait for the response.
-    /// `forwarding.halfClose` turns this off. J2 handles a request body that broke off, J6 the end
-    /// of a tunnel.
+    /// `forwarding.halfClose` turns this off. J2 handles an incomplete request body, J6 the end of
+    /// a tunnel.
     #[cold]
     pub(super) fn leave_if_gone(&mut self, now: Instant, shared: &mut Shared) {
         let client = &self.client;
@@ -320,7 +320,7 @@ fn head_len(response: &[u8]) -> usize {
     begin.map_or(response.len(), |begin| begin + end.len())
 }
 
-/// Whether a partial or complete head is that of a HEAD request, whose response has no body.
+/// Whether a partial or complete head is from a HEAD request, whose response has no body.
 fn is_head_method(head: &[u8]) -> bool {
     let begin = head.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(head.len());
     head[begin..].starts_with(b"HEAD ")

@@ -20,15 +20,15 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// Returns the time at which a clock that began at `since` requests another measurement or
-    /// ends.
+    /// Returns the time at which a timeout that began at `since` requests another measurement or
+    /// expires.
     pub(super) fn due(look: Option<&Self>, since: Instant, span: Duration) -> Instant {
         let over = since + span;
         match look.filter(|look| look.since == since) {
             None => since + span / LOOKS,
             // All bytes are acknowledged.
             Some(Self { unacknowledged: Some(0), .. }) => over,
-            // A measurement that never arrives ends the clock one check later.
+            // If a measurement never arrives, the timeout expires one check later.
             Some(look) if look.at >= over => look.at + span / LOOKS,
             Some(look) => over.min(look.at + span / LOOKS),
         }

@@ -67,17 +67,17 @@ pub(crate) enum Side {
 /// Idle connections that a request may use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reuse {
-    /// None: an idle connection turned out to be closed, and the request is sent again.
+    /// No idle connection: one turned out to be closed, and the request is sent again.
     Fresh,
-    /// Any: if it turns out to be closed, the request is sent again.
+    /// Any idle connection. If it turns out to be closed, the request is sent again.
     Any,
-    /// Any, after a check whether it is closed: the request may not be sent again, but closing the
-    /// client's kept connection lets the client repeat it.
+    /// Any idle connection, after a check whether it is closed. The proxy may not send the request
+    /// again, but closing the client's kept connection lets the client repeat it.
     Look,
     /// Only the client's own, after a check.
     Bound,
-    /// The same as [`Look`](Self::Look), but only if the backend is known to keep connections: the
-    /// client would not repeat the first request of its connection.
+    /// Like [`Look`](Self::Look), but only if the backend is known to keep connections, because a
+    /// client does not repeat the first request of its connection.
     Proven,
 }
 
@@ -233,7 +233,7 @@ impl Session {
         self.client.note_end(now, has_response)
     }
 
-    /// Handles a reset or another break of one side.
+    /// Handles a reset or other failure of one side.
     pub(crate) fn handle_failed(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
             Side::Client if self.client.is_tunnel() => {

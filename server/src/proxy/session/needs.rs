@@ -70,7 +70,7 @@ mod ask {
 /// The needs that were not fetched yet. A need to close stays set after it was fetched.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    /// The present needs. The set is usually empty, and then no other field is read.
+    /// The set of present needs. It is usually empty, and then no other field is read.
     asked: u16,
     finish: Option<(Lease, Outcome)>,
     release: Option<(ConnId, Option<Duration>)>,

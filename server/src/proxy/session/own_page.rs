@@ -9,7 +9,7 @@ pub(crate) enum OwnPage {
     Figures,
     /// The live page.
     Live {
-        /// Whether the client accepts it compressed, the only form that there is.
+        /// Whether the client accepts the compressed page, which is the only form.
         takes_gzip: bool,
     },
     /// The events of the live page.
@@ -95,7 +95,8 @@ mod tests {
         OwnPage::of(&head, target.as_bytes())
     }
 
-    /// A browser gets the page, its script the events, and everyone else the figures.
+    /// A browser gets the page, the page's script gets the events, and all other clients get the
+    /// figures.
     #[test]
     fn accept_chooses_the_page() {
         const BROWSER: &str =

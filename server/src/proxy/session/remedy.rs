@@ -15,7 +15,8 @@ pub(crate) enum Remedy {
     /// kept connection just when it was reused, and only the client may repeat the request. Clients
     /// expect such an end of a kept connection (RFC 9112 section 9.3.1).
     Close,
-    /// Blame no one: the backend gave up waiting for the client. The client gets 408 or is cut.
+    /// Do not blame the backend, which gave up waiting for the client. The client gets 408, or its
+    /// response is cut.
     Excuse,
     /// Send the error to the client. The backend is blamed, unless the proxy's own system failed.
     Answer,
@@ -51,7 +52,7 @@ pub(crate) struct Failure {
     pub(crate) can_replay: bool,
     /// Whether the request is idempotent (RFC 9110 section 9.2.2).
     pub(crate) is_idempotent: bool,
-    /// Whether the backend broke off while the client kept it waiting.
+    /// Whether the backend ended the connection while the client kept it waiting.
     pub(crate) is_client_late: bool,
     /// Whether the connection had carried an exchange before.
     pub(crate) is_reused: bool,

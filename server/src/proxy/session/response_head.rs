@@ -11,8 +11,8 @@ use crate::http::head::Parsed;
 use crate::proxy::shared::Shared;
 
 /// Bound on the interim responses (1xx) of one exchange together, as a multiple of
-/// `limits.headBytesMax`. With the default of 32 KiB this allows a short one every 10 s for a day,
-/// and still stops a faulty backend.
+/// `limits.headBytesMax`. With the default of 32 KiB this allows a short interim response every 10
+/// s for a day, but still stops a faulty backend.
 const INTERIM_HEADS_MAX: usize = 8;
 
 impl Session {

@@ -1,5 +1,5 @@
 //! The joint rules J1 to J7 of LIFECYCLE.md, which connect the halves of a session, applied until
-//! nothing changes. Each rule returns whether it changed something; none of them waits.
+//! nothing changes. Each rule returns whether it changed something. No rule waits.
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -174,7 +174,7 @@ impl Session {
         self.answer(now, status, bytes, shared);
     }
 
-    /// Begins a body after the forwarded head; returns that head for the backend, with the received
+    /// Begins a body after the forwarded head. Returns that head for the backend, with the received
     /// part of a long body.
     fn expect_body(&mut self, framing: Framing, head: Buffer, shared: &mut Shared) -> Buffer {
         let client = &mut self.client;
@@ -214,7 +214,7 @@ impl Session {
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &self.upstream;
         let is_tunnel = upstream.is_tunnel();
-        // Nothing more can reach the backend, and a clean end would hide the loss of bytes.
+        // No more bytes can reach the backend, and a clean end would hide the loss.
         if is_tunnel && (upstream.has_failed || upstream.is_write_broken) {
             self.end_visit(Ending::BackendCut);
             self.end(now, true, shared);
@@ -273,7 +273,7 @@ impl Session {
         let was_empty = client.output.is_empty();
         // The end of a chunked body may wait for room after all input was read.
         let relayed = upstream.relay_body(&mut client.output, shared);
-        // Also after an error: bytes that begin to wait now get the full time.
+        // This also applies after an error: bytes that begin to wait now get the full time.
         if was_empty && !client.output.is_empty() {
             client.last_write = now;
         }

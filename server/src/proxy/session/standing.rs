@@ -1,5 +1,5 @@
 //! The standing of a session: whether it may be closed to make room for another client.
-//! `give_way.rs` chooses by it.
+//! `give_way.rs` uses it to choose a session.
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -8,11 +8,11 @@ use super::client_half::Receive;
 /// The activity of a client, as used to choose the client that gives way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Standing {
-    /// No complete head since it connected, or since the head began.
+    /// The client has sent no complete head since it connected, or since the head began.
     Silent { since: Instant },
     /// Between two exchanges, or after the end was sent to it.
     Kept { since: Instant },
-    /// With an exchange, a tunnel or waiting bytes: never closed.
+    /// The client has an exchange, a tunnel or waiting bytes, and is never closed.
     Busy,
 }
 

@@ -65,8 +65,8 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Begins an event stream with its first part; ignored if the session no longer waits for one.
-    /// Its connection ends with it. Returns whether it has begun.
+    /// Begins an event stream with its first part, unless the session no longer waits for one. The
+    /// connection ends with the stream. Returns whether it has begun.
     pub(crate) fn begin_stream(
         &mut self,
         now: Instant,
@@ -137,7 +137,8 @@ impl Session {
         }
     }
 
-    /// J4 for a text of the proxy: writes as much as there is room for. Returns false without room.
+    /// J4 for a text of the proxy: writes as much as there is room for. Returns false if there is
+    /// no room.
     #[cold]
     pub(super) fn pass_own_text(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);

@@ -3,8 +3,8 @@
 //! A successful write shows little, because the system's buffer holds megabytes. A waiting write
 //! continues only when much of the buffer is free, which may take minutes with a slow but steady
 //! reader. Progress is therefore measured by the bytes that the peer has acknowledged. While a
-//! write waits, the session asks the driver four times per timeout for the number of unacknowledged
-//! bytes. A smaller number is progress.
+//! write waits, the session requests the number of unacknowledged bytes from the driver four times
+//! per timeout. A smaller number is progress.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
@@ -16,8 +16,8 @@ use crate::http::UpstreamError;
 use crate::proxy::shared::Shared;
 
 impl Session {
-    /// Asks the driver for a measurement when the clock of a side is due. Returns false if the
-    /// clock has expired.
+    /// Requests a measurement from the driver if one is due for a side. Returns false if the
+    /// timeout has expired.
     #[cold]
     pub(super) fn look(&mut self, now: Instant, side: Side, shared: &Shared) -> bool {
         let span = self.taking_span(side, shared);
@@ -67,8 +67,8 @@ impl Session {
         }
     }
 
-    /// Ends the session or the exchange because a peer accepted nothing for the longest time
-    /// allowed.
+    /// Ends the session or the exchange because a peer accepted no bytes for the longest allowed
+    /// time.
     #[cold]
     pub(super) fn end_taking(&mut self, now: Instant, side: Side, shared: &mut Shared) {
         match side {
@@ -98,7 +98,7 @@ impl Session {
             && (self.client.has_whole_request() || self.awaits_continue())
     }
 
-    /// Returns the longest time for which a side may accept nothing.
+    /// Returns the longest time for which a side may accept no bytes.
     fn taking_span(&self, side: Side, shared: &Shared) -> Duration {
         let times = &shared.config.timeouts;
         match side {

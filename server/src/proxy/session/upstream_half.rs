@@ -108,8 +108,8 @@ pub(crate) struct PassedHead {
 
 #[derive(Clone, Copy)]
 pub(crate) enum HeadKind {
-    /// A 1xx: another head follows. It is not forwarded to an HTTP/1.0 client (RFC 9110 section
-    /// 15.2).
+    /// A 1xx, which another head follows. It is not forwarded to an HTTP/1.0 client (RFC 9110
+    /// section 15.2).
     Interim { is_passed_on: bool, is_continue: bool },
     /// 101 in response to a request with Upgrade.
     Switch,
@@ -229,8 +229,8 @@ impl UpstreamHalf {
         is_finished
     }
 
-    /// Writes as much of a text of the proxy to `output` as there is room for. Returns false
-    /// without room.
+    /// Writes as much of a text of the proxy to `output` as there is room for. Returns false if
+    /// there is no room.
     pub(super) fn pass_own_text(&mut self, output: &mut Outbox, shared: &mut Shared) -> bool {
         let (text, passed, is_stream) = match &mut self.receive {
             Receive::OwnText { text, passed } => (text, passed, false),
@@ -353,7 +353,7 @@ impl UpstreamHalf {
             return Ok(Parsed::Partial);
         }
         let mut slots = Slots::new();
-        // The result is matched in place, since it is too large to be moved.
+        // The result is matched in place, because moving it is expensive.
         let parsed = parse_response(input, &mut slots, &shared.head_limits);
         let head = match &parsed {
             Ok(Parsed::Complete(head)) => head,

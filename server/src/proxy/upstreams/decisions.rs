@@ -1,7 +1,8 @@
 //! The last decisions of the router, for the admin page /explain.
 //!
 //! Decisions are kept only while there is an admin listener. Each is kept with its choice and its
-//! rule. Its candidates are copied too, up to [`ROWS_PER_SECOND`] of them over all decisions.
+//! rule. Its candidates are also copied, up to a total of [`ROWS_PER_SECOND`] candidates for all
+//! decisions.
 use std::collections::VecDeque;
 
 use intelliproxy_core::journal::RecordedRouter;
@@ -11,12 +12,13 @@ use crate::pages::explain::{Candidates, Decision};
 
 /// The number of decisions that are kept.
 const DECISIONS_MAX: usize = 256;
-/// The maximum number of candidates kept of one decision: 256 decisions then take 2 MB at most.
+/// The maximum number of candidates kept for one decision. With this, 256 decisions take at most 2
+/// MB.
 const CANDIDATES_MAX: usize = 16;
 /// Candidates copied per second, and the largest burst of them. One takes 0.3 us, so this is 0.1 %
 /// of the thread.
 const ROWS_PER_SECOND: u64 = 4096;
-/// The time that one copied candidate takes out of the budget, nanoseconds.
+/// The cost of one copied candidate as refill time of the budget, nanoseconds.
 const ROW_NANOS: u64 = 1_000_000_000 / ROWS_PER_SECOND;
 
 /// The last decisions, the oldest one first.
@@ -90,8 +92,8 @@ impl Decisions {
         let cost = ids.len() as u64 * ROW_NANOS;
         let at = now.as_nanos();
         let used = self.full_at.saturating_sub(at);
-        // A full budget pays for any number of candidates, so that large pools are copied now and
-        // then.
+        // A full budget pays for any number of candidates, so that large pools are copied
+        // occasionally.
         if used > 0 && used + cost > ROWS_PER_SECOND * ROW_NANOS {
             return Candidates { rows: Vec::new(), of: ids.len() };
         }

@@ -11,7 +11,7 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    /// Takes the idle connection to `backend` that was used last.
+    /// Takes the most recently used idle connection to `backend`.
     pub(crate) fn take(&mut self, backend: BackendId) -> Option<ConnId> {
         self.idle.get_mut(backend.index())?.pop()
     }

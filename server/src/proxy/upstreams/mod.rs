@@ -146,7 +146,7 @@ impl Upstreams {
         routed
     }
 
-    /// Makes the router count a request for `backend`: all other backends are passed as tried.
+    /// Lets the router count a request for `backend`, by passing all other backends as tried.
     /// `None` if the backend is no longer at the address of `attempt`, or if the router finds no
     /// route.
     pub(crate) fn route_to(
@@ -212,7 +212,7 @@ impl Upstreams {
         self.router.has_next(now, tried)
     }
 
-    /// Makes this address the first one for the next connection to a backend.
+    /// Sets the address that is tried first for the next connection to a backend.
     pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
         self.places.prefer(backend, attempt);
     }
@@ -227,7 +227,7 @@ impl Upstreams {
         self.places.is_news_tls(backend, fault)
     }
 
-    /// Takes the idle connection to `backend` that was used last.
+    /// Takes the most recently used idle connection to `backend`.
     #[inline]
     pub(crate) fn take_idle(&mut self, backend: BackendId) -> Option<ConnId> {
         self.idle.take(backend)
@@ -477,7 +477,7 @@ impl Upstreams {
         self.router.counts()
     }
 
-    /// Whether any backend is up and not ejected, however busy it is.
+    /// Whether any backend, busy or not, is up and not ejected.
     pub(crate) fn has_usable(&self) -> bool {
         self.router.has_usable()
     }

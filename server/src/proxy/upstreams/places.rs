@@ -176,7 +176,7 @@ impl Places {
         place.is_some_and(|place| place.revision == attempt.revision)
     }
 
-    /// Makes the address of `attempt` the first to be tried next time.
+    /// Sets the address of `attempt` as the first to try next time.
     pub(crate) fn prefer(&mut self, backend: BackendId, attempt: Attempt) {
         if self.is_current(backend, attempt)
             && let Some(place) = self.places.get_mut(backend.index())
