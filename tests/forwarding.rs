@@ -1,5 +1,5 @@
-//! The reactor end to end over real sockets, for what only sockets show. Ports are free ones, reads
-//! have deadlines that only a failure reaches, and no assertion depends on the clock.
+//! The reactor end to end over real sockets. The tests use free ports, their reads reach a deadline
+//! only if something fails, and no assertion depends on the clock.
 #[path = "forwarding/exchanges.rs"]
 mod exchanges;
 #[path = "forwarding/failures.rs"]

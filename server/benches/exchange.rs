@@ -1,6 +1,6 @@
 //! Times one exchange in the proxy itself: no socket, no clock, one client and one backend on kept
-//! connections. Prints ns per exchange. Under callgrind (`.ci/instructions`) the same program gives
-//! instructions per exchange, which are the same from run to run.
+//! connections. Prints ns per exchange. Under callgrind (`.ci/instructions`) the same program
+//! counts instructions per exchange, and the count is the same in every run.
 //!
 //! `cargo bench -p intelliproxy --bench exchange [-- ROUNDS [CASE]]`
 use std::hint::black_box;
@@ -12,7 +12,7 @@ mod memory;
 use intelliproxy::config::Config;
 use memory::World;
 
-/// Exchanges before the measurement. After them every buffer and table has its final size.
+/// Exchanges before the measurement. By then every buffer and table has its final size.
 const WARM_UP: u32 = 1000;
 
 struct Case {

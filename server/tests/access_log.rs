@@ -11,7 +11,7 @@ use std::time::Duration;
 use process::{DEADLINE, Folder, Program};
 use serde_json::Value;
 
-/// A backend whose behaviour depends on the path.
+/// A backend whose behaviour depends on the request's path.
 fn start_backend(name: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let flag = format!("--backend={name}=http://{}", listener.local_addr().expect("bound"));
@@ -38,7 +38,7 @@ fn serve(mut stream: BufReader<TcpStream>) {
             "/early" => b"",
             "/garbage" => b"SMTP is something else\r\n\r\n",
             "/silent" => {
-                // Until the proxy closes.
+                // Reads until the proxy closes.
                 let _ = stream.read(&mut [0]);
                 return;
             }
@@ -74,7 +74,7 @@ fn exchange(program: &Program, request: &[u8]) -> Vec<u8> {
     let mut client = program.connect();
     client.write_all(request).expect("sent");
     let mut bytes = Vec::new();
-    // A connection that is cut may end by a reset.
+    // A cut connection may end with a reset.
     let _ = client.read_to_end(&mut bytes);
     bytes
 }
@@ -95,9 +95,8 @@ fn stop(program: &mut Program) {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// Exchanges with many kinds of ends have one line each, with status, end, error and backend. The
-/// number of sent bytes is that of the bytes received by the client, and the version is the one
-/// that the client sent.
+/// Exchanges end in many ways, and each has one line with status, end, error and backend. The line
+/// counts the bytes that the client received, and has the version that the client sent.
 #[test]
 fn every_exchange_has_its_line() {
     let folder = Folder::new("access-log-ends");
@@ -200,7 +199,7 @@ fn every_exchange_has_its_line() {
         assert!(time("backendMs") <= time("firstByteMs"), "{line:#}");
         assert!(time("firstByteMs") <= time("totalMs"), "{line:#}");
     }
-    // The time spent waiting for a silent backend counts as its time.
+    // The wait for a silent backend counts as the backend's time.
     let awaited = of("/silent")["backendMs"].as_f64();
     assert!(awaited.is_some_and(|time| time >= 300.0), "{:#}", of("/silent"));
     let left = of("/silent?left");
@@ -328,8 +327,8 @@ fn passwords_are_masked() {
     assert_eq!(lines[6]["target"], "***@h:80");
 }
 
-/// While a pipe is not read, the program's log reports lost lines, and SIGUSR1 logs no line about
-/// stdout being opened again.
+/// While nobody reads a pipe, the program's log reports lost lines. SIGUSR1 does not log that
+/// stdout was opened again.
 #[test]
 fn lines_lost_at_a_held_pipe_are_reported() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -366,7 +365,7 @@ fn lines_lost_at_a_held_pipe_are_reported() {
     }
 }
 
-/// Lines that a full disk refuses until the end are reported as lost.
+/// If the disk is full until the end, the lines are reported as lost.
 #[test]
 #[cfg(target_os = "linux")]
 fn lines_lost_at_the_end_are_reported() {

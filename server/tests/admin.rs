@@ -19,7 +19,7 @@ fn start_backend(name: &str, may_respond: Option<mpsc::Receiver<()>>) -> String 
     thread::spawn(move || {
         let mut may_respond = may_respond;
         for stream in listener.incoming().map_while(Result::ok) {
-            // A probe does not wait: its path is not `/`.
+            // Probes have another path and do not wait.
             let mut stream = BufReader::new(stream);
             let mut first = String::new();
             if stream.read_line(&mut first).is_err() {
@@ -315,7 +315,7 @@ fn sigusr1_and_sigpipe_do_not_end_the_program() {
 }
 
 /// /explain lists the decision of each request, newest first, and shows one decision with its
-/// candidates. A number that is not kept, or missing, gets 404.
+/// candidates. An unknown or missing number gets 404.
 #[test]
 fn explain_shows_decisions() {
     let backends = [start_backend("A", None), start_backend("B", None)];
@@ -365,8 +365,8 @@ fn start_cutter(name: &str, has_cut: &Arc<AtomicBool>) -> String {
     flag
 }
 
-/// /explain finds a request by the id that the client's hop gave it, here after a retry, and by the
-/// id that the proxy made, which the access log has.
+/// /explain finds a request by the ID that the client's hop gave it, here after a retry, and by the
+/// ID that the proxy made and wrote to the access log.
 #[test]
 fn explain_finds_a_request_by_its_id() {
     let folder = Folder::new("admin-explain");

@@ -1,5 +1,5 @@
-//! In the steady state an exchange allocates nothing: tables, buffers and heaps have their final
-//! size.
+//! In the steady state an exchange allocates nothing, because all tables, buffers and heaps have
+//! their final size.
 mod memory;
 
 use memory::World;

@@ -225,8 +225,8 @@ fn a_maintained_backend_is_left_alone() {
     wait_for(0, 3);
 }
 
-/// Changes by command outlast a reload of the same file. A file with another policy replaces the
-/// policy set by command; weight and mode stay.
+/// Changes by command survive a reload of the same file. A file with another policy replaces the
+/// policy that a command set, but keeps weight and mode.
 #[test]
 fn commands_end_with_a_file_that_says_otherwise() {
     let mut proxy = Proxy::start("otherwise", "");
@@ -298,7 +298,7 @@ fn a_reload_is_answered_with_its_result() {
     assert_eq!(proxy.send("reload\nreload\n"), ["ok", "ok"]);
 }
 
-/// Only the owner may use the socket, and the program removes it at its end. A stale socket is
+/// Only the owner may use the socket, and the program removes it when it ends. A stale socket is
 /// replaced. If another process uses it, startup fails. A reload moves it.
 #[test]
 fn the_socket_comes_and_goes() {
@@ -337,8 +337,8 @@ fn the_socket_comes_and_goes() {
     assert!(!Path::new(&moved).exists());
 }
 
-/// Clients that hang, send garbage or never read disturb neither requests nor other commands.
-/// Beyond the maximum number of connections, new clients replace them.
+/// Clients that hang, send garbage or never read disturb neither requests nor other commands. At
+/// the maximum number of connections, new clients replace them.
 #[test]
 fn bad_clients_disturb_nothing() {
     let proxy = Proxy::start("bad", "");

@@ -30,8 +30,8 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A request that is refused and logged.
 const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 
-/// Without a reader of the log, writes to it fail and /stats counts them. Once it is read again,
-/// the lines of that time are written, and one more about the failed writes.
+/// Without a reader of the log, writes to it fail and /stats counts them. Once the log is read
+/// again, the program writes the lines of that time and one about the failed writes.
 #[test]
 fn a_log_without_a_reader_goes_on_later() {
     let folder = Folder::new("edge-log");
@@ -144,7 +144,7 @@ fn a_missing_folder_is_refused() {
             }
         }
     }
-    // It is not used.
+    // The file is not used.
     let path = format!("{none}/f");
     let state = ["--check", "--backend=A=http://127.0.0.1:1", "--policy=score", "--state", &path];
     assert_eq!(output(&state).status.code(), Some(0));

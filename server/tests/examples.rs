@@ -36,12 +36,12 @@ fn examples_are_valid() {
     }
 }
 
-/// A process that is killed with this value.
+/// A process, killed when this is dropped.
 struct Started(Child);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // Fails if the process has ended, as it should have.
+        // Fails if the process has ended as expected.
         drop(self.0.kill());
         drop(self.0.wait());
     }

@@ -1,5 +1,5 @@
-//! Health checks of the program with real backends: paths that they do not have, connections alone,
-//! and backends that start down.
+//! Health checks of the program with real backends: missing paths, checks by connection only, and
+//! backends that start down.
 mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -124,7 +124,7 @@ fn file_servers_serve_under_the_default() {
     assert!(lines.iter().all(|line| !line.contains("no backend has")), "logged once: {lines:?}");
 }
 
-/// With checks of kind `tcp` both are up, by connections without a request.
+/// With checks of kind `tcp` both are up, and the checks send no request.
 #[test]
 fn a_connection_is_a_good_check() {
     let folder = Folder::new("health-tcp");

@@ -73,7 +73,7 @@ impl Events {
         Some((name.to_owned(), serde_json::from_str(data.trim_end()).expect("JSON")))
     }
 
-    /// Returns the data of the next event of this name for which the condition holds.
+    /// Returns the data of the next event with this name for which the condition holds.
     fn next_with(&mut self, name: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let (found, data) = self.next().expect("the stream goes on");
@@ -130,7 +130,7 @@ fn a_browser_gets_the_page() {
     assert!(stream.head.contains("\r\nVary: Accept\r\n"), "{}", stream.head);
 }
 
-/// Clients that may not read /stats get what the backend sends, whatever they accept.
+/// Clients that may not read /stats get the backend's response, whatever they accept.
 #[test]
 fn others_get_no_page() {
     let folder = Folder::new("live-others");
@@ -145,8 +145,8 @@ fn others_get_no_page() {
     }
 }
 
-/// A stream begins with all backends, has a tick every second, shows requests, and begins over when
-/// a reload changes the backends.
+/// A stream begins with all backends, has a tick every second, shows requests, and starts again
+/// when a reload changes the backends.
 #[test]
 fn a_stream_follows_traffic_and_reloads() {
     let folder = Folder::new("live-reload");
@@ -298,7 +298,7 @@ fn decisions_are_explained_on_the_traffic_port() {
     }
 }
 
-/// A HEAD request for a stream gets its head and the end.
+/// A HEAD request for a stream gets only the head.
 #[test]
 fn a_head_request_gets_no_stream() {
     let (program, admin) = start(&[]);

@@ -87,7 +87,7 @@ fn respond(mut stream: TcpStream, is_released: &AtomicBool) {
     }
 }
 
-/// Sets a flag when a test ends, even by a panic, so that its clients end.
+/// Sets a flag when a test ends, even by a panic, so that the test's clients end.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -115,7 +115,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Requests a path on a new connection. Returns the response, or the error of the connection.
+/// Requests a path on a new connection. Returns the response or the error.
 fn ask(port: u16, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(DEADLINE))?;
@@ -300,8 +300,9 @@ fn a_hundred_reloads_fail_no_request() {
     assert!(ask(port, "/stats").expect("a page").contains("Reloads: done=100, refused=0\r\n"));
 }
 
-/// A recording that ends by a reload has its end mark, and the next one is complete as well. Both
-/// can be replayed, but decisions cannot be compared: the state before their beginning is unknown.
+/// If a reload ends a recording, it has its end mark, and the next recording is complete as well.
+/// Both can be replayed, but decisions cannot be compared: the state before their beginning is
+/// unknown.
 #[test]
 fn the_recording_moves() {
     let (address, _) = backend();
@@ -348,7 +349,8 @@ fn the_recording_moves() {
     }
 }
 
-/// The access log is added, moved and removed: each file has the lines of its time.
+/// The access log is added, moved and removed: each file has the lines that were written while it
+/// was configured.
 #[test]
 fn the_access_log_moves() {
     let (address, _) = backend();

@@ -19,8 +19,8 @@ fn backend() -> (TcpListener, String) {
     (listener, flag)
 }
 
-/// Accepts connections of a backend until `count` of them have a request. Connections of probes are
-/// kept open meanwhile.
+/// Accepts a backend's connections until `count` of them carry a request. Connections of probes
+/// stay open meanwhile.
 fn asked(backend: &TcpListener, count: usize) -> Vec<TcpStream> {
     let (mut asked, mut probes) = (Vec::new(), Vec::new());
     while asked.len() < count {
@@ -74,7 +74,7 @@ fn responses_that_came_during_a_pause_count() {
 }
 
 /// Clients that connected and sent their requests before SIGTERM are served, although the proxy had
-/// not accepted them yet. There are more of them than one turn accepts.
+/// not accepted them yet. One turn cannot accept all of them.
 #[test]
 fn clients_in_the_backlog_are_served_before_the_end() {
     const CLIENTS: usize = 200;

@@ -71,7 +71,7 @@ fn clients_have_their_own_limits() {
     let mut program = Program::start(&["--config", path]);
     let (one, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
     let mut first = Client::connect(&program, one);
-    // Far more requests than the rate allows, even if they take long.
+    // Far more requests than the rate allows, even if sending them takes long.
     let statuses: Vec<u16> = (0..200).map(|_| first.ask()).collect();
     assert_eq!(statuses[..5], [204; 5]);
     let refused = statuses.iter().filter(|status| **status == 429).count();

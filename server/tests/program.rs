@@ -88,8 +88,8 @@ fn check_reads_pipes_of_configurations_only() {
     }
 }
 
-/// `--check` counts the backends of both the configuration and the watched file, and names those
-/// that are not used.
+/// `--check` counts the backends of both the configuration and the watched file, and names the
+/// unused ones.
 #[test]
 fn check_counts_what_is_found() {
     let folder = Folder::new("check-found");
@@ -203,7 +203,7 @@ fn signals_end_it_after_requests_in_flight() {
         let mut idle = program.connect();
         let mut busy = program.connect();
         busy.write_all(b"GET /busy HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        // Pings connect, too. The request's connection is known by its path.
+        // Pings connect, too. The path shows which connection has the request.
         let mut upstream = loop {
             let (mut stream, _) = backend.accept().expect("a connection");
             let mut start = [0; 9];
@@ -266,8 +266,8 @@ fn refusals_are_logged() {
     assert!(line.contains("\"GET /\\x1b[31m HTTP/1.1\\r\\nHost: h\\r\\n\\r\\n\""), "{line}");
 }
 
-/// 150 clients wait at the same time, more than one turn accepts. All are served, whether their
-/// requests arrived before or after the process continued.
+/// 150 clients wait at the same time, which is more than one turn accepts. All are served, whether
+/// their requests arrived before or after the process continued.
 #[test]
 fn a_burst_of_clients_is_served() {
     let program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);

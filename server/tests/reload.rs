@@ -1,5 +1,5 @@
-//! SIGHUP and the program as a process: changes of backends and timeouts, refused files, and log
-//! lines. `moving.rs` moves listeners, logs and other files.
+//! Reloads by SIGHUP, with the program as a process: changed backends and timeouts, refused files,
+//! and log lines. `moving.rs` moves listeners, logs and other files.
 mod process;
 
 use std::fs;
@@ -157,8 +157,8 @@ fn a_good_file_takes_effect_at_once() {
     assert!(body.contains("\"name\":\"B\"") && !body.contains("\"name\":\"A\""), "{body}");
 }
 
-/// The log line names backends with another limit or weight, and the new ones are in use: a backend
-/// of weight 0 gets no further request.
+/// The log line names backends whose limit or weight has changed, and the new values apply: a
+/// backend of weight 0 gets no further request.
 #[test]
 fn limits_and_weights_of_backends_change() {
     let (one, two) = (Backend::start("one"), Backend::start("two"));

@@ -84,8 +84,8 @@ fn the_manager_is_informed() {
     assert_eq!(manager.next(), "STOPPING=1");
 }
 
-/// A client connects before the program runs, and is served by it. The listener has the address
-/// that the configuration names, so it is not opened again.
+/// A client that connects before the program runs is served. The listener has the address that the
+/// configuration names, so it is not opened again.
 #[test]
 fn listeners_of_the_manager_are_used() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -137,7 +137,7 @@ fn other_descriptors_are_refused() {
     }
 }
 
-/// Descriptors without `LISTEN_PID`, or for another process, are not this one's: they are ignored.
+/// Descriptors without `LISTEN_PID`, or with the ID of another process, are ignored.
 #[test]
 fn descriptors_of_others_are_ignored() {
     for pid in ["", "LISTEN_PID= ", "LISTEN_PID=1 "] {

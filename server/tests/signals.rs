@@ -1,4 +1,4 @@
-//! Signals that someone sends by mistake, or too early.
+//! Signals that are sent by mistake or too early.
 mod process;
 
 use std::fs::{self, File};
@@ -23,8 +23,7 @@ fn send(signal: &str, process: u32) {
     assert!(status.success(), "kill {signal}");
 }
 
-/// Each signal that means nothing to the program leaves a log line, and the program continues to
-/// serve.
+/// A signal without a meaning to the program is logged, and the program continues to serve.
 #[test]
 fn signals_without_meaning_have_no_effect() {
     let mut program = Program::start(&["--backend", "A=http://127.0.0.1:1"]);
@@ -37,8 +36,8 @@ fn signals_without_meaning_have_no_effect() {
     assert_eq!(program.exit_code(), Some(0));
 }
 
-/// A program in its start, and the pipe from which it reads its configuration. It waits there until
-/// the pipe has an end.
+/// A starting program, and the pipe from which it reads its configuration. It waits until the pipe
+/// is closed.
 fn starting(folder: &Folder) -> (Child, File) {
     folder.pipe("proxy.json");
     let path = folder.path("proxy.json");

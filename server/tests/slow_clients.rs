@@ -29,8 +29,8 @@ fn wait_for(program: &Program, what: &str, is_expected: impl Fn(usize) -> bool) 
     }
 }
 
-/// Clients that have sent 30 KB of a head take less than twice that. When they have left, their
-/// memory returns to the system. (The allocator alone would keep three quarters of it.)
+/// Clients that have sent 30 KB of a head take less than twice that. After they have left, the
+/// memory is returned to the system. (The allocator alone would keep three quarters of it.)
 #[test]
 fn memory_of_slow_clients_returns_to_the_system() {
     let program = Program::start(&["--backend=A=http://127.0.0.1:1"]);

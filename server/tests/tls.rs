@@ -46,7 +46,7 @@ fn requests_pass_in_both_versions() {
         assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
         assert!(response.contains("\r\nStrict-Transport-Security: max-age=9\r\n"), "{response}");
     }
-    // The plain listener is unaffected.
+    // The plain listener works as before.
     let response = proxy.program.ask(LAST);
     assert!(response.contains("\r\nX-Forwarded-Proto: http\r\n"), "{response}");
     assert!(!response.contains("Strict-Transport-Security"), "{response}");

@@ -33,8 +33,8 @@ fn a_closed_listener_serves_the_clients_that_wait() {
     proxy.program.line_with(&format!("no longer listening on 127.0.0.1:{port}"));
 }
 
-/// Requests that have come with the last message of a handshake before a stop are served, also if
-/// there are more of them than handshakes of one turn.
+/// Requests that arrived with the last message of a handshake before a stop are served, even if one
+/// turn cannot complete all the handshakes.
 #[test]
 fn a_stop_serves_requests_behind_handshakes() {
     let mut proxy = Proxy::start("stop", &[&tls(&["site"], "")], "");
@@ -43,7 +43,7 @@ fn a_stop_serves_requests_behind_handshakes() {
         let name = "a.test".try_into().expect("a name");
         let tls = ClientConnection::new(config.clone(), name).expect("a configuration");
         let mut client = Client(StreamOwned::new(tls, proxy.raw()));
-        // The request waits in the library for the end of the handshake.
+        // The TLS library holds the request until the handshake is complete.
         client.0.conn.writer().write_all(LAST.as_bytes()).expect("room");
         client.0.conn.write_tls(&mut client.0.sock).expect("a hello");
         while client.0.conn.is_handshaking() {
@@ -53,7 +53,7 @@ fn a_stop_serves_requests_behind_handshakes() {
         client
     };
     let mut clients: Vec<Client> = (0..30).map(begin).collect();
-    // All the last messages are there when the proxy continues.
+    // All the last messages have arrived when the proxy continues.
     proxy.program.signal("-STOP");
     for client in &mut clients {
         while client.0.conn.wants_write() {

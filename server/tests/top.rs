@@ -1,5 +1,5 @@
-//! `intelliproxy top` and `intelliproxy stats` as processes: in a terminal, into a pipe, against a
-//! proxy and against another kind of server.
+//! `intelliproxy top` and `intelliproxy stats` as processes: in a terminal, into a pipe, and with a
+//! server that is not a proxy.
 mod process;
 mod terminal;
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 use process::{Folder, Program, empty_backend, output};
 use terminal::{Terminal, strip};
 
-/// Starts a proxy with two backends and admin pages. Returns it and the URL of these.
+/// Starts a proxy with two backends and admin pages. Returns the proxy and the URL of the pages.
 fn start_proxy(flags: &[&str]) -> (Program, String) {
     let [a, b] = ["A", "B"].map(|name| format!("--backend={name}={}", empty_backend()));
     let own = ["--admin", "127.0.0.1:0", &a, &b];
@@ -106,7 +106,7 @@ fn the_socket_has_the_same_times() {
     assert_eq!(terminal.end(), (Some(0), true));
 }
 
-/// In a terminal the table is redrawn; keys sort and select, the window may change its size, and q
+/// In a terminal the table is redrawn. Keys sort and select, the window can be resized, and q
 /// restores the terminal.
 #[test]
 fn top_is_redrawn_in_a_terminal() {
@@ -151,7 +151,7 @@ fn signals_restore_the_terminal() {
     }
 }
 
-/// A proxy that is gone is shown with its last figures, and it is shown when it is back.
+/// While the proxy is gone, `top` keeps its last figures, and it continues when the proxy is back.
 #[test]
 fn a_lost_proxy_comes_back() {
     let body = r#"[{"name": "A", "health": "up", "standing": "in"}]"#;
@@ -214,8 +214,8 @@ fn foreign_text_does_not_reach_the_terminal() {
     assert!(!terminal.written.contains('\x1b'), "{:?}", terminal.written);
 }
 
-/// Into a pipe it writes a line for each backend and reading, and ends after the requested number
-/// of readings.
+/// Into a pipe `top` writes a line per backend and reading, and ends after the requested number of
+/// readings.
 #[test]
 fn lines_go_into_a_pipe() {
     let (_proxy, url) = start_proxy(&[]);

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use process::{DEADLINE, Program, empty_backend, make_pipe};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-/// Upgrades under traffic.
+/// How many upgrades happen under traffic.
 const UPGRADES: usize = 4;
 
 /// A running proxy, its configuration file, and its successors, which are killed with it.
@@ -41,7 +41,7 @@ impl Upgraded {
         }
     }
 
-    /// Waits for the new process. Returns its number.
+    /// Waits for the new process. Returns its process ID.
     fn take_follower(&mut self) -> String {
         let line = self.program.line_with("upgraded: process ");
         let pid = line.split("process ").nth(1).and_then(|rest| rest.split(' ').next());
@@ -138,8 +138,8 @@ fn ask(stream: &mut BufReader<TcpStream>) -> bool {
     }
 }
 
-/// Several upgrades under traffic on kept and new connections: every request gets its response.
-/// Each process ends when its clients have left it, and another one serves after it.
+/// During several upgrades, every request on kept and new connections gets its response. Each
+/// process ends when its clients have left, and its successor serves.
 #[test]
 fn upgrades_lose_no_request() {
     let mut proxy = Upgraded::start("traffic", &config(""));
@@ -183,8 +183,8 @@ fn kept_connections_are_served_by_the_old_process() {
     assert!(!ask(&mut new), "process {follower} serves it on");
 }
 
-/// If an old process still waits for its clients, SIGTERM counts as its first signal: it stops in
-/// order.
+/// If an old process still waits for its clients, SIGTERM counts as its first signal: it stops
+/// gracefully.
 #[test]
 fn an_old_process_can_be_stopped() {
     let mut proxy = Upgraded::start("stopped", &config(""));
@@ -198,8 +198,8 @@ fn an_old_process_can_be_stopped() {
     assert!(!ask(&mut connect(proxy.program.port())), "the new one serves on");
 }
 
-/// A new process that ends, or that is not ready in time, is abandoned, and the log has the reason.
-/// The old process continues, and a later upgrade succeeds.
+/// A new process that ends, or that is not ready in time, is abandoned, and the log says why. The
+/// old process continues, and a later upgrade succeeds.
 #[test]
 fn a_new_process_that_fails_changes_nothing() {
     let good = config("");
@@ -215,7 +215,7 @@ fn a_new_process_that_fails_changes_nothing() {
     fs::write(&proxy.file, impatient).expect("a file");
     proxy.program.signal("-HUP");
     proxy.program.line_with("configuration: other timeouts");
-    // Reading a pipe without a writer never ends.
+    // A read from a pipe blocks until there is a writer.
     fs::remove_file(&proxy.file).expect("a file");
     make_pipe(&proxy.file);
     proxy.ask();
@@ -274,7 +274,7 @@ fn the_control_socket_is_not_inherited() {
 }
 
 /// A signal to stop during an upgrade ends the new process, which also has the listeners, before
-/// the old one. A second signal, which ends the old one at once, does not leave it behind, either.
+/// the old one. A second signal ends the old process at once, and the new one still ends too.
 #[test]
 fn a_stop_ends_an_unfinished_upgrade() {
     for signals in [1, 2] {

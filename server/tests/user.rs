@@ -32,9 +32,9 @@ fn low_port() -> u16 {
     ports.find(is_free).expect("a free port below 1024")
 }
 
-/// Started by root, the program listens on a low port. All of its threads have the user's rights,
-/// no further group and no capability. It serves and stops as usual. If the user could not write
-/// the state file, startup fails. Without root the flag is refused.
+/// Started by root, the program listens on a low port. All its threads have the user's rights, no
+/// other groups and no capabilities. It serves and stops as usual. If the user could not write the
+/// state file, startup fails. Without root the flag is refused.
 #[test]
 fn root_is_given_up_after_the_listeners_are_open() {
     if !is_root() {

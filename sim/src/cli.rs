@@ -27,7 +27,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     main_with(arguments, mpsc::channel().1)
 }
 
-/// The same, with orders during its run: an outage, or `None` to be well again.
+/// Like [`main`], with events from outside: `Some` starts an outage, and `None` ends it.
 pub fn main_with(
     arguments: impl Iterator<Item = OsString>,
     orders: Receiver<Option<Outage>>,
@@ -35,7 +35,7 @@ pub fn main_with(
     let config = match options::parse(arguments, |name| env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => {
-            // If stdout is closed, an error has no reader, either.
+            // If stdout is closed, nobody would read an error.
             drop(io::stdout().write_all(options::help().as_bytes()));
             return ExitCode::SUCCESS;
         }
@@ -44,7 +44,7 @@ pub fn main_with(
             return ExitCode::from(2);
         }
     };
-    // Each backend chooses its own lines, but a process has one log only.
+    // Each backend chooses what it logs, but all backends of a process share one log.
     if let Err(error) = SimpleLogger::new().init() {
         eprintln!("sim: {error}");
         return ExitCode::FAILURE;
@@ -61,7 +61,7 @@ pub fn main_with(
 fn run(config: Config, orders: Receiver<Option<Outage>>) -> Result<(), Box<dyn std::error::Error>> {
     let is_ending = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // In this order the first signal only sets the flag, and the second finds it set.
+        // The order matters: the first signal only sets the flag, and the second finds it set.
         flag::register_conditional_shutdown(signal, 1, Arc::clone(&is_ending))?;
         flag::register(signal, Arc::clone(&is_ending))?;
     }
@@ -75,7 +75,7 @@ fn run(config: Config, orders: Receiver<Option<Outage>>) -> Result<(), Box<dyn s
     let on_signal = sender.clone();
     thread::Builder::new().spawn(move || {
         signals.forever().next();
-        // Without a receiver the run has ended already.
+        // If there is no receiver, the run has already ended.
         let _ = on_signal.send(Event::Signal);
     })?;
     thread::Builder::new().spawn(move || {

@@ -118,8 +118,8 @@ fn invalid_sessions_begin_anew() {
     }
 }
 
-/// The cookie is `Secure` if a trusted hop reports that its client uses https. Statements of other
-/// clients are ignored. The cookie has the configured name.
+/// The cookie is `Secure` if a trusted hop reports that its client uses https. What other clients
+/// claim is ignored. The cookie has the configured name.
 #[test]
 fn cookies_of_https_clients_are_secure() {
     let mut wanted = config(Some(AffinityBy::Cookie));
@@ -202,8 +202,7 @@ fn a_field_keeps_requests_together() {
 }
 
 /// Requests of one client go to one backend. The client is the peer, or the client that a trusted
-/// hop names. A 64-bit network of IPv6 addresses is one client. Statements of other peers are
-/// ignored.
+/// hop names. A 64-bit network of IPv6 addresses is one client. What other peers claim is ignored.
 #[test]
 fn an_address_keeps_requests_together() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::ClientAddress)), &BACKENDS);

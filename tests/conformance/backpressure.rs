@@ -6,8 +6,8 @@ use intelliproxy::config::Config;
 use intelliproxy_driver::Driver;
 
 /// Requests wait behind the current one until the client's buffer is full in the middle of a head
-/// of 30 KB. Once the earlier ones have their responses, the rest of that head is read. (In a fault
-/// that was found, the pause ended only below 2 KiB.)
+/// of 30 KB. Once the earlier ones have their responses, the rest of that head is read. (The pause
+/// once ended only below 2 KiB.)
 #[test]
 fn a_head_cut_by_a_full_buffer_is_read_on() {
     let mut driver = Driver::new(Config::default());
@@ -42,8 +42,8 @@ fn own_responses_count_for_more() {
     }
 }
 
-/// Tiny chunks of a request's body count for more than ten times their bytes, plain bytes count
-/// once. `is_probe` recognises the connections of probes, which do not wait for others.
+/// Tiny chunks of a request's body count for more than ten times their bytes, and plain bytes count
+/// as one each. `is_probe` recognises the connections of probes, which do not wait for others.
 #[test]
 fn tiny_chunks_count_for_more() {
     let mut driver = Driver::new(Config::default());

@@ -125,8 +125,9 @@ fn good_chunks_are_encoded_again() {
     }
 }
 
-/// A trailer section that does not fit behind waiting bytes is forwarded once the backend accepts
-/// those, whether or not the client ends its side meanwhile. No timeout expires because of it.
+/// A trailer section that does not fit into the buffer behind other bytes is forwarded once the
+/// backend accepts those bytes, whether or not the client ends its side meanwhile. No timeout
+/// expires because of it.
 #[test]
 fn a_long_trailer_section_waits_for_room() {
     for (data, len) in [(1, 1990), (1, 8000), (1900, 500), (3000, 2500), (100_000, 8000)] {

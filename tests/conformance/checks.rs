@@ -30,8 +30,8 @@ fn respond(driver: &mut Driver, start: &str, response: &str) -> usize {
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// If no backend has the path of the pings, one notice reports it, all backends stay up, and
-/// requests are spread over all. When one of them has the path, the others are down.
+/// If no backend has the path of the pings, one notice reports it, all backends stay up, and all
+/// get requests. As soon as one backend has the path, the others are down.
 #[test]
 fn a_path_that_nobody_has_takes_nobody_down() {
     let text = r#"{"routing": {"policy": "least_request"}, "backends": [
@@ -93,7 +93,8 @@ fn a_path_that_nobody_has_is_told_once() {
     }
 }
 
-/// A check goes to its own port with its own Host and path, and needs its own status and text.
+/// A check uses the configured port, Host and path, and passes only with the configured status and
+/// text.
 #[test]
 fn a_check_asks_for_what_it_needs() {
     let text = r#"{"health": {"path": "/up", "host": "www.test", "status": ["200"], "body": "ready"},
@@ -131,8 +132,8 @@ fn a_check_asks_for_what_it_needs() {
     assert_eq!(health(&driver), [Health::Up]);
 }
 
-/// A check of kind `tcp` sends nothing. Without checks, no connection is made for them, and a
-/// backend whose port refuses connections is not down.
+/// A check of kind `tcp` sends nothing. Without checks the proxy makes no connections of its own,
+/// and a backend whose port refuses connections is not down.
 #[test]
 fn a_connection_is_enough_or_nothing_is() {
     let text = r#"{"health": {"kind": "tcp"}, "backends": [{"name": "a", "url": "http://a.test"},

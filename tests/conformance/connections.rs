@@ -1,5 +1,5 @@
-//! Connections of clients and to backends: opened, reused, ended. `kept.rs` tests idle ones to
-//! backends.
+//! How connections of clients and to backends are opened, reused and ended. Idle connections to
+//! backends are tested in `kept.rs`.
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ fn a_client_that_did_not_ask_for_the_end_is_not_closed_at_once() {
 }
 
 /// A client's idle time begins when its last response is written, even for a slow reader. (The
-/// fuzzer found a deadline that was earlier than its check.)
+/// fuzzer found a deadline before its check.)
 #[test]
 fn a_slow_reader_is_not_idle() {
     let mut driver = Driver::new(Config::default());
@@ -155,8 +155,8 @@ fn only_last_bytes_wait_for_the_end() {
     }
 }
 
-/// A response has arrived and is not read yet when its deadline passes: it is read, and the
-/// postponed deadline does not fire. Bytes of the client postpone its deadlines as well.
+/// If a response arrives before its deadline, but is read after it, the deadline is postponed and
+/// does not fire. A client's bytes postpone its deadlines as well.
 #[test]
 fn deadlines_wait_for_bytes_that_have_arrived() {
     let mut driver = Driver::new(Config::default());
@@ -180,8 +180,9 @@ fn deadlines_wait_for_bytes_that_have_arrived() {
     assert!(text.starts_with("HTTP/1.1 504 "), "and with nothing unread, it does: {text}");
 }
 
-/// Missing descriptors of the proxy are not a failure of a backend: the request gets 503 if no
-/// backend is left to try, no backend is blamed, and a probe that could not be sent is not counted.
+/// If the proxy has no free descriptor, that is not a failure of a backend: the request gets 503 if
+/// no backend is left to try, no backend is blamed, and a probe that could not be sent is not
+/// counted.
 #[test]
 fn a_lack_of_descriptors_blames_no_backend() {
     let mut driver = hanging(&[1]);

@@ -214,7 +214,7 @@ fn clients_beyond_a_lowered_limit_give_way() {
 }
 
 /// A client that is turned away does not count while its connection lasts, so no idle client gives
-/// way for it. One gives way for the next client that is admitted.
+/// way for it. One does for the next client that is admitted.
 #[test]
 fn one_turned_away_takes_no_place() {
     let mut full = Full::new(2);
@@ -232,8 +232,8 @@ fn one_turned_away_takes_no_place() {
     assert!(full.driver.text(admitted).is_empty(), "not turned away");
 }
 
-/// The notice names the limit that is reached: `limits.clients`, or open files if those suffice for
-/// fewer.
+/// The notice names the limit that is reached: `limits.clients`, or the limit of open files if that
+/// is lower.
 #[test]
 fn the_limit_that_is_reached_is_named() {
     for (connections, expected) in

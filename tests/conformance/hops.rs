@@ -22,8 +22,8 @@ const SAID: &str = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\
     Forwarded: for=198.51.100.7;proto=https\r\n";
 
 /// The forwarding fields of a trusted hop are forwarded unchanged, and missing ones are added. From
-/// other peers only X-Forwarded-For is kept, with the peer's address appended. The rest is replaced
-/// or dropped.
+/// other peers only X-Forwarded-For is kept, with the peer's address appended. The other fields are
+/// replaced or dropped.
 #[test]
 fn a_trusted_hops_word_goes_on() {
     let rows = [

@@ -27,8 +27,8 @@ fn has_remedy(driver: &Driver, wanted: RemedyTaken) -> bool {
 }
 
 /// `Keep-Alive: timeout=N` of a backend bounds how long its connection is kept, less a margin. In
-/// each row with a time the connection is used again before its time and closed at it. In the other
-/// rows it is closed at once.
+/// each row with a time, the connection is used again before that time and closed when it is over.
+/// In the other rows it is closed at once.
 #[test]
 fn a_backends_keep_alive_time_is_held() {
     let rows = [
@@ -93,8 +93,8 @@ fn a_post_looks_before_it_uses_a_connection() {
     assert!(has_remedy(&driver, RemedyTaken::Redialled));
 }
 
-/// A client's first request, if it may not be repeated, uses an idle connection only where the
-/// backend is known to keep connections: one that was used twice, or that was idle for 100 ms.
+/// If a client's first request may not be repeated, it uses an idle connection only if the backend
+/// is known to keep it: after two uses, or after 100 ms of idle time.
 #[test]
 fn a_first_post_uses_proven_connections_only() {
     for (name, prove, is_reused) in [
@@ -240,7 +240,7 @@ fn a_client_ends_with_its_own_connection() {
         driver.end(own);
         assert!(driver.peer(alice).is_over() && driver.text(alice).is_empty(), "{request}");
         assert_eq!(driver.upstreams(), [own], "never sent over another connection");
-        // An error response instead of the backend's is the last one.
+        // An error response that replaces the backend's response is the last one.
         let (mut driver, alice, own) = start();
         driver.send(alice, request.as_bytes());
         driver.send(own, b"nonsense\r\n\r\n");
@@ -255,7 +255,7 @@ fn a_client_ends_with_its_own_connection() {
     driver.send(driver.upstream(), closing.as_bytes());
     assert!(driver.text(alice).contains("\r\nConnection: close\r\n"));
     assert!(driver.peer(alice).is_over());
-    // A proxy that stops closes both.
+    // A stopping proxy closes both.
     let (mut driver, alice, own) = start();
     driver.stop();
     assert_eq!((driver.peer(alice).closed, driver.peer(own).closed), (Some(false), Some(false)));

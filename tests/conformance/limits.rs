@@ -1,4 +1,4 @@
-//! Limits, most of them at one below, at the limit, and at one above.
+//! Limits: most tests check one below the limit, the limit, and one above.
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -196,7 +196,7 @@ fn clients() {
 }
 
 /// With `overflow: reject`, refused clients that do not leave keep only the descriptors that
-/// clients, their upstreams and probes do not need, but 64 at least. Further ones are reset.
+/// clients, their upstreams and probes do not need, but at least 64. Further clients are reset.
 /// Without a limit of descriptors each gets 503.
 #[test]
 fn refused_clients_leave_descriptors() {
@@ -304,7 +304,7 @@ fn refused_connections_are_no_attempts() {
         let mut driver = Driver::with_backends(config, &["a", "b", "c", "d", "e"]);
         assert_refused(&mut driver, gone, dials, status);
         if attempts > 1 {
-            // From now on they are known to be down.
+            // From now on the proxy knows that they are down.
             let begin = driver.peers().len();
             driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
             assert!(driver.peers().len() <= begin + 1 + attempts);

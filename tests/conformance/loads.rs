@@ -87,7 +87,7 @@ fn metrics_are_read_and_bad_ones_change_nothing() {
         let (queue, running, pressure, _) = figures(&driver);
         assert_eq!((queue, running, pressure), (Some(2.0), Some(3.0), Some(0.5)), "{response:.60}");
     }
-    // Reading a body that does not end is given up at the deadline.
+    // The proxy stops reading an endless body at the deadline.
     driver.pass(Duration::from_millis(1000));
     let [endless] = asked(&driver, "GET /m?x ")[..] else { panic!("one report") };
     driver.send(endless, b"HTTP/1.1 200 OK\r\n\r\nvllm:num_requests_running 9\n");
@@ -152,8 +152,8 @@ fn figures_in_responses() {
     }
 }
 
-/// An agent's words set the weight and take the backend out of service. A bad line or silence
-/// changes nothing.
+/// The words of an agent set the weight and take the backend out of service. A bad line or no
+/// answer changes nothing.
 #[test]
 fn agents_decide_about_service() {
     let mut driver = driver(r#"{"kind": "agent", "port": 80, "intervalMs": 1000}"#, &["a", "b"]);

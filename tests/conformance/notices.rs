@@ -1,5 +1,5 @@
-//! Notices that no other test of this folder shows: the router's own, which the proxy passes on,
-//! and those about refusals and reports.
+//! Notices that the other tests of this folder do not cover: those of the router, which the proxy
+//! passes on, and those about refusals and reports.
 use std::net::SocketAddr;
 use std::time::Duration;
 

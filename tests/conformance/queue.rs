@@ -68,7 +68,7 @@ fn first_come_first_served() {
     driver.proxy.check_invariants();
 }
 
-/// The queue at one below, at and above its length. The wait ends at its timeout. /stats has the
+/// The queue below, at and above its maximum length. The wait ends at its timeout. /stats has the
 /// counts.
 #[test]
 fn the_queue_is_bounded() {

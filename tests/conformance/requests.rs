@@ -6,7 +6,7 @@ use intelliproxy_driver::Driver;
 
 use crate::expected::{forwarded, refusal};
 
-/// A request behind a bad one on its connection. It must not be served.
+/// A request after a bad one on the same connection. It must not be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// Sends `request` and one more behind it. The first gets `status`, the second gets no response,
@@ -414,7 +414,7 @@ fn host_is_kept_unless_turned_off() {
     }
 }
 
-/// A client that ends inside its head gets 400. One that ends between two requests gets no
+/// A client that ends its side inside a head gets 400. If no request has begun, it gets no
 /// response.
 #[test]
 fn ends_of_clients() {

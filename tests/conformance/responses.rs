@@ -242,8 +242,8 @@ fn responses_until_close_are_framed() {
     }
 }
 
-/// A cut body is seen as cut: the received bytes are forwarded, then the connection ends, without
-/// the body's end. It is reset only where a clean end would look complete.
+/// The client can see that a body was cut: it gets the received bytes, then the connection ends
+/// without the body's end. It is reset only where a clean end would look complete.
 #[test]
 fn cut_responses_are_seen_as_cut() {
     for (name, response, is_reset) in [
@@ -379,8 +379,8 @@ fn interim_responses() {
     assert!(driver.text(client).ends_with(BAD_GATEWAY), "{}", driver.text(client));
 }
 
-/// A tunnel opens after a 101 to a request that named that protocol, not earlier. Then bytes pass
-/// in both directions, early ones included, and so do ends.
+/// A tunnel opens only after a 101 to a request that named the protocol. Then bytes pass in both
+/// directions, early ones included, and each side's end is passed on.
 #[test]
 fn tunnels_open_after_a_101() {
     let request =
@@ -409,7 +409,7 @@ fn tunnels_open_after_a_101() {
         assert_eq!(driver.peer(client).closed, Some(false));
         assert!(driver.proxy.is_at_rest());
     }
-    // Another protocol than requested, several, none, or no `Connection: upgrade`.
+    // A protocol that was not requested, several, none, or no `Connection: upgrade`.
     for refused in [
         switch.replace("websocket", "h2c"),
         switch.replace("websocket", "websocket, other"),

@@ -1,5 +1,5 @@
-//! Rules of RFC 9110 and 9112 on the end of a message and on the proxy's own part: responses
-//! without a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
+//! Rules of RFC 9110 and 9112 on the ends of messages and on the proxy's duties: responses without
+//! a body, lists of lengths, blanks after chunk sizes, upgrades, interim responses.
 use intelliproxy::config::Config;
 use intelliproxy::proxy::Notice;
 use intelliproxy_driver::Driver;

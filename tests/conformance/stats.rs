@@ -1,5 +1,5 @@
-//! /stats of many backends: the text is built a few backends at a time, and for 250 ms it serves
-//! all requests.
+//! /stats of many backends: the text is built a few backends at a time, and is used for all
+//! requests within 250 ms.
 use std::time::Duration;
 
 use intelliproxy::config::Config;

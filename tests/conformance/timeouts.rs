@@ -1,4 +1,4 @@
-//! Every timeout one millisecond before it expires, and when it expires.
+//! Every timeout, checked one millisecond before it expires and when it expires.
 use std::time::Duration;
 
 use intelliproxy::config::Config;
@@ -455,7 +455,7 @@ fn backend_that_gives_up_on_a_late_client() {
     }
 }
 
-/// The time in which the client's body is awaited does not count as the backend's latency.
+/// The wait for the client's body does not count as the backend's latency.
 #[test]
 fn slow_upload_is_no_slow_backend() {
     let mut driver = Driver::new(Config::default());

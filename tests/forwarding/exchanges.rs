@@ -127,7 +127,7 @@ fn bodies_stream_both_ways_at_once() {
     assert!(body.iter().enumerate().all(|(at, &byte)| byte == byte_at(at)), "bytes differ");
 }
 
-/// A client that waits for a 100 gets the backend's, and its body is then forwarded.
+/// A client that waits for a 100 gets the backend's 100, and then its body is forwarded.
 #[test]
 fn expectations_are_met() {
     let backend = Script::start(|stream, head| {
@@ -178,7 +178,7 @@ fn tunnels_carry_bytes_and_ends() {
     assert!(received == [b"first", &sent[..]].concat(), "{} bytes", received.len());
 }
 
-/// A client may end its side behind its request and still gets its response.
+/// A client may end its side after its request and still gets its response.
 #[test]
 fn half_closed_clients_are_served() {
     let backend = Script::start(echo);

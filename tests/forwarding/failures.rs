@@ -29,8 +29,8 @@ fn dead_pooled_connections_are_replaced() {
 }
 
 /// POSTs to a backend that closes each connection after its response, without `Connection: close`:
-/// none gets 502. A lost one closes its client's kept connection without a response. A client's
-/// first request is never lost.
+/// none gets 502. If a POST is lost, the proxy closes the client's kept connection without a
+/// response. The first request of a client is never lost.
 #[test]
 fn posts_meet_no_closed_connection() {
     let backend = Script::start(|stream, head| {
@@ -61,8 +61,8 @@ fn posts_meet_no_closed_connection() {
     }
 }
 
-/// A backend that closes without a response is skipped for a request that may be repeated. For one
-/// that may not, the client gets 502.
+/// If a backend closes without a response, a request that may be repeated goes to another backend.
+/// For any other request the client gets 502.
 #[test]
 fn requests_are_retried_where_it_is_safe() {
     let (dead, alive) = (Script::start(|_, _| false), Script::start(|s, _| respond(s, b"alive")));
@@ -77,7 +77,7 @@ fn requests_are_retried_where_it_is_safe() {
     assert_eq!(read_response(&mut stream).0[0], "HTTP/1.1 502 Bad Gateway");
 }
 
-/// Four times the current backend is killed between two requests and restarted later: the client
+/// The current backend is killed between two requests and restarted later, four times. The client
 /// sees no failure.
 #[test]
 fn killed_backends_are_not_seen() {
@@ -121,8 +121,8 @@ fn current(address: SocketAddr) -> usize {
     usize::from(stats[1]["current"] == true)
 }
 
-/// A client closes while its response is awaited, or on a silent stream: the backend sees the end
-/// of its connection before any timeout of the proxy.
+/// If a client closes while it waits for a response or during a silent stream, the backend's
+/// connection ends before any timeout of the proxy.
 #[test]
 fn clients_that_leave_end_their_upstream() {
     for start in ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"] {
@@ -145,8 +145,8 @@ fn clients_that_leave_end_their_upstream() {
     }
 }
 
-/// All bytes of a response that breaks off arrive, even if they are more than the system's buffers
-/// hold. A clean end follows if length or chunks show the cut.
+/// If a response breaks off, the client gets all its bytes, even if they do not fit into the
+/// system's buffers. The connection ends cleanly if length or chunks show the cut.
 #[test]
 fn cut_responses_arrive_as_far_as_they_came() {
     const SENT: usize = 6 << 20;
@@ -168,7 +168,8 @@ fn cut_responses_arrive_as_far_as_they_came() {
     }
 }
 
-/// A response to HTTP/1.0 that ends with its connection is reset if it breaks off.
+/// If the end of an HTTP/1.0 response is the end of its connection, a response that breaks off
+/// causes a reset.
 #[test]
 fn cut_responses_without_framing_are_resets() {
     let backend = Script::start(move |stream, _| {

@@ -72,7 +72,7 @@ pub(crate) fn field<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
     })
 }
 
-/// Reads a body in the framing of its head, except until close.
+/// Reads a body with a length or in chunks, as its head says.
 pub(crate) fn read_body(stream: &mut impl BufRead, head: &[String]) -> Vec<u8> {
     let mut body = Vec::new();
     if field(head, "transfer-encoding").is_some() {

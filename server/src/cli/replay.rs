@@ -1,4 +1,4 @@
-//! `intelliproxy replay`: passes files and dates to the replay and prints the result.
+//! `intelliproxy replay`: reads the files, runs the replay and prints the result.
 //!
 //! | exit code | when |
 //! |---|---|

@@ -24,8 +24,8 @@ use crate::proxy::Proxy;
 const WRITE_SHARE: usize = 256 * 1024;
 /// The maximum number of reads of one connection in a turn.
 const READS_MAX: usize = 4;
-/// The size of the system's send buffer for a client. The default is megabytes, which is hours of
-/// an event stream.
+/// The size of the system's send buffer for a client. The default of several megabytes would hold
+/// hours of an event stream.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Pause after a failed accept.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ pub(super) struct AdminPort {
     pub(super) listeners: Listeners,
     /// The streams by the number of the connection.
     streams: [Option<Stream>; CONNECTIONS_MAX],
-    /// Whether any work remains that does not wait for a deadline.
+    /// Whether work remains that need not wait for a deadline.
     is_due: bool,
     /// The time from which accepting continues after a failure.
     accepts_at: Option<Instant>,
@@ -67,8 +67,8 @@ impl AdminPort {
         !self.listeners.is_empty() || self.streams.iter().any(Option::is_some)
     }
 
-    /// Replaces the listeners by the `opened` and the `kept` ones. If any others close, idle
-    /// connections are closed, and all other connections close after their next response.
+    /// Replaces the listeners by the `opened` and the `kept` ones. If any old listener closes, idle
+    /// connections are closed too, and the others close after their next response.
     pub(super) fn keep(&mut self, opened: &[usize], kept: Vec<Place>, now: Instant) {
         self.listeners.keep(opened, kept, now);
         if self.listeners.leaves_by().is_some() {
@@ -261,8 +261,8 @@ impl AdminPort {
     }
 }
 
-/// Makes the system end the connection of a client that acknowledges nothing of what was written
-/// for [`WRITE_MAX`]. A successful write does not show that the client reads.
+/// Makes the system end a connection if its client acknowledges no written bytes for [`WRITE_MAX`].
+/// A successful write does not show that the client reads.
 #[cfg(target_os = "linux")]
 fn limit_silence(socket: &TcpStream) {
     let _ = sockopt::set_tcp_user_timeout(socket, WRITE_MAX.as_millis() as u32);

@@ -10,7 +10,7 @@ use std::thread;
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes an empty folder. No two tests may use the same name.
+    /// Creates an empty folder. Two tests must not use the same name.
     pub(crate) fn new(name: &str) -> Self {
         let folder = format!("intelliproxy-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(folder);
@@ -19,7 +19,7 @@ impl Folder {
         Self(folder)
     }
 
-    /// Returns its own path.
+    /// Returns the folder's path.
     pub(crate) fn root(&self) -> &Path {
         &self.0
     }

@@ -45,7 +45,7 @@ impl Program {
         Self::started_by(command)
     }
 
-    /// Starts a command that is the program, and waits until it listens.
+    /// Starts a command that runs the program, and waits until it listens.
     pub(crate) fn started_by(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("a process");
         let log = File::from(OwnedFd::from(child.stderr.take().expect("a pipe")));
@@ -60,7 +60,7 @@ impl Program {
         Self::started(child, log)
     }
 
-    /// Takes a process that was started already, and waits until it listens.
+    /// Waits until a process that was already started listens.
     pub(crate) fn started(child: Child, log: File) -> Self {
         let log = BufReader::new(log);
         let mut started = Self { child, log, port: 0, first_lines: Vec::new() };

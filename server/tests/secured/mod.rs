@@ -73,12 +73,12 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it with these values of `tls`, and other settings.
+    /// Starts a proxy with these values of `tls`, and other settings.
     pub(crate) fn start(name: &str, tls: &[&str], settings: &str) -> Self {
         Self::start_with(&echo(), name, tls, settings)
     }
 
-    /// Starts it with a backend of this URL.
+    /// Starts a proxy with a backend at this URL.
     pub(crate) fn start_with(url: &str, name: &str, tls: &[&str], settings: &str) -> Self {
         let folder = Folder::new(&format!("tls-{name}"));
         let file = folder.path("proxy.json");

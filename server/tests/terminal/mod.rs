@@ -85,7 +85,7 @@ impl Terminal {
     /// Waits for a frame that began after this call, and returns it.
     #[track_caller]
     pub(crate) fn next_frame(&mut self) -> Vec<String> {
-        // The rest of the current one, a whole one, and the beginning of the one after it.
+        // The rest of the current frame, a complete frame, and the beginning of the next one.
         (0..3).for_each(|_| self.wait_for("\x1b[H"));
         self.frame()
     }
@@ -102,7 +102,7 @@ impl Terminal {
         (status.code(), is_same && is_left)
     }
 
-    /// Reads what is there before `end`. Returns whether there was something.
+    /// Reads what arrives before `end`. Returns whether anything did.
     fn read_until(&mut self, end: Instant) -> bool {
         let left = end.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).expect("a short time");
@@ -112,7 +112,7 @@ impl Terminal {
         }
         let mut bytes = [0; 4096];
         let count = self.ours.read(&mut bytes).unwrap_or(0);
-        // A character that is split over two reads is not one that a test looks for.
+        // Two reads may split a character, but no test looks for such a character.
         self.written.push_str(&String::from_utf8_lossy(&bytes[..count]));
         count > 0
     }
@@ -120,7 +120,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Fails if the process has ended, as it should have.
+        // Fails if the process has ended as expected.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -131,7 +131,7 @@ fn set_size(terminal: &File, (ws_col, ws_row): (u16, u16)) {
     tcsetwinsize(terminal, size).expect("a size");
 }
 
-/// Returns the text without control sequences, and these.
+/// Returns the text without its control sequences, and the control sequences.
 pub(crate) fn strip(text: &str) -> (String, Vec<String>) {
     let (mut plain, mut sequences) = (String::new(), Vec::new());
     let mut pieces = text.split("\x1b[");

@@ -1,8 +1,8 @@
 //! Random scenarios: one half for tuning policies, the other for reporting.
 //!
-//! A scenario is defined by seed and number: `r7.12` is the same everywhere. Even numbers are for
-//! tuning, odd ones for reporting. Each draws its backends, its load and its faults from the ranges
-//! in this file. It lasts for about 25 000 requests, but at least 30 s and at most 900 s.
+//! A scenario is defined by a seed and a number: `r7.12` is the same everywhere. Even numbers are
+//! for tuning, odd ones for reporting. Each draws its backends, its load and its faults from the
+//! ranges in this file. It lasts for about 25 000 requests, but at least 30 s and at most 900 s.
 use std::time::Duration;
 
 use intelliproxy_core::Rng;
@@ -314,8 +314,8 @@ const REQUESTS: f64 = 25_000.0;
 mod tests {
     use super::*;
 
-    /// Every scenario is valid, has a bounded size, and is the same found by name as in the list.
-    /// Together the two halves are the whole list.
+    /// Every scenario is valid, has a bounded size, and can be found by its name. Together the two
+    /// halves are the whole list.
     #[test]
     fn drawn_scenarios_are_sound() {
         let all = random_scenarios(7, 200, None);

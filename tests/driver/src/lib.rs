@@ -2,11 +2,11 @@
 //!
 //! The driver makes the calls that the reactor makes, and no others: it reads a connection after
 //! bytes have arrived or the proxy has reported room, and it writes after the proxy has reported
-//! bytes. A report that is missing therefore stalls a test, as it would stall a client. After every
-//! call the proxy checks its own tables, and the driver checks the calls:
+//! bytes. So a missing report stalls a test, as it would stall a client. After every call the proxy
+//! checks its own tables, and the driver checks the calls:
 //!
 //! - only configured addresses are dialled, and ids are new;
-//! - bytes to write are reported, on connected connections only, and none follow the end;
+//! - bytes to write are reported only on connected connections, and never after the end;
 //! - only a backend's connection is read ahead of a write (`Action::Look`);
 //! - a connection is closed once, and no later action refers to it.
 //!
@@ -74,7 +74,7 @@ pub enum Dialling {
     Succeeds,
     /// The backend refuses them at once.
     IsRefused,
-    /// Nothing, until [`Driver::connect`].
+    /// Nothing happens until [`Driver::connect`].
     Hangs,
 }
 
@@ -370,7 +370,7 @@ impl Driver {
         *self.upstreams.last().expect("a connection to a backend")
     }
 
-    /// Moves bytes and carries out actions until nothing changes. By hand, only the latter.
+    /// Carries out actions until nothing changes, and moves bytes unless they move by hand.
     pub fn run(&mut self) {
         self.carry_out();
         while self.moving == Moving::AtOnce && !self.active.is_empty() {
@@ -529,7 +529,7 @@ impl Driver {
             let Some(conn) = self.proxy.poll_dirty() else { break };
             let has_output = !self.proxy.write_ready(conn).is_empty();
             let peer = self.open(conn);
-            // A report without output is one of room.
+            // A report without output is a report of room.
             peer.is_reported |= has_output;
             peer.is_paused &= has_output;
             if self.moving == Moving::AtOnce {

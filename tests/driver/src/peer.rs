@@ -28,14 +28,14 @@ pub struct Peer {
     pub closed: Option<bool>,
     /// Bytes that the peer has sent so far.
     pub(crate) sent: Vec<u8>,
-    /// Number of them that the proxy has read.
+    /// How many of the sent bytes the proxy has read.
     pub(crate) read_to: usize,
     pub(crate) has_ended: bool,
     pub(crate) is_connected: bool,
     pub(crate) is_write_broken: bool,
-    /// Whether the proxy had no room for a read, and has not reported any since.
+    /// Whether the proxy had no room for a read, and has not reported room since.
     pub(crate) is_paused: bool,
-    /// Whether the proxy has reported bytes to write, of which some are not written yet.
+    /// Whether the proxy has reported bytes to write, and some are not written yet.
     pub(crate) is_reported: bool,
 }
 

@@ -9,7 +9,7 @@ use crate::config::range::{self, ConfigError, HOUR, TICK};
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct PeakEwmaRules {
-    /// Time constant of forgetting a peak (10 000 ms, as in Finagle and tower); from 1 ms to an
+    /// Time constant with which a peak decays (10 000 ms, as in Finagle and tower); from 1 ms to an
     /// hour.
     #[serde(rename = "decayMs", with = "crate::config::millis")]
     pub decay: Duration,

@@ -22,7 +22,7 @@ fn usual_reports() {
     assert_eq!(reporting.timeout, (Duration::from_secs(1), "routing.probes.reportTimeoutMs"));
 }
 
-/// A preset sets kind and names. A backend's own keys override the common ones.
+/// A preset sets the kind and the names. A backend's own keys override the common ones.
 #[test]
 fn own_keys_replace_common_ones() {
     let config = config(

@@ -1,8 +1,8 @@
-//! The knowledge that the learning oracle gathers about the backends.
+//! What the learning oracle knows about the backends.
 //!
 //! A proxy can know a backend's speed only from responses, and a fault only from requests that were
-//! sent there after its start. One response shows everything, since any learner needs at least one.
-//! An overdue response shows as much.
+//! sent there after its start. One response reveals everything, since any learner needs at least
+//! one. So does an overdue response.
 use super::super::backend::Backend;
 
 /// The knowledge of each proxy about each backend.
@@ -18,7 +18,7 @@ pub(super) struct News {
 struct Known {
     /// Whether a response has arrived.
     is_met: bool,
-    /// The changes of the backend that it knows.
+    /// The number of changes of the backend that it knows about.
     changes: u32,
     /// The time at which the first request after the last change was sent.
     sent_at: Option<(u64, u32)>,
