@@ -1,5 +1,5 @@
-//! Tests of the whole proxy in memory: messages, connections, limits. Most tables of messages are
-//! sent in one piece and byte by byte. The peers are those of `tests/driver`.
+//! Tests of the whole proxy in memory: messages, connections, limits. Most messages in the tables
+//! are sent both in one piece and byte by byte. `tests/driver` has the peers.
 #[path = "conformance/affinity.rs"]
 mod affinity;
 #[path = "conformance/backpressure.rs"]

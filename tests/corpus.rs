@@ -1,5 +1,5 @@
-//! Runs the fuzz targets' bodies on the inputs in `fuzz/corpus/`, so that every build checks again
-//! what fuzzing has found.
+//! Runs the fuzz targets' bodies on the inputs in `fuzz/corpus/`, so that every build repeats the
+//! checks of what fuzzing has found.
 use std::path::Path;
 
 use intelliproxy_fuzzing::TARGETS;
@@ -21,7 +21,7 @@ fn the_corpus_holds() {
     }
 }
 
-/// Each target has a shim of its name, so that it is fuzzed and not only run on its corpus.
+/// Each target has a shim with its name, so that it is also fuzzed.
 #[test]
 fn every_target_is_fuzzed() {
     let shims = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use intelliproxy_lab::Scenario;
 use intelliproxy_sim::{Backend, Config, Parameters};
 
-/// The program's arguments, one per line. They are set if this process is to run the program.
+/// The program's arguments, one per line. They are set in a process that runs the program.
 const ARGUMENTS: &str = "INTELLIPROXY_TEST_ARGUMENTS";
 /// The time limit of every wait here.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -193,7 +193,7 @@ fn record(policy: &str, file: &str, further: &[&str]) {
     good.kill();
 }
 
-/// Writes a report of a check and one of other decisions. Both have the numbers of the text; the
+/// Writes a report of a check and one of other decisions. Both contain the text's numbers, and the
 /// first marks the end of the faulty backend.
 fn reports(folder: &Folder, file: &str) {
     let html = folder.file("report.html");
@@ -332,7 +332,7 @@ fn damage_is_reported() {
 }
 
 /// The complete files of a ring are one recording. Without the first file nothing can be checked,
-/// which the output reports.
+/// and the output says so.
 #[test]
 fn rings_replay_from_their_start() {
     let folder = Folder::new("ring");

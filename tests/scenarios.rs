@@ -110,7 +110,7 @@ fn a_closed_idle_connection_is_forgotten() {
     assert!(!has_error(&report, "UpstreamError"));
 }
 
-/// A POST of which a byte was sent is not sent again, however the backend fails.
+/// Once a byte of a POST was sent, it is not sent again, however the backend fails.
 #[test]
 fn a_post_that_was_sent_is_not_retried() {
     for end in [Step::Close, Step::Reset] {
@@ -157,8 +157,8 @@ fn the_next_address_is_tried() {
     }
 }
 
-/// Two clients connect at the same time to a backend whose first address hangs. The one that
-/// reaches the second address first does not send the other back to the first address.
+/// Two clients connect at the same time to a backend whose first address hangs. After one of them
+/// has reached the second address, the other does not return to the first address.
 #[test]
 fn clients_of_one_backend_try_its_addresses_independently() {
     let report = World::new()
@@ -426,8 +426,8 @@ fn slow_clients_get_408() {
     assert_eq!(report.statuses(1), [408]);
 }
 
-/// The time in which the proxy does not read from a client, because its body has no room, does not
-/// count against the client.
+/// If a body has no room, the time in which the proxy does not read it does not count against the
+/// client.
 #[test]
 fn a_client_that_was_held_up_is_not_late() {
     let head = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 200000\r\n\r\n";
@@ -499,7 +499,7 @@ fn clients_above_the_limit_wait_or_get_503() {
     }
 }
 
-/// Every limit of a request is exact: lengths below it and at it pass, one more does not.
+/// Every limit of a request is exact: lengths up to the limit pass, and one more does not.
 #[test]
 fn limits_hold_exactly() {
     let target =

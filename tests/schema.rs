@@ -214,7 +214,7 @@ fn made() -> Value {
     root
 }
 
-/// Returns the rule for a backend's own value of a key, which is the common one where it is null.
+/// Returns the rule for a backend's own value of a key, which is the common value if it is null.
 fn own(mut rule: Value) -> Value {
     let object = rule.as_object_mut().expect("a rule");
     object.remove("default");

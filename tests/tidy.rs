@@ -80,7 +80,7 @@ fn files_are_short() {
     }
 }
 
-/// No work is left for later: no such marks in the files.
+/// No file has a mark of unfinished work.
 #[test]
 fn nothing_is_left_for_later() {
     let marks = [
@@ -102,8 +102,8 @@ fn nothing_is_left_for_later() {
 #[test]
 fn nothing_sleeps() {
     let sleep = concat!("sle", "ep(");
-    // A test of the ring of files must give the disk time, because the writer reports nothing that
-    // the test could wait for.
+    // A test of the ring of files must give the disk time, because the writer does not report when
+    // it is done.
     let excepted = root().join("server/src/edge/record/tests.rs");
     let folders = [
         "core",
@@ -122,7 +122,8 @@ fn nothing_sleeps() {
     }
 }
 
-/// Readers stumbled over these words, so texts and comments avoid them (`server/docs/style.md`).
+/// Readers have stumbled over these words, so texts and comments avoid them
+/// (`server/docs/style.md`).
 #[test]
 fn words_are_plain() {
     let mut seen = 0;
@@ -210,7 +211,7 @@ fn dependencies_have_reasons() {
     assert!(seen > 10, "{seen} dependencies were found");
 }
 
-/// The code of a package uses every one of its direct dependencies.
+/// A package's code uses each of its direct dependencies.
 #[test]
 fn dependencies_are_used() {
     let manifests: Vec<PathBuf> =

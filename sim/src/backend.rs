@@ -102,7 +102,7 @@ impl Backend {
             return;
         }
         for address in &self.addresses {
-            // Wakes the accepting thread. If this fails, a full backlog has woken it already.
+            // Wakes the accepting thread. If this fails, a full backlog has already woken it.
             drop(TcpStream::connect_timeout(address, Duration::from_secs(1)));
         }
         for thread in self.threads.drain(..) {

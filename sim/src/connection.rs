@@ -37,7 +37,7 @@ pub(crate) fn refuse(mut stream: &TcpStream) {
 enum End {
     /// A normal end: all bytes that were written must arrive.
     Close,
-    /// Without sending the client any more bytes.
+    /// An end without further bytes to the client.
     Cut,
 }
 
@@ -225,7 +225,7 @@ fn date() -> String {
 /// Closes so that the last response arrives: a socket closed with unread bytes is reset, and a
 /// reset may overtake bytes written earlier (RFC 9112 section 9.6).
 fn close(stream: &TcpStream) {
-    // A failure means that the client has gone, which is the aim.
+    // An error means that the client has gone.
     if stream.shutdown(Shutdown::Write).is_ok() {
         drop(drain(stream, LINGER_MAX, LINGER_BYTES_MAX));
     }

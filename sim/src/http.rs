@@ -3,8 +3,8 @@
 //! Bodies are read and discarded in bounded memory. Malformed and ambiguous requests are refused.
 //! The caller then sends 400 and closes, because the beginning of the next request is unknown.
 //!
-//! This code is separate from the proxy's: with the proxy's parser a backend would have the same
-//! bugs, so that tests would not find them. A server crate would not send the requested faults.
+//! This code is separate from the proxy's: with the proxy's parser a backend would share its bugs,
+//! and tests would not find them. A server crate would not send the requested faults.
 use std::io::{self, Read};
 use std::str;
 
@@ -29,7 +29,7 @@ pub(crate) enum Path {
     Other,
 }
 
-/// The rule for the end of a request's body.
+/// How the end of a request's body is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Body {
     Length(u64),

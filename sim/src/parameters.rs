@@ -214,7 +214,7 @@ pub(crate) const RANGES: [Range; 10] = [
 mod tests {
     use super::*;
 
-    /// Every range accepts its two ends and refuses values just outside, with the name of its
+    /// Every range accepts its two ends and refuses values just outside, and the error names its
     /// variable. Each row changes one field of valid parameters.
     #[test]
     fn ranges_hold_at_both_ends() {

@@ -71,7 +71,7 @@ const TICK_MS: u64 = 10;
 mod tests {
     use super::*;
 
-    /// The figures are found behind a confusing process name, and only there.
+    /// The figures are found after a confusing process name.
     #[test]
     fn proc_files_are_parsed() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 95 0 0 0 120 34 5 6 20 0 1 0 7 8 9";
@@ -93,8 +93,8 @@ mod tests {
         assert!(memory_rss().is_some_and(|bytes| bytes > 100_000));
     }
 
-    /// The meter has a figure from the first full second, over about the last second only: 200 ms
-    /// of CPU in the first second and none later.
+    /// The meter has a figure after the first full second, and it covers about the last second
+    /// only: 200 ms of CPU in the first second and none later.
     #[test]
     fn cpu_is_measured_over_the_last_second() {
         let mut meter = CpuMeter::default();

@@ -14,7 +14,7 @@ pub(crate) struct KeyRow {
     pub(crate) key: String,
     pub(crate) kind: String,
     pub(crate) default: String,
-    /// Markdown, as is the meaning.
+    /// In Markdown, like the meaning.
     pub(crate) range: String,
     pub(crate) meaning: String,
 }

@@ -74,7 +74,7 @@ pub enum End {
 /// A response that a client got, complete or not.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// The number of the request that it should belong to.
+    /// The number of the request to which it should belong.
     pub id: Option<u64>,
     /// Whether a request was waiting for it.
     pub is_asked_for: bool,
@@ -109,7 +109,7 @@ pub struct Client {
     pub end: Option<End>,
     /// The responses that it got.
     pub responses: Vec<Response>,
-    /// Whether it does nothing that permits an error response.
+    /// Whether it does nothing that could cause an error response.
     pub is_polite: bool,
     /// Whether it connects after all faults, so that it must be served.
     pub must_be_served: bool,

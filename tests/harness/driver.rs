@@ -1,5 +1,5 @@
-//! Takes the reactor's place in a world: drives the real `Proxy` through the same calls in the same
-//! order, with virtual sockets that report each change once.
+//! Replaces the reactor in a world: drives the real `Proxy` by the same calls in the same order,
+//! with virtual sockets that report each change once.
 //!
 //! It follows the reactor's rules: an event is passed to its connection at once, effects are
 //! carried out after every step, a blocked write waits until its socket reports room, a connection
@@ -123,7 +123,7 @@ impl Driver {
         self.carry_out(net);
     }
 
-    /// Lets connections that had more bytes than their share read on.
+    /// Continues the reads of connections that had more bytes than their share.
     pub fn read_on(&mut self, net: &mut Net) {
         for _ in 0..self.unread.len() {
             if let Some(conn) = self.unread.pop_front() {
@@ -212,8 +212,8 @@ impl Driver {
             net.trace.note(net.now, format_args!("link {link} read {moved:?}"));
             match moved {
                 Moved::Bytes(count) => {
-                    // Fewer bytes than requested means that no more are available, and an edge
-                    // reports the next ones.
+                    // If a read returns fewer bytes than requested, no more are available, and an
+                    // edge reports the next ones.
                     sock.is_readable = count == room || sock.is_ending;
                     self.proxy.handle_read(net.now, conn, count);
                 }
@@ -239,7 +239,7 @@ impl Driver {
         self.queue(conn);
     }
 
-    /// Queues a connection to read on later.
+    /// Queues a connection to continue its reads later.
     fn queue(&mut self, conn: ConnId) {
         if let Some(sock) = self.sock(conn)
             && !sock.is_queued
@@ -388,7 +388,7 @@ fn begins_request(bytes: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1") && line.split(|&byte| byte == b' ').next().is_some_and(is_method)
 }
 
-/// Records the first time that the proxy sees a peer's end, and whether it is a half-close. A
+/// Records the time at which the proxy first sees a peer's end, and whether it is a half-close. A
 /// half-close arrives within 2 ms after the last bytes that the proxy read. Once a final response
 /// has begun, the limit is 50 us. `waiting` holds the bytes that the proxy is about to write to the
 /// peer.

@@ -15,7 +15,7 @@ pub enum Fate {
     NeverWhole,
 }
 
-/// A request as intended by its client.
+/// A request as its client means it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Its number.
@@ -40,9 +40,9 @@ pub struct Request {
 pub struct Run {
     /// The number of the backend.
     pub backend: usize,
-    /// Whether it meant to send a good response.
+    /// Whether the backend meant to send a good response.
     pub is_good: bool,
-    /// Whether it ended without a byte of a response.
+    /// Whether it ended before any byte of a response.
     pub is_crash: bool,
 }
 

@@ -42,9 +42,9 @@ pub enum Happening {
 pub enum Moved {
     /// This number of bytes.
     Bytes(usize),
-    /// None now. An edge reports when to try again.
+    /// No bytes now. An edge reports when to try again.
     Blocked,
-    /// None, and no more will arrive.
+    /// No bytes, and none will follow.
     Ended,
     /// The connection broke.
     Failed,
@@ -63,7 +63,7 @@ pub struct Link {
     pub last_read: Instant,
     /// The responses written to it, if its peer is a client.
     pub written: Written,
-    /// Whether its peer's end was seen as a half-close, once seen.
+    /// Whether its peer's end was a half-close, once the proxy has seen it.
     pub is_half_closed: Option<bool>,
     /// Time at which the proxy last wrote to it, or at which it was opened.
     pub last_write: Instant,
@@ -287,7 +287,7 @@ impl Net {
     pub fn peer_send(&mut self, link: usize, bytes: &[u8]) -> usize {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if outward.has_rst || inward.is_ended || *is_closed_by_proxy {
-            // No reader is left: the network drops the bytes, and reports that by a reset.
+            // Nobody reads them: the network drops the bytes and reports that by a reset.
             if *is_closed_by_proxy && !outward.has_rst && !self.links[link].is_refused {
                 self.refuse(link);
             }
@@ -362,7 +362,7 @@ impl Net {
         Some(entry.inward.arrive(segment))
     }
 
-    /// Delivers a segment to the peer. Returns whether it changes anything there.
+    /// Delivers a segment to the peer. Returns whether that changes anything.
     pub fn arrive_at_peer(&mut self, link: usize) -> bool {
         let now = self.now;
         let entry = &mut self.links[link];

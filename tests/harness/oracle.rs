@@ -1,4 +1,4 @@
-//! The rules that worlds are checked against, each a small function. `play.rs` calls them.
+//! The rules of every world, each a small function that `play.rs` calls.
 use std::time::Duration;
 
 use intelliproxy::proxy::Proxy;
@@ -12,7 +12,7 @@ use crate::reader::Head;
 /// The result of a rule: how it was broken.
 pub type Verdict = Result<(), String>;
 
-/// After a handled timeout the next one is later.
+/// After a timeout is handled, the next one is later.
 pub fn time_advances(now: Instant, next: Option<Instant>) -> Verdict {
     match next {
         Some(next) if next <= now => Err(format!("the next timeout is {next:?} at {now:?}")),
@@ -131,7 +131,7 @@ pub fn response_body_is_exact_or_cut(response: &Response) -> Verdict {
     Ok(())
 }
 
-/// A tunnel brings back the bytes of its client, and all of them if it ends cleanly.
+/// A tunnel returns its client's bytes, and all of them if it ends cleanly.
 pub fn tunnel_is_exact_or_cut(response: &Response, request: Request) -> Verdict {
     if response.head.status != 101 {
         return Ok(());
@@ -147,7 +147,7 @@ pub fn tunnel_is_exact_or_cut(response: &Response, request: Request) -> Verdict 
     Ok(())
 }
 
-/// A response that no backend made is one of the proxy's. Its text begins with the status and is
+/// A response that no backend made is the proxy's own. Its text begins with the status and is
 /// shorter than 64 bytes.
 pub fn other_responses_are_the_proxys(response: &Response) -> Verdict {
     const OWN: [u16; 13] = [400, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505, 508];
@@ -222,7 +222,7 @@ pub fn fair_weather_serves_all(client: &Client) -> Verdict {
     missing_responses_are_announced(client)
 }
 
-/// Requests stay without a response only behind a response that ends the connection. A client that
+/// A request gets no response only if it follows a response that ends the connection. A client that
 /// was closed for another one may have sent a request meanwhile.
 pub fn missing_responses_are_announced(client: &Client) -> Verdict {
     if client.gave_way {

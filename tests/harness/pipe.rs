@@ -90,7 +90,8 @@ impl Pipe {
         self.held
     }
 
-    /// Returns the next segment if it has arrived by now. Those of a destroyed pipe never do.
+    /// Returns the next segment if it has arrived by now. Segments of a destroyed pipe never
+    /// arrive.
     pub(crate) fn land(&mut self, now: Instant) -> Option<Segment> {
         self.in_flight.front().filter(|(at, _)| *at <= now)?;
         self.in_flight.pop_front().map(|(_, segment)| segment)

@@ -1,4 +1,4 @@
-//! Runs a world turn by turn, event by event.
+//! Runs a world event by event.
 use std::time::Duration;
 
 use crate::backend::{Conn, Found, Received, Reply};
@@ -14,7 +14,7 @@ use crate::world::{Change, World};
 const SIGN_WAIT: Duration = Duration::from_millis(700);
 
 impl World {
-    /// Advances to the next event. Returns false without further events.
+    /// Advances to the next event. Returns false if there is none.
     pub(crate) fn turn(&mut self) -> bool {
         let accepts = !self.backlog.is_empty() && self.proxy().accepts();
         let makes_room = (!self.backlog.is_empty()).then(|| self.proxy().makes_room_from());
@@ -260,7 +260,7 @@ impl World {
             }
             Step::AwaitSign => {
                 if !client.has_sign() {
-                    // It does not wait indefinitely (RFC 9110 section 10.1.1).
+                    // The client does not wait indefinitely (RFC 9110 section 10.1.1).
                     client.script.push_front(Step::AwaitSignUntil(self.net.now + SIGN_WAIT));
                     self.net.after(SIGN_WAIT, Happening::Client(index));
                 }

@@ -1,5 +1,5 @@
 //! Reads the messages that reach a backend or a client one by one. It uses the strict reader of the
-//! fuzz targets, which shares no code and no library with the proxy's.
+//! fuzz targets, which shares neither code nor a library with the proxy's.
 //!
 //! Beyond the grammar it refuses what a proxy must not forward (RFC 9110 section 7.6.1) and what
 //! this proxy never sends. It does not know the proxy's state, only bytes in order.
@@ -91,7 +91,7 @@ pub struct Reader {
     at: usize,
     state: State,
     trailer: Vec<(String, String)>,
-    /// Whether the head was returned and the end was not.
+    /// Whether the head was returned, but not the end.
     is_inside: bool,
 }
 

@@ -19,7 +19,7 @@ pub struct Named {
 /// A configuration to apply.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Everything but the backends.
+    /// The configuration without its backends.
     pub config: Config,
     /// The backends in their order.
     pub backends: Vec<Named>,
@@ -37,8 +37,8 @@ pub struct Reloads {
     pub closed: usize,
 }
 
-/// Returns a random change of the configuration. In clear weather it may harm no client. In crashes
-/// the backend that never crashes stays at its address.
+/// Returns a random change of the configuration. In clear weather the change must not harm a
+/// client. In crashes the backend that never crashes keeps its address.
 pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     let (kind, first, second) = (net.pick(0, 11), net.pick(0, 9), net.pick(0, 9));
     let (first, second) = (first as usize, second as usize);
@@ -85,7 +85,7 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
                 _ => Vec::new(),
             };
             wanted.config.forwarding.keep_host = second % 2 == 0;
-            // Connections and requests are counted for each client, and none is refused.
+            // The limits per client are off, or too high to refuse anything.
             wanted.config.limits.client_connections = [0, 1_000_000][first % 2];
             wanted.config.limits.client_requests_per_second = [0, 1_000_000][second % 2];
         }),

@@ -17,8 +17,8 @@ enum Framing {
     Close,
 }
 
-/// Decides on the response to a request, and whether it is a good one. `run` counts from 1. A
-/// steady backend never crashes.
+/// Chooses the response to a request. Returns it, and whether it is a good one. `run` counts
+/// from 1. A steady backend never crashes.
 pub fn decide(
     net: &mut Net,
     weather: Weather,

@@ -22,8 +22,8 @@ pub fn world(seed: u64, is_shown: bool) -> World {
     world = world.weather(weather);
     let mut config = Config::default();
     shape(world.net(), &mut config, weather);
-    // Worlds of even seeds record their exchanges. This takes no draw: the rest of a world is the
-    // same with and without a record.
+    // Worlds of even seeds record their exchanges. This needs no random draw, so the rest of a
+    // world is the same with and without a record.
     config.access_log.file = seed.is_multiple_of(2).then(|| "access".to_owned());
     world.ledger().half_closes = config.forwarding.half_close;
     world = world.config(|own| *own = config);
@@ -80,7 +80,7 @@ pub fn world(seed: u64, is_shown: bool) -> World {
 
 /// The time at which the last fault is over.
 const CALM_AT: Instant = Instant::from_millis(6000);
-/// Start of the witness: health has had time to recover, and every timeout to expire.
+/// The start of the witness: by then health has recovered, and every timeout has expired.
 const WITNESS_AT: Instant = Instant::from_millis(120_000);
 
 fn add_client(world: &mut World, weather: Weather) {

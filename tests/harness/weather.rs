@@ -3,7 +3,7 @@
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Weather {
-    /// None: odd segments, slow paths and slow readers are not faults.
+    /// No faults. Odd segments, slow paths and slow readers may still occur.
     Clear,
     /// Backends crash without a response, except one that never does.
     Crashes,

@@ -58,7 +58,7 @@ pub struct World {
     pub(crate) backlog: VecDeque<usize>,
     pub(crate) owners: Vec<Option<usize>>,
     pub(crate) patience: Duration,
-    /// An address that every backend has and at which it cannot be reached.
+    /// An address of every backend at which none can be reached.
     pub(crate) dead_address: Option<SocketAddr>,
     pub(crate) has_stopped: bool,
     /// Whether there are no faults from the beginning to the end.

@@ -6,7 +6,7 @@ use intelliproxy_tests::world::{CALM_PATH, World};
 
 use super::{UPGRADE, ask, get, narrow, send, wait};
 
-/// Checks what /stats shows of the only backend. A row of `expected` is the time in ms, the
+/// Checks what /stats shows about the only backend. A row of `expected` is the time in ms, the
 /// requests in flight, and those of them at work.
 #[track_caller]
 fn assert_work(name: &str, world: World, expected: &[(u64, u32, u32)]) {

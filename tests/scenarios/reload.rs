@@ -76,8 +76,8 @@ fn a_connection_does_not_outlive_its_backends_leave() {
     assert_ne!(links[0], links[1]);
 }
 
-/// A request of which nothing was sent yet, whatever its method, does not wait for a backend that
-/// is removed. It goes to another backend at once, with its body, and that does not count as an
+/// If nothing of a request was sent yet, it does not wait for a removed backend, whatever its
+/// method. It goes to another backend at once, with its body, and that does not count as an
 /// attempt.
 #[test]
 fn a_request_not_begun_goes_elsewhere() {
@@ -173,7 +173,7 @@ fn the_last_backend_goes_and_returns() {
     assert_eq!(report.requests(0), ["GET /1", "GET /3"]);
 }
 
-/// A policy replaces another with requests in flight, and none of them is lost.
+/// A policy replaces another one while requests are in flight, and none is lost.
 #[test]
 fn policies_change_under_load() {
     let slow = || (0..200).map(|_| later(7, "fine")).collect::<Vec<_>>();

@@ -1,10 +1,9 @@
 //! Bounds the work for one connection and for one turn, so that every connection gets its share.
 //!
-//! Work is counted by [`Proxy::work`](crate::proxy::Proxy::work) and by the TLS layers, not by reads:
-//! a read of tiny chunks costs ten times as much as one of plain bytes, and one of tiny records a
-//! hundred times. Connections that exceed their share wait
-//! in the list of unread ones. Each turn has one budget for that list and another one of the same
-//! size for new events.
+//! Work is counted by [`Proxy::work`](crate::proxy::Proxy::work) and by the TLS layers, not by
+//! reads: a read of tiny chunks costs ten times as much as one of plain bytes, and one of tiny
+//! records a hundred times. Connections that exceed their share wait in the list of unread ones.
+//! Each turn has one budget for that list and another one of the same size for new events.
 
 /// The maximum number of consecutive reads of one connection.
 pub(super) const READS_MAX: usize = 16;

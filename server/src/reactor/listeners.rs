@@ -158,8 +158,9 @@ impl Listeners {
         self.note_leaving();
     }
 
-    /// Gives each listener the TLS of its entry. Must be called after entries have changed. A leaving
-    /// listener, which the configuration no longer has, keeps its TLS for the clients that wait.
+    /// Gives each listener the TLS of its entry. Must be called after entries have changed. A
+    /// leaving listener, which the configuration no longer has, keeps its TLS for the clients that
+    /// wait.
     pub(super) fn secure(&mut self, servers: &Servers) {
         let stay = |listener: &&mut Listener| listener.leaves_by.is_none();
         for listener in self.slots.iter_mut().flatten().filter(stay) {

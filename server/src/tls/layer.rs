@@ -154,15 +154,15 @@ impl Layer {
         Ok(filled)
     }
 
-    /// Returns the work of [`take`](Self::take) since the last call. A byte of ciphertext counts as 1,
-    /// a record as more.
+    /// Returns the work of [`take`](Self::take) since the last call. A byte of ciphertext counts as
+    /// 1, a record as more.
     pub(crate) const fn take_work(&mut self) -> u64 {
         std::mem::replace(&mut self.work, 0)
     }
 
-    /// Encrypts bytes and sends the ciphertext to `sink`, after what already waits. Returns how many
-    /// of the bytes count as sent: all of a batch once its ciphertext is sent, otherwise a part in
-    /// proportion. The next call must begin with the bytes that do not count yet.
+    /// Encrypts bytes and sends the ciphertext to `sink`, after what already waits. Returns how
+    /// many of the bytes count as sent: all of a batch once its ciphertext is sent, otherwise a
+    /// part in proportion. The next call must begin with the bytes that do not count yet.
     ///
     /// # Errors
     /// Those of the sink; `WouldBlock` if no byte counts as sent; `BrokenPipe` if the connection

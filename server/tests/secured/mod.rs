@@ -1,5 +1,5 @@
-//! A proxy with TLS listeners, its backend, and clients with rustls. Each test program uses a part of
-//! this.
+//! A proxy with TLS listeners, its backend, and clients with rustls. Each test program uses a part
+//! of this.
 #![allow(dead_code)]
 
 use std::fs;

@@ -105,9 +105,9 @@ fn a_rate_does_not_shift_the_draws_of_another() {
     assert_eq!(dropped(&lossy), dropped(&slow));
 }
 
-/// Lost traffic is late, not without a response, and each further retransmission takes twice as
-/// long: with half of the packets lost, half of the requests are on time, a quarter are late by 200
-/// ms, an eighth by 600 ms.
+/// Lost traffic gets its response late, and each further retransmission takes twice as long: with
+/// half of the packets lost, half of the requests are on time, a quarter are late by 200 ms, an
+/// eighth by 600 ms.
 #[test]
 fn lost_traffic_is_late_and_gets_a_response() {
     let parameters = Parameters { loss_in_g: 0.5, ..Parameters::faultless() };

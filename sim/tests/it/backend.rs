@@ -159,7 +159,7 @@ fn metrics_are_reported() {
     assert_eq!((counters.polls, counters.pings, counters.requests), (1, 0, 0));
 }
 
-/// CPU work shows in the report after a second. Its amount depends on other work of the machine.
+/// CPU work shows in the report after a second. How much depends on the machine's other work.
 #[cfg(target_os = "linux")]
 #[test]
 fn cpu_work_is_measured() {
@@ -172,7 +172,7 @@ fn cpu_work_is_measured() {
     });
 }
 
-/// A dropped ping gets no byte, neither while the client waits nor at the end of the backend.
+/// A dropped ping gets no byte, either while the client waits or when the backend ends.
 #[test]
 fn a_dropped_ping_gets_no_response() {
     let backend = start(Parameters { loss_in_g: 1.0, ..Parameters::faultless() });

@@ -79,7 +79,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails if it has ended, as it should have.
+        // Fails if it has ended as expected.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -1,4 +1,5 @@
-//! Configurations from any text: an accepted one is valid, reads back as itself and makes a proxy.
+//! Configurations from any text: an accepted one is valid, survives writing and reading, and starts
+//! a proxy.
 use std::net::{Ipv4Addr, SocketAddr};
 
 use intelliproxy_core::Instant;
@@ -9,8 +10,8 @@ use intelliproxy::proxy::Proxy;
 /// Reads any bytes as a configuration file.
 ///
 /// # Panics
-/// If an accepted configuration is not valid, does not read back as itself or makes no proxy, or if
-/// an error lacks its place.
+/// If an accepted configuration is invalid, is changed by writing and reading, or cannot start a
+/// proxy, or if an error lacks its place.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let config = match Config::from_json(text) {

@@ -3,7 +3,7 @@
 //! they run with every `cargo test` and on stable.
 //!
 //! The targets of this crate use public interfaces only. Those that need the codec's private parts
-//! are in `intelliproxy::fuzzing`, with the strict reader that all of them compare with.
+//! are in `intelliproxy::fuzzing`, with the strict reader with which they compare it.
 mod config;
 mod router;
 mod session;

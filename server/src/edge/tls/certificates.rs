@@ -112,7 +112,8 @@ impl Certificates {
 
     /// Returns the certificate for a name in lower case.
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        // Some clients send the dot of a name like `example.com.`, which RFC 6066 section 3 forbids.
+        // Some clients send the dot of a name like `example.com.`, which RFC 6066 section 3
+        // forbids.
         let name = name.strip_suffix('.').unwrap_or(name);
         let parent = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
         self.exact.get(name).or_else(parent)

@@ -94,7 +94,7 @@ impl Operations {
         texts::response(which, &target.unwrap_or_else(|| "nothing".to_owned()))
     }
 
-    /// Sends bytes from a peer. The proxy reads them as far as there is room, `step` at a time.
+    /// Sends bytes from a peer. The proxy reads them `step` at a time while it has room.
     pub(super) fn say(&mut self, conn: Option<ConnId>, bytes: &[u8], step: usize) {
         let Some(conn) = conn else { return };
         if !self.driver.peer(conn).may_send() || self.said + bytes.len() > SAID_MAX {
@@ -167,7 +167,7 @@ impl Operations {
         }
     }
 
-    /// Lets time pass. Due timeouts are handled, or wait, as with a driver that is late.
+    /// Lets time pass. Due timeouts are handled, or wait as they do if a driver is late.
     pub(super) fn pass(&mut self, span: Duration, is_late: bool) {
         self.driver.now += span;
         if !is_late {
