@@ -30,8 +30,8 @@ pub struct RouterConfig {
 }
 
 impl RouterConfig {
-    /// The maximum number of backends of a router: chosen, because the probes of more backends
-    /// would be a heavy load.
+    /// The maximum number of backends of a router. It is a chosen value: the probes of more
+    /// backends would be a heavy load.
     pub const BACKENDS_MAX: usize = 10_000;
 
     /// Checks names and rules.
@@ -139,8 +139,8 @@ pub struct SwitchRules {
     /// Time that must have passed since the last switch (1500 ms); at most an hour.
     #[serde(rename = "cooldownMs", with = "millis")]
     pub cooldown: Duration,
-    /// Whether single requests go past a full current backend, instead of a switch because of load
-    /// alone (true).
+    /// Whether single requests go to another backend while the current one is full, so that load
+    /// alone causes no switch (true).
     pub spill_over: bool,
 }
 
@@ -209,15 +209,16 @@ pub struct ErrorRules {
     /// Time after which a request has half its weight (30 000 ms); from 1 ms to a day.
     #[serde(rename = "halfLifeMs", with = "millis")]
     pub half_life: Duration,
-    /// Good requests added to those of every backend, so that one error among few requests weighs
-    /// little (10); finite, from 0 to 1e6. With 0, a backend without requests has no errors.
+    /// The number of good requests that every backend gets in addition, so that one error among few
+    /// requests weighs little (10); finite, from 0 to 1e6. With 0, a backend without requests has
+    /// no errors.
     pub prior: f64,
     /// Time charged for a failed request wherever costs are compared (5000 ms), about the timeout
     /// of a request; from 1 ms to an hour.
     #[serde(rename = "chargeMs", with = "millis")]
     pub charge: Duration,
-    /// Whether a backend gets no requests for a while if its requests fail and those to other
-    /// backends do not (true). `learned` always ejects by its own rules.
+    /// Whether a backend is left out for a while if only its requests fail (true). `learned` always
+    /// ejects by its own rules.
     pub eject: bool,
 }
 
@@ -254,8 +255,8 @@ impl Default for Smoothing {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StreamRules {
-    /// Time without a byte after which a response that has begun is no longer counted as work
-    /// (1000 ms); from 1 ms to an hour.
+    /// A response that has begun counts as work until no byte arrives for this time (1000 ms); from
+    /// 1 ms to an hour.
     #[serde(rename = "idleMs", with = "millis")]
     pub idle: Duration,
 }

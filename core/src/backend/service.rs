@@ -57,7 +57,7 @@ impl Backend {
         self.waited(now, rules);
     }
 
-    /// Updates what fades with time.
+    /// Updates the values that decay with time.
     pub(crate) fn waited(&mut self, now: Instant, rules: &Rules) {
         self.rescore_load(now, rules);
         self.rescore_errors(now, rules);

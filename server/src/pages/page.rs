@@ -5,7 +5,7 @@ pub(crate) const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.ht
 /// Its Content-Security-Policy: its own style sheet and scripts by their hashes, and requests to
 /// its own origin.
 const POLICY: &str = include_str!(concat!(env!("OUT_DIR"), "/page.policy"));
-/// Its type.
+/// The media type of the document.
 pub(crate) const MEDIA_TYPE: &str = "text/html; charset=utf-8";
 /// The text for clients that take no gzip.
 pub(crate) const ONLY_GZIP: &str = "406 Not Acceptable: the live page is sent with Content-Encoding: gzip; without \
@@ -23,7 +23,7 @@ pub(crate) fn fields() -> String {
 mod tests {
     use super::*;
 
-    /// The page is small, and its policy allows no inline or external scripts.
+    /// The page is small, and its policy allows no scripts except its own.
     #[test]
     fn the_page_is_small_and_strict() {
         assert!(PAGE.len() < 80 * 1024, "{} bytes", PAGE.len());

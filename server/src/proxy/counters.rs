@@ -14,8 +14,8 @@ use crate::pages::metrics::{
 pub(super) struct Counters {
     /// The counts of each backend, by the slot of its id.
     backends: Vec<(BackendId, BackendCounts)>,
-    /// The counts of late events of removed backends whose slots are used by others. Nothing reads
-    /// them.
+    /// Late events of removed backends are counted here if another backend uses the slot. Nothing
+    /// reads these counts.
     gone: BackendCounts,
     pub(super) incidents: IncidentCounts,
 }
@@ -145,7 +145,7 @@ impl Proxy {
         }
     }
 
-    /// Returns the figures for the metrics that belong to no single backend.
+    /// Returns the figures for the metrics of the whole proxy.
     pub(crate) fn overall(&self, now: Instant) -> Overall {
         let reloads = &self.reload_counts;
         Overall {
