@@ -44,7 +44,7 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
-        // In 64 bits throughout: this is added several times per request.
+        // Calculates only in 64 bits, because this runs several times per request.
         let nanos = span.as_secs().saturating_mul(1_000_000_000);
         let nanos = nanos.saturating_add(u64::from(span.subsec_nanos()));
         Self(self.0.saturating_add(nanos))

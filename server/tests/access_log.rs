@@ -327,8 +327,8 @@ fn passwords_are_masked() {
     assert_eq!(lines[6]["target"], "***@h:80");
 }
 
-/// While nobody reads a pipe, the program's log reports lost lines. SIGUSR1 does not log that
-/// stdout was opened again.
+/// While the pipe at stdout is not read, the program's log reports lost lines, but not that SIGUSR1
+/// opened stdout again.
 #[test]
 fn lines_lost_at_a_held_pipe_are_reported() {
     let (reader, writer) = std::io::pipe().expect("a pipe");

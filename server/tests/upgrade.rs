@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use process::{DEADLINE, Program, empty_backend, make_pipe};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-/// How many upgrades happen under traffic.
+/// Number of upgrades under traffic.
 const UPGRADES: usize = 4;
 
 /// A running proxy, its configuration file, and its successors, which are killed with it.

@@ -35,7 +35,7 @@ pub fn main_with(
     let config = match options::parse(arguments, |name| env::var_os(name)) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Help) => {
-            // If stdout is closed, nobody would read an error.
+            // A closed stdout is not an error.
             drop(io::stdout().write_all(options::help().as_bytes()));
             return ExitCode::SUCCESS;
         }

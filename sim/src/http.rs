@@ -29,7 +29,7 @@ pub(crate) enum Path {
     Other,
 }
 
-/// How the end of a request's body is found.
+/// The rule that determines the end of a request's body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Body {
     Length(u64),

@@ -1,4 +1,4 @@
-//! How connections of clients and to backends are opened, reused and ended. Idle connections to
+//! Opening, reuse and end of connections, both of clients and to backends. Idle connections to
 //! backends are tested in `kept.rs`.
 use std::net::SocketAddr;
 use std::time::Duration;

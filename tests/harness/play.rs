@@ -14,7 +14,7 @@ use crate::world::{Change, World};
 const SIGN_WAIT: Duration = Duration::from_millis(700);
 
 impl World {
-    /// Advances to the next event. Returns false if there is none.
+    /// Advances to the next event. Returns whether there was one.
     pub(crate) fn turn(&mut self) -> bool {
         let accepts = !self.backlog.is_empty() && self.proxy().accepts();
         let makes_room = (!self.backlog.is_empty()).then(|| self.proxy().makes_room_from());

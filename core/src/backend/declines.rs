@@ -9,11 +9,11 @@ use crate::time::Instant;
 /// Responses with status 4xx, not counting those that only one client provokes.
 #[derive(Debug, Default)]
 pub(super) struct Declines {
-    /// The recent ones; they fade with time.
+    /// The recent 4xx, which decay with time.
     recent: Fading,
-    /// Those among about the last [`DECLINES_MEMORY`] requests.
+    /// The 4xx among about the last [`DECLINES_MEMORY`] requests.
     of_late: Rare,
-    /// Those among about the last [`DECLINES_BEFORE`] requests.
+    /// The 4xx among about the last [`DECLINES_BEFORE`] requests.
     before: Rare,
     /// The length of the current run of 4xx, and the time at which the latest of its requests was
     /// sent.

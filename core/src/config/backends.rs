@@ -105,8 +105,8 @@ impl Mode {
 impl BackendLimits {
     /// The weight of a backend for which none is configured, percent.
     pub const WEIGHT_USUAL: u32 = 100;
-    /// The highest weight, percent. Chosen, because backends of one pool rarely differ by a factor
-    /// of ten.
+    /// The highest weight, percent. It is a chosen value: backends of one pool rarely differ by a
+    /// factor of ten.
     pub const WEIGHT_MAX: u32 = 1000;
 
     /// The weight of a backend, percent.

@@ -175,7 +175,7 @@ pub(crate) struct Check {
     pub(crate) fields: BTreeMap<String, String>,
     /// Maximum time of a ping, and the key that sets it.
     pub(crate) timeout: (Duration, &'static str),
-    /// The part that the router needs.
+    /// The rules for the router.
     pub(crate) rules: CheckRules,
 }
 

@@ -353,7 +353,7 @@ impl Proxy {
             self.shared.trim_timeout(),
             self.stop_deadline,
             self.stats.poll_timeout(),
-            // A proxy that has stopped has no readers of its history.
+            // After the stop, the history is not needed.
             if self.is_stopped() { None } else { self.live.poll_timeout() },
             self.queue.poll_timeout(),
             self.excess_timeout(),

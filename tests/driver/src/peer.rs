@@ -28,7 +28,7 @@ pub struct Peer {
     pub closed: Option<bool>,
     /// Bytes that the peer has sent so far.
     pub(crate) sent: Vec<u8>,
-    /// How many of the sent bytes the proxy has read.
+    /// Number of sent bytes that the proxy has read.
     pub(crate) read_to: usize,
     pub(crate) has_ended: bool,
     pub(crate) is_connected: bool,

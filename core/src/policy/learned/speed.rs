@@ -9,8 +9,8 @@
 //! The memory in use is Lepski's choice: the longest one whose interval for the root of the speed,
 //! `(√(C + 3/8) ± h)/√X` with `h = confidence·√φ/2` (Anscombe's transform), overlaps those of all
 //! shorter ones. The shortest memory considered has 4·φ to 8·φ completions, and at least 8, because
-//! fewer completions in clumps are not a sample. So the memory is long while the speed is steady,
-//! and short just after a change.
+//! fewer completions in clumps say too little. So the memory is long while the speed is steady, and
+//! short just after a change.
 //!
 //! A longer memory describes an earlier time if its interval and that of the memory in use would be
 //! disjoint even at twice their width. All memories longer than the one in use then restart with
@@ -72,7 +72,7 @@ impl Speed {
     /// Takes back exposure that was added a short time ago.
     pub(super) fn withdraw(&mut self, dx: f64) {
         for memory in 0..MEMORIES {
-            // The part of `dx` that is left if it was added in one step.
+            // The part of `dx` that has not decayed, if it was added in one step.
             let left = dx / (1.0 + dx * (1.0 / length(memory)));
             self.exposure[memory] = (self.exposure[memory] - left).max(0.0);
         }

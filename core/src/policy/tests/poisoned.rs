@@ -1,5 +1,5 @@
-//! A path for which every backend sends 500, requested along with other paths. No policy moves the
-//! others.
+//! A path for which every backend sends 500, requested along with other paths. Under every policy
+//! the requests for the other paths stay fast.
 use std::time::Duration;
 
 use crate::blame::Asker;

@@ -276,9 +276,9 @@ fn a_backup_that_fails_is_failed_over() {
     world.finish(lease, 200);
 }
 
-/// A current backup reaches the limit of its slow start while another backup has none in flight. It
-/// stays current, as a primary backend in slow start does. (Only policies that rank for each
-/// request have a slow start, so the test changes from `score`, whose current backend remains
+/// A current backup reaches the limit of its slow start while another backup has no requests in
+/// flight. It stays current, as a primary backend in slow start does. (Only policies that rank for
+/// each request have a slow start, so the test changes from `score`, whose current backend remains
 /// known.)
 #[test]
 fn a_backup_in_slow_start_stays_current() {

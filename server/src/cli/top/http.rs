@@ -31,7 +31,7 @@ impl Response {
 /// The reason why there is no response.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Nothing listens, or nothing responds to a connection attempt.
+    /// The server does not listen, or does not respond to a connection attempt.
     NoConnection {
         address: String,
         wrong: String,
@@ -239,7 +239,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The maximum length of a line of the head, in bytes.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 const FIELDS_MAX: usize = 100;
-/// Fields of the proxy that are shown.
+/// The maximum number of the proxy's own fields that are kept.
 pub(crate) const COUNTS_MAX: usize = 16;
 
 #[cfg(test)]
@@ -259,8 +259,8 @@ mod tests {
         read(&mut Input { stream, end: Instant::now() + TIME_MAX, bytes: Vec::new() })
     }
 
-    /// Bodies are read by length, by chunks and up to the end; row by row. Field names match in any
-    /// case.
+    /// Bodies are read by length, in chunks and up to the end of the connection. Field names match
+    /// in any case.
     #[test]
     fn bodies_are_read() {
         for text in [
@@ -273,7 +273,7 @@ mod tests {
         }
     }
 
-    /// Each invalid response causes an error that names the fault; row by row.
+    /// Each invalid response causes an error that names the fault.
     #[test]
     fn faults_are_named() {
         let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(LINE_BYTES_MAX + 20_000));

@@ -163,7 +163,7 @@ pub(crate) mod tests {
         assert_eq!(Reading::parse(b"[]"), Ok(Reading::default()));
     }
 
-    /// Times of the last seconds are those that the proxy reports; without requests it has none.
+    /// The proxy reports the times of the last seconds. Without requests they are unknown.
     #[test]
     fn recent_times_are_read() {
         let times = |p50_ms, p99_ms| Times { p50_ms, p99_ms };

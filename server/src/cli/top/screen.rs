@@ -106,7 +106,7 @@ impl Screen {
             Key::Up => self.select(|at| at.saturating_sub(1), rows.saturating_sub(1)),
             Key::Down => self.select(|at| at + 1, 0),
             Key::PageUp => self.above = self.above.saturating_sub(self.page),
-            // `draw` limits it.
+            // `draw` limits the value.
             Key::PageDown => self.above += self.page,
             Key::Home => self.above = 0,
             Key::End => self.above = rows,

@@ -1,4 +1,4 @@
-//! What the learning oracle knows about the backends.
+//! The learning oracle's knowledge about the backends.
 //!
 //! A proxy can know a backend's speed only from responses, and a fault only from requests that were
 //! sent there after its start. One response reveals everything, since any learner needs at least
