@@ -1,7 +1,7 @@
 //! The cost of a decision: nanoseconds for `route` and for the request's end, by number of
 //! backends.
 //!
-//! `cargo bench -p intelliproxy-core`; names of policies as arguments restrict the output to their
+//! `cargo bench -p intelliproxy-core`; with names of policies as arguments it prints only their
 //! rows of the second table. 64 requests are timed together; the result is the lower quartile of
 //! these windows, because other work on the machine only adds time.
 //!
@@ -75,8 +75,8 @@ impl Load {
         load
     }
 
-    /// With up to 50 + 3 · `count` requests in flight, which end in the order of their starts.
-    /// Every `error_every`-th response is an error; 0: none.
+    /// Up to 50 + 3 · `count` requests are in flight, and they end in the order in which they
+    /// began. Every `error_every`-th response is an error; with 0 there are no errors.
     fn of_policy(count: usize, policy: PolicyKind, error_every: usize) -> Self {
         let rules = Rules { policy, ..Rules::default() };
         let mut load = Self::start(count, rules, 50 + 3 * count);
@@ -176,8 +176,8 @@ fn lower_quartile(numbers: &mut [f64]) -> f64 {
 }
 
 /// The number of requests that are timed together, because reading the clock costs as much as a
-/// decision. The model of `learned` is fitted once in as many completions, so each window contains
-/// one fit.
+/// decision. The model of `learned` is fitted once per 64 completions, so each window contains one
+/// fit.
 const WINDOW: usize = 64;
 const WINDOWS_FIRST: usize = 300;
 const WINDOWS: usize = 1200;

@@ -255,8 +255,9 @@ fn an_unverified_backend_is_named() {
     }
 }
 
-/// A backend that requires a certificate serves a proxy that has one, and tells a proxy without one
-/// that it is missing. A reload adds it. A later reload with an invalid file changes nothing.
+/// A backend that requires a certificate refuses a proxy without one, and the log has the reason. A
+/// reload with an invalid file changes nothing. A later reload adds the certificate, and the
+/// backend serves.
 #[test]
 fn a_backend_may_require_a_certificate() {
     for version in ["TLSv1_2", "TLSv1_3"] {

@@ -88,8 +88,8 @@ fn the_field_is_untouched_by_default() {
     }
 }
 
-/// Interim responses get no id. These get one: the 101 of a tunnel, a chunked response, /stats, and
-/// the proxy's own errors, including those for invalid requests.
+/// Interim responses get no id. The 101 of a tunnel, a chunked response, /stats and the proxy's own
+/// errors do, including errors for invalid requests.
 #[test]
 fn every_final_response_has_the_id() {
     let ask = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: e\r\nConnection: upgrade\r\n\r\n";

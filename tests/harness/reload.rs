@@ -45,7 +45,7 @@ pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     let fixed = usize::from(weather == Weather::Crashes);
     match kind {
         0..=1 => Box::new(move |wanted| {
-            // Never the last one.
+            // One backend always stays.
             let free = wanted.backends.len().saturating_sub(fixed);
             if free > 0 && wanted.backends.len() > 1 {
                 wanted.backends.remove(fixed + first % free);

@@ -256,7 +256,7 @@ impl Backend {
     }
 
     /// Returns the response to a request whose service ends now, and its delay, ns; `None` if the
-    /// response does not leave the backend.
+    /// response does not reach the proxy.
     pub(super) fn respond(&self, draw: Draw, class: usize) -> Option<(Response, u64)> {
         let condition = &self.condition;
         if condition.is_faultless {
@@ -297,7 +297,7 @@ impl Backend {
         active.any(|fault| fault.kind == FaultKind::Crash)
     }
 
-    /// Returns whether its responses leave it.
+    /// Returns whether its responses reach the proxies.
     pub(super) fn is_heard(&self) -> bool {
         self.condition.reach != Reach::BlackHole
     }
@@ -343,12 +343,12 @@ impl Backend {
         self.expected_in(&self.condition, now, ahead, charge)
     }
 
-    /// Returns the time that an observer would expect who does not know of the last change.
+    /// Returns the time that an observer without knowledge of the last change would expect.
     pub(super) fn expected_before(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         self.expected_in(&self.former, now, ahead, charge)
     }
 
-    /// Returns the time that an observer would expect who knows only the size of the backend.
+    /// Returns the time that an observer with knowledge of only the backend's size would expect.
     /// `service` is the mean service time, ns.
     pub(super) fn expected_unknown(&self, ahead: usize, service: f64, charge: f64) -> f64 {
         self.station.expected_at(1.0, ahead, service).map_or(charge, |delay| delay.min(charge))
