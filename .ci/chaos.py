@@ -37,7 +37,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 BACKENDS, CLIENTS = 4, 32
 TURN_S = 10
-# Bounds beyond which it counts as growth: memory varies by some hundred KiB anyway.
+# Growth beyond these bounds is a failure. Memory always varies by some hundred KiB.
 MEMORY_MAX, MEMORY_SLACK, DESCRIPTORS_SLACK = 1.10, 2 * 1024 * 1024, 40
 QUIET = "P_G_TO_B LOSS_IN_G LOSS_IN_B ERR_RATE SLOW_RATE CPU_LOAD_MS OVERLOAD_DROP_MULTIPLIER".split()
 
@@ -123,7 +123,7 @@ def client(port, rate, end, tally):
 
 
 def disturb(backend, number, dice, start, end, done):
-    """Plays with one backend but in the turns in which it is the one left alone."""
+    """Disturbs one backend, except in the turns in which it is the one left alone."""
 
     def turn(at):
         return int((at - start) / TURN_S) % BACKENDS
@@ -149,7 +149,7 @@ def watch(pid, end, seen):
 
 
 def bad_ends(log):
-    """The exchanges of the access log that did not go well, by what the proxy did, with their numbers and the first one's time."""
+    """Failed exchanges in the access log: for each reaction of the proxy, their number and the time of the first."""
     ends = collections.defaultdict(list)
     with open(log) as lines:
         for line in lines:

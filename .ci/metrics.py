@@ -59,7 +59,7 @@ def parser():
 
 
 class Proxy:
-    """The proxy with its admin pages; it is killed when its context is left."""
+    """The proxy with its admin pages; it is killed at the end of its context."""
 
     def __init__(self, config, folder, stdout=subprocess.DEVNULL):
         path = pathlib.Path(folder) / "proxy.json"
@@ -147,7 +147,7 @@ def check_counts(read, folder):
 
 
 def check_dashboard(families):
-    """The dashboard asks for every metric, and for no other; those of the guard of `learned` are in no family here."""
+    """The dashboard queries every metric and no others; those of the guard of `learned` are in no family here."""
     samples = {re.sub("_total$", "", name) for name in families}
     asked = {re.sub("_(total|bucket)$", "", name) for name in re.findall(r"(?:intelliproxy|process)_[a-z_]+", DASHBOARD.read_text())}
     unknown = {name for name in asked - samples if not name.startswith("intelliproxy_learned_")}

@@ -86,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Origin(http.server.ThreadingHTTPServer):
-    """Listens on a free port of 127.0.0.1 as long as it is entered as a context."""
+    """Listens on a free port of 127.0.0.1 until the end of its context."""
 
     daemon_threads = True
     request_queue_size = 128

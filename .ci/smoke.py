@@ -36,7 +36,7 @@ QUIET = "P_G_TO_B LOSS_IN_G LOSS_IN_B ERR_RATE SLOW_RATE CPU_LOAD_MS OVERLOAD_DR
 
 
 def wait_until(what, holds):
-    """Asks until `holds()` is true, and returns what it gave."""
+    """Calls `holds` until its result is true, and returns the result."""
     end = time.monotonic() + DEADLINE_S
     while not (result := holds()):
         assert time.monotonic() < end, f"not in time: {what}"
@@ -49,7 +49,7 @@ def say(text):
 
 
 class Program:
-    """A process whose lines are read; it is killed when its context is left."""
+    """A process whose lines are read. It is killed at the end of its context."""
 
     def __init__(self, command, **options):
         self.process = subprocess.Popen(
@@ -104,7 +104,7 @@ class Proxy(Program):
 
 
 def server(name, port=0, **settings):
-    """The simulated server, without faults but those that `settings` bring."""
+    """The simulated server, with only the faults that `settings` define."""
     environment = {**os.environ, **dict.fromkeys(QUIET, "0"), "PORT": str(port), **settings}
     program = Program([TARGET / "sim", name], env=environment)
     program.port = int(program.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
@@ -135,7 +135,7 @@ def curl(*arguments):
 
 
 def check_clients():
-    """curl, http.client, urllib, Node's fetch and http: each with the methods and framings that it has."""
+    """curl, http.client, urllib, Node's fetch and http: each with all its methods and framings."""
     with Origin("A") as origin, Proxy({"A": origin.url}) as proxy:
         assert curl(proxy.url) == b"A"
         assert b"HTTP/1.1 200" in curl("--head", proxy.url)
@@ -274,7 +274,7 @@ def check_failover():
 
 
 def requests_while(proxy, count, act, threads=8):
-    """Sends `count` requests from some threads, acts when a quarter is done; returns failures and answers by port."""
+    """Sends `count` requests from some threads, and acts after a quarter of them. Returns the failures, and the responses by port."""
     failures, answers, done, lock = [], {}, 0, threading.Lock()
 
     def client():
@@ -314,7 +314,7 @@ def check_slow_backend():
             assert requests < 1000, "it stays with the slow one"
         rounds = slow.pings - pings
         say(f"{slow.name} slow by 600 ms: {fast.name} after {rounds} slow ping(s) and {requests} request(s); {proxy.wait_for('switch .*')[0]}")
-        # One ping may have been under way when it became slow.
+        # One ping may have been in progress when it became slow.
         assert 1 <= rounds <= 2, rounds
         assert len(proxy.find(rf"switch {slow.name} -> {fast.name}: better by [\d.]+ points")) == 1, proxy.lines
         later, moved = slow.pings + 2, fast.requests
@@ -350,7 +350,7 @@ def chosen_first(proxy, a, b):
 
 
 def check_stop():
-    """SIGTERM while an answer is on its way: the answer is finished, then the proxy ends with 0."""
+    """SIGTERM during a response: the response is completed, then the proxy exits with 0."""
     with Origin("A") as origin, Proxy({"A": origin.url}) as proxy:
         connection = proxy.connection()
         connection.request("GET", "/blocks/64")
@@ -402,7 +402,7 @@ def check_cargo_all():
     command = re.search(r"^cargo all$", (ROOT / "README.md").read_text(), re.MULTILINE)[0].split()
     environment = {**os.environ, "A_PORT": "0", "B_PORT": "0", "ADMIN_PORT": "0"}
     with Program([*command, "--listen=127.0.0.1:0"], cwd=ROOT, env=environment, start_new_session=True) as program:
-        # This is the first time that it is built when nothing was built before.
+        # In a fresh clone, this is the first build.
         for _ in range(20):
             try:
                 program.wait_for("Ctrl-C ends all three")
