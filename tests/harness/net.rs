@@ -287,7 +287,8 @@ impl Net {
     pub fn peer_send(&mut self, link: usize, bytes: &[u8]) -> usize {
         let Link { outward, inward, is_closed_by_proxy, .. } = &self.links[link];
         if outward.has_rst || inward.is_ended || *is_closed_by_proxy {
-            // Nobody reads them: the network drops the bytes and reports that by a reset.
+            // The connection has ended: the network drops the bytes. If the proxy closed it, a
+            // reset reports that.
             if *is_closed_by_proxy && !outward.has_rst && !self.links[link].is_refused {
                 self.refuse(link);
             }
