@@ -307,6 +307,41 @@ fn a_repaired_backend_is_up_again() {
     assert!(program.ask(&get("/")).ends_with("\r\n\r\nhello"));
 }
 
+/// Changed files are used for new connections once they fit together, without a signal.
+#[test]
+fn changed_files_are_used() {
+    let folder = Folder::new("backend-tls-files");
+    let backend = Backend::start("site", "TLSv1_3", &file("ca.pem"), 0);
+    let (ca, chain, key) = (folder.path("ca"), folder.path("chain"), folder.path("key"));
+    let copy = |name: &str, to: &str| {
+        // Replaced at once, as programs that renew certificates do.
+        fs::copy(file(name), folder.path("new")).expect("a copy");
+        fs::rename(folder.path("new"), to).expect("a place");
+    };
+    // An authority that has issued nothing.
+    copy("expired.pem", &ca);
+    copy("other.pem", &chain);
+    copy("other.key", &key);
+    let tls = format!(
+        r#"{{"serverName": "a.test", "ca": "{ca}",
+            "certificate": {{"chain": "{chain}", "key": "{key}"}}}}"#
+    );
+    let path = config(&folder, &[("A", backend.port, &tls)], "");
+    let mut program = start(&path);
+    program.line_with("backend A: TLS: its certificate is not from a trusted authority");
+    copy("ca.pem", &ca);
+    program.line_with("backends[0].tls: certificates changed, using the new ones");
+    // Its certificate is not one of a client.
+    program.line_with("backend A: TLS: it refuses the client certificate");
+    copy("client.pem", &chain);
+    let line = program.line_with("is not the key of the certificate: keeping");
+    assert!(line.contains("backends[0].tls.certificate.key: "), "{line}");
+    copy("client.key", &key);
+    program.line_with("backends[0].tls: certificates changed, using the new ones");
+    program.line_with("A is up");
+    assert!(program.ask(&get("/")).ends_with("\r\n\r\nhello"));
+}
+
 /// `--check` reads the files, and an error names the place of the key.
 #[test]
 fn check_reads_the_files() {

@@ -263,14 +263,14 @@ impl Edge {
         }
     }
 
-    /// Watches the files of the listeners' TLS.
-    pub(crate) fn watch_certificates(&mut self, servers: &tls::Servers) {
+    /// Watches the files of the TLS of listeners and of backends.
+    pub(crate) fn watch_certificates(&mut self, servers: &tls::Servers, clients: &tls::Clients) {
         let wake = self.waking();
-        self.certificates.follow(servers, wake);
+        self.certificates.follow(servers, clients, wake);
     }
 
-    /// Returns the listeners' TLS, if a file of it has changed.
-    pub(crate) fn take_certificates(&self) -> Option<tls::Servers> {
+    /// Returns the TLS of listeners and of backends, if a file of it has changed.
+    pub(crate) fn take_certificates(&self) -> Option<(tls::Servers, tls::Clients)> {
         self.certificates.take()
     }
 

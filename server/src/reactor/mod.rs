@@ -209,7 +209,7 @@ impl Reactor {
             Edge::new(setup.log, keeper, setup.reload, setup.discovery, waker, recording);
         edge.set_access_log(now, access_log, &mut proxy)?;
         edge.follow(&setup.wanted, found);
-        edge.watch_certificates(&setup.tls);
+        edge.watch_certificates(&setup.tls, &setup.backend_tls);
         let mut admin = AdminPort::new();
         admin.listeners.open(setup.admin_listeners, registry).map_err(fail)?;
         // Called after everything that opens files for the life of the process, because it counts

@@ -75,9 +75,10 @@ impl Reactor {
 
     /// Applies certificates whose files have changed. Existing connections keep the old ones.
     pub(super) fn take_certificates(&mut self) {
-        if let Some(servers) = self.edge.take_certificates() {
+        if let Some((servers, clients)) = self.edge.take_certificates() {
             self.listeners.secure(&servers);
             self.tls = servers;
+            self.backend_tls = clients;
         }
     }
 
@@ -120,7 +121,7 @@ impl Reactor {
             self.admin = None;
         }
         let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
-        self.edge.watch_certificates(&self.tls);
+        self.edge.watch_certificates(&self.tls, &self.backend_tls);
         let warnings: Vec<String> = unverified(&found.targets).collect();
         self.edge.follow(&wanted, found);
         // Logs the line about the configuration before those about its parts.

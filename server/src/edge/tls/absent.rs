@@ -65,9 +65,9 @@ pub(crate) struct Watch {}
 
 impl Watch {
     #[allow(clippy::needless_pass_by_ref_mut)] // As in a build with TLS.
-    pub(crate) fn follow(&mut self, _: &Servers, _: impl Fn() + Send + 'static) {}
+    pub(crate) fn follow(&mut self, _: &Servers, _: &Clients, _: impl Fn() + Send + 'static) {}
 
-    pub(crate) fn take(&self) -> Option<Servers> {
+    pub(crate) fn take(&self) -> Option<(Servers, Clients)> {
         None
     }
 }

@@ -19,6 +19,8 @@ use rustls::{
 use super::certificates::read_chain;
 use super::files::{read, refuse};
 use super::roots;
+use super::server::{Digest, digest, line};
+use super::watch::Watched;
 use crate::config::{Config, OwnCertificate, TargetTls, TlsIdentity};
 use crate::edge::disk::read_named;
 use crate::tls::{Facts, Layer, TlsFault};
@@ -32,7 +34,18 @@ const SESSIONS_MAX: usize = 256;
 /// TLS towards the backends that use it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clients {
-    all: Vec<(TlsIdentity, Arc<ClientConfig>)>,
+    all: Vec<Client>,
+}
+
+/// TLS of one set of settings.
+#[derive(Clone, Debug)]
+struct Client {
+    /// The place of the settings in the configuration.
+    path: String,
+    identity: TlsIdentity,
+    config: Arc<ClientConfig>,
+    /// The contents of its files.
+    digest: Digest,
 }
 
 impl Clients {
@@ -41,9 +54,7 @@ impl Clients {
     /// # Errors
     /// One line with the path of the value and the file.
     pub(crate) fn load(config: &Config) -> Result<Self, String> {
-        let read = |path: &Path| read_named(path, FILE_BYTES_MAX);
-        Self::read(config, &read, &roots::named())
-            .map_err(|error| format!("{}: must be {}", error.path, error.allowed))
+        Self::read(config, &read_regular, &roots::named()).map_err(|error| line(&error))
     }
 
     /// A layer for a new connection.
@@ -51,10 +62,10 @@ impl Clients {
     /// # Errors
     /// A certificate cannot have the backend's name.
     pub(crate) fn layer(&self, tls: &TargetTls) -> Result<Layer, TlsFault> {
-        let config = self.all.iter().find(|(identity, _)| *identity == tls.identity);
+        let client = self.all.iter().find(|client| client.identity == tls.identity);
         let name = ServerName::try_from(tls.server_name.clone());
-        match (config, name) {
-            (Some((_, config)), Ok(name)) => Ok(Layer::client(config, name)?),
+        match (client, name) {
+            (Some(client), Ok(name)) => Ok(Layer::client(&client.config, name)?),
             _ => Err(TlsFault::InvalidName),
         }
     }
@@ -66,39 +77,86 @@ impl Clients {
         read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
         bundles: &[String],
     ) -> Result<Self, ConfigError> {
-        let provider = Arc::new(ring::default_provider());
-        let mut all: Vec<(TlsIdentity, Arc<ClientConfig>)> = Vec::new();
+        let mut all: Vec<Client> = Vec::new();
         let mut of_system: Option<Arc<RootCertStore>> = None;
         for (path, identity) in config.backend_identities() {
-            if all.iter().any(|(other, _)| *other == identity) {
-                continue;
+            if !all.iter().any(|other| other.identity == identity) {
+                all.push(Client::read(path, identity, read_file, bundles, &mut of_system)?);
             }
-            let roots = match &identity.ca {
-                _ if !identity.verify => None,
-                Some(ca) => Some(Arc::new(authorities(&path, ca, read_file)?)),
-                None => {
-                    if of_system.is_none() {
-                        let roots = roots::of_system(bundles, read_file);
-                        let roots = roots.map_err(|wrong| {
-                            ConfigError::new(
-                                &format!("{path}.ca"),
-                                &format!("{AUTHORITIES}: {wrong}"),
-                            )
-                        });
-                        of_system = match roots {
-                            // A watched file may have no backend that needs them.
-                            Err(_) if path == "tls" => Some(Arc::new(RootCertStore::empty())),
-                            roots => Some(Arc::new(roots?)),
-                        };
-                    }
-                    of_system.clone()
-                }
-            };
-            let client = client(&path, &identity, roots, &provider, read_file)?;
-            all.push((identity, Arc::new(client)));
         }
         Ok(Self { all })
     }
+}
+
+impl Client {
+    /// Makes the TLS of a set of settings. Reads the system's authorities if they are necessary and
+    /// not known.
+    fn read(
+        path: String,
+        identity: TlsIdentity,
+        read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
+        bundles: &[String],
+        of_system: &mut Option<Arc<RootCertStore>>,
+    ) -> Result<Self, ConfigError> {
+        // The digest is computed first, so that a file that changes meanwhile counts as changed later.
+        let digest = digest(files(&identity), read_file);
+        let roots = match (&identity.ca, &of_system) {
+            _ if !identity.verify => None,
+            (Some(ca), _) => Some(Arc::new(authorities(&path, ca, read_file)?)),
+            (None, Some(roots)) => Some(Arc::clone(roots)),
+            (None, None) => {
+                let roots = match roots::of_system(bundles, read_file) {
+                    Ok(roots) => roots,
+                    // A watched file may have no backend that needs them.
+                    Err(_) if path == "tls" => RootCertStore::empty(),
+                    Err(wrong) => {
+                        let allowed = format!("{AUTHORITIES}: {wrong}");
+                        return Err(ConfigError::new(&format!("{path}.ca"), &allowed));
+                    }
+                };
+                Some(Arc::clone(of_system.insert(Arc::new(roots))))
+            }
+        };
+        let provider = Arc::new(ring::default_provider());
+        let config = client(&path, &identity, roots, &provider, read_file)?;
+        Ok(Self { path, identity, config: Arc::new(config), digest })
+    }
+}
+
+impl Watched for Clients {
+    fn is_empty(&self) -> bool {
+        self.all.iter().all(|client| files(&client.identity).next().is_none())
+    }
+
+    fn changed(&self) -> Vec<(usize, String)> {
+        let all = self.all.iter().enumerate();
+        let is_other = |one: &Client| digest(files(&one.identity), &read_regular) != one.digest;
+        all.filter(|(_, client)| is_other(client))
+            .map(|(index, client)| (index, client.path.clone()))
+            .collect()
+    }
+
+    fn reload(&mut self, index: usize) -> Result<(), (Digest, String)> {
+        let Some(client) = self.all.get_mut(index) else { return Ok(()) };
+        let Client { path, identity, .. } = client.clone();
+        match Client::read(path, identity, &read_regular, &roots::named(), &mut None) {
+            Ok(new) => {
+                *client = new;
+                Ok(())
+            }
+            Err(error) => Err((digest(files(&client.identity), &read_regular), line(&error))),
+        }
+    }
+}
+
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    read_named(path, FILE_BYTES_MAX)
+}
+
+/// The files of a set of settings. The system's authorities are not among them.
+fn files(identity: &TlsIdentity) -> impl Iterator<Item = &String> {
+    let own = identity.certificate.iter().flat_map(|own| [&own.chain, &own.key]);
+    identity.ca.iter().filter(|_| identity.verify).chain(own)
 }
 
 /// Checks the files of a configuration, which `read_file` reads.

@@ -13,6 +13,7 @@ use rustls::{RootCertStore, ServerConfig};
 use super::certificates::{Certificate, Certificates, Wrong, read_chain};
 use super::files::{read, refuse};
 use super::tickets::{Ticketer, Tickets, seconds};
+use super::watch::Watched;
 use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion};
 use crate::edge::disk::read_named;
 use crate::tls::{Layer, is_ocsp_response};
@@ -81,37 +82,35 @@ impl Servers {
     pub(crate) fn tickets(&self) -> Tickets {
         self.tickets.clone()
     }
+}
 
-    pub(super) fn is_empty(&self) -> bool {
+impl Watched for Servers {
+    fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Returns the index and the path of each server whose files have changed.
-    pub(super) fn changed(&self) -> Vec<(usize, String)> {
+    fn changed(&self) -> Vec<(usize, String)> {
         let all = self.all.iter().enumerate();
-        let is_other = |server: &Server| digest(&server.rules, &read_regular) != server.digest;
+        let is_other =
+            |server: &Server| digest(files(&server.rules), &read_regular) != server.digest;
         all.filter(|(_, (_, server))| is_other(server))
             .map(|(index, (path, _))| (index, path.clone()))
             .collect()
     }
 
-    /// Reads the files of one server again.
-    ///
-    /// # Errors
-    /// The digest of the contents, and one line about the fault. In that case nothing has changed.
-    pub(super) fn reload(&mut self, index: usize) -> Result<(), (Digest, String)> {
+    fn reload(&mut self, index: usize) -> Result<(), (Digest, String)> {
         let Some((path, server)) = self.all.get_mut(index) else { return Ok(()) };
         match load(path, &server.rules, &self.tickets, &read_regular) {
             Ok(new) => {
                 *server = Arc::new(new);
                 Ok(())
             }
-            Err(error) => Err((digest(&server.rules, &read_regular), line(&error))),
+            Err(error) => Err((digest(files(&server.rules), &read_regular), line(&error))),
         }
     }
 }
 
-fn line(error: &ConfigError) -> String {
+pub(super) fn line(error: &ConfigError) -> String {
     format!("{}: must be {}", error.path, error.allowed)
 }
 
@@ -143,9 +142,13 @@ fn files(tls: &ListenTls) -> impl Iterator<Item = &String> {
     own.chain(tls.client_auth.iter().map(|auth| &auth.ca))
 }
 
-fn digest(tls: &ListenTls, read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>) -> Digest {
+/// Returns the digest of files.
+pub(super) fn digest<'f>(
+    files: impl Iterator<Item = &'f String>,
+    read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Digest {
     let mut sum = Context::new(&SHA256);
-    for file in files(tls) {
+    for file in files {
         let (mark, content) = match read_file(Path::new(file)) {
             Ok(content) => (b'r', content),
             Err(error) => (b'e', error.to_string().into_bytes()),
@@ -169,7 +172,7 @@ fn load(
     read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Server, ConfigError> {
     // The digest is computed first, so that a file that changes meanwhile counts as changed later.
-    let digest = digest(tls, read_file);
+    let digest = digest(files(tls), read_file);
     let provider = Arc::new(ring::default_provider());
     let now = i64::try_from(seconds()).unwrap_or(i64::MAX);
     let mut certificates = Vec::with_capacity(tls.certificates.len());

@@ -1,8 +1,9 @@
 //! Watches the files of certificates: reads them once a second and compares their contents. A
 //! ConfigMap swaps links, so file times and system notifications are not reliable.
 //!
-//! A change takes effect when all files of a listener match, so chain and key may be replaced one
-//! after the other. Until then the listener keeps its certificates, and one line is logged.
+//! A change takes effect when all files of a listener, or of the TLS to a backend, match, so chain and
+//! key may be replaced one after the other. Until then the current TLS stays in use, and one line is
+//! logged.
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -10,13 +11,30 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{info, warn};
 
+use super::client::Clients;
 use super::server::{Digest, Servers};
 use crate::plain::os_error_text;
 
 /// Time between two readings.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Watches the files in its own thread, which starts with the first TLS listener.
+/// TLS made from files, in several parts.
+pub(super) trait Watched {
+    /// Whether there are no parts.
+    fn is_empty(&self) -> bool;
+
+    /// Returns the index and the path of each part whose files have changed.
+    fn changed(&self) -> Vec<(usize, String)>;
+
+    /// Reads the files of one part again.
+    ///
+    /// # Errors
+    /// The digest of the contents, and one line about the fault. In that case nothing has changed.
+    fn reload(&mut self, index: usize) -> Result<(), (Digest, String)>;
+}
+
+/// Watches the files in its own thread, which starts with the first TLS listener or TLS files of a
+/// backend.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     thread: Option<Sender<Message>>,
@@ -26,7 +44,7 @@ pub(crate) struct Watch {
 /// The new TLS that has not been taken yet.
 #[derive(Debug, Default)]
 struct Found {
-    servers: Option<Servers>,
+    tls: Option<(Servers, Clients)>,
     /// The number of calls of `follow` so far. A result for an earlier call is not used.
     generation: u64,
 }
@@ -35,21 +53,27 @@ type Wake = Box<dyn Fn() + Send>;
 
 struct Message {
     servers: Servers,
+    clients: Clients,
     generation: u64,
     wake: Wake,
 }
 
 impl Watch {
-    /// Watches the files of the listeners' TLS from now on. `wake` is called when there is
-    /// something to [take](Self::take).
-    pub(crate) fn follow(&mut self, servers: &Servers, wake: impl Fn() + Send + 'static) {
+    /// Watches the files of the TLS of listeners and of backends from now on. `wake` is called when
+    /// there is something to [take](Self::take).
+    pub(crate) fn follow(
+        &mut self,
+        servers: &Servers,
+        clients: &Clients,
+        wake: impl Fn() + Send + 'static,
+    ) {
         let generation = {
             let Ok(mut found) = self.result.lock() else { return };
             found.generation += 1;
-            found.servers = None;
+            found.tls = None;
             found.generation
         };
-        if servers.is_empty() && self.thread.is_none() {
+        if servers.is_empty() && clients.is_empty() && self.thread.is_none() {
             return;
         }
         if self.thread.is_none() {
@@ -65,27 +89,29 @@ impl Watch {
             }
         }
         if let Some(thread) = &self.thread {
-            let _ =
-                thread.send(Message { servers: servers.clone(), generation, wake: Box::new(wake) });
+            let (servers, clients) = (servers.clone(), clients.clone());
+            let _ = thread.send(Message { servers, clients, generation, wake: Box::new(wake) });
         }
     }
 
-    /// Returns the TLS of the listeners, if a file has changed.
-    pub(crate) fn take(&self) -> Option<Servers> {
-        self.result.lock().ok()?.servers.take()
+    /// Returns the TLS of listeners and of backends, if a file has changed.
+    pub(crate) fn take(&self) -> Option<(Servers, Clients)> {
+        self.result.lock().ok()?.tls.take()
     }
 }
+
+/// The digest of the invalid contents of each part, so that each is reported once.
+type Refused = Vec<Option<Digest>>;
 
 /// Reads until the program ends.
 fn run(messages: &Receiver<Message>, result: &Mutex<Found>) {
     let Ok(mut current) = messages.recv() else { return };
-    // The digests of invalid contents, so that each is reported once.
-    let mut refused: Vec<Option<Digest>> = Vec::new();
+    let mut refused: [Refused; 2] = Default::default();
     loop {
         match messages.recv_timeout(EVERY) {
             Ok(message) => {
                 current = message;
-                refused.clear();
+                refused = Default::default();
             }
             Err(RecvTimeoutError::Timeout) => look(&mut current, &mut refused, result),
             Err(RecvTimeoutError::Disconnected) => return,
@@ -94,12 +120,26 @@ fn run(messages: &Receiver<Message>, result: &Mutex<Found>) {
 }
 
 /// Reads the files once.
-fn look(current: &mut Message, refused: &mut Vec<Option<Digest>>, result: &Mutex<Found>) {
-    let mut next = current.servers.clone();
+fn look(current: &mut Message, [of_servers, of_clients]: &mut [Refused; 2], result: &Mutex<Found>) {
+    let (mut servers, mut clients) = (current.servers.clone(), current.clients.clone());
+    let is_news = [refresh(&mut servers, of_servers), refresh(&mut clients, of_clients)];
+    if !is_news.contains(&true) {
+        return;
+    }
+    (current.servers, current.clients) = (servers.clone(), clients.clone());
+    let Ok(mut found) = result.lock() else { return };
+    if found.generation == current.generation {
+        found.tls = Some((servers, clients));
+        (current.wake)();
+    }
+}
+
+/// Reads changed files. Returns whether some of them are now in use.
+fn refresh(tls: &mut impl Watched, refused: &mut Refused) -> bool {
     let mut is_news = false;
-    for (index, path) in next.changed() {
+    for (index, path) in tls.changed() {
         refused.resize(refused.len().max(index + 1), None);
-        match next.reload(index) {
+        match tls.reload(index) {
             Ok(()) => {
                 info!("{path}: certificates changed, using the new ones");
                 refused[index] = None;
@@ -113,13 +153,5 @@ fn look(current: &mut Message, refused: &mut Vec<Option<Digest>>, result: &Mutex
             }
         }
     }
-    if !is_news {
-        return;
-    }
-    current.servers = next.clone();
-    let Ok(mut found) = result.lock() else { return };
-    if found.generation == current.generation {
-        found.servers = Some(next);
-        (current.wake)();
-    }
+    is_news
 }
