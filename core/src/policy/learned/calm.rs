@@ -62,12 +62,12 @@ impl Learned {
         unit.unsettled += 1;
         unit.completions += 1;
         pool.completions += 1;
+        let n = unit.answered(now, n);
         pool.curve.completions[(n as usize).min(LEVELS)] += 1.0;
         unit.shape.completions[bin(n)] += 1.0;
         let elapsed_ms = millis(elapsed);
         average(&mut pool.latency_ms, elapsed_ms);
         average(&mut unit.latency_ms, elapsed_ms);
-        unit.answered_at = Some(now);
         unit.quiet_since = now;
         unit.due = 0.0;
         self.postpone(slot);

@@ -187,14 +187,13 @@ impl Learned {
         let elapsed_ms = millis(elapsed);
         let pool = &mut self.pool;
         let unit = &mut self.units[slot];
-        let n = unit.in_flight + 1;
+        let n = unit.answered(now, unit.in_flight + 1);
         let was_booting = pool.is_booting();
         pool.completions += 1;
         pool.errors.observe(false, POOL_MEMORY);
         average(&mut pool.latency_ms, elapsed_ms);
         average(&mut unit.latency_ms, elapsed_ms);
         unit.errors.observe(false, OWN_MEMORY);
-        unit.answered_at = Some(now);
         unit.refused_alone = 0;
         // Read before `succeeded` ends the stall.
         let was_stalled = unit.restraints.is_stalled;

@@ -35,28 +35,30 @@ fn error() -> Outcome {
     Outcome::Answered { status: 500, latency: Duration::from_millis(1) }
 }
 
-/// Six requests are always in flight at three equal backends, one of which fails every tenth. If
-/// the failed ones are tried again, their clients see no failure, and that backend gets more than
-/// twice as many requests as without retries.
+/// Six requests are always in flight at three backends that each work on two at once. One backend
+/// fails every tenth. If the failed ones are tried again, their clients see no failure, and that
+/// backend gets more than twice as many requests as without retries.
 #[test]
 fn repaired_failures_cost_only_their_time() {
     let share = |is_retried: bool| {
         let mut bench = bench(3);
-        let latency = Duration::from_millis(11);
+        let latency = Duration::from_millis(100);
+        // The work left of each request, ms.
         let mut out: [Vec<u64>; 3] = Default::default();
         let (mut ended, mut faulty, mut all) = (0, 0, 0);
-        for now in 0..8000 {
+        for now in 0..40_000 {
             while out.iter().map(Vec::len).sum::<usize>() < 6 {
                 let slot = bench.send(&[]);
-                out[slot].push(now);
-                faulty += usize::from(slot == 0 && now >= 4000);
-                all += usize::from(now >= 4000);
+                out[slot].push(100);
+                faulty += usize::from(slot == 0 && now >= 20_000);
+                all += usize::from(now >= 20_000);
             }
             bench.wait(1);
             bench.mind_pings();
             for slot in 0..3 {
-                while out[slot].first().is_some_and(|since| now - since >= 10) {
-                    out[slot].remove(0);
+                out[slot].iter_mut().take(2).for_each(|left| *left -= 1);
+                while let Some(done) = out[slot].iter().position(|left| *left == 0) {
+                    out[slot].remove(done);
                     ended += usize::from(slot == 0);
                     if slot != 0 || ended % 10 != 0 {
                         bench.end(slot, Outcome::Answered { status: 200, latency });
@@ -64,7 +66,7 @@ fn repaired_failures_cost_only_their_time() {
                     }
                     bench.fail(0);
                     if is_retried {
-                        out[bench.send(&[0])].push(now);
+                        out[bench.send(&[0])].push(100);
                     }
                 }
             }
@@ -81,7 +83,16 @@ fn repaired_failures_cost_only_their_time() {
 #[test]
 fn regular_arrivals_starve_no_backend() {
     // The gap between arrivals, the time of a request, and the number of simultaneous arrivals.
-    for (gap, took, at_once) in [(100, 10, 1), (100, 130, 1), (100, 90, 2), (200, 150, 4)] {
+    let rows = [
+        (100, 10, 1),
+        (100, 130, 1),
+        (100, 90, 2),
+        (200, 150, 3),
+        (200, 150, 4),
+        (200, 130, 5),
+        (300, 150, 5),
+    ];
+    for (gap, took, at_once) in rows {
         let latency = Duration::from_millis(took);
         let mut bench = bench(2);
         let start = bench.now;
@@ -108,6 +119,7 @@ fn regular_arrivals_starve_no_backend() {
         let (first, last) = costs.split_at(costs.len() / 2);
         let (first, last) = (most(first), most(last));
         assert!(last < 1.1 * first, "{gap} {took} {at_once}: {first} and {last}");
+        assert!(first < 5.0 * took as f64, "{gap} {took} {at_once}: {first}");
     }
 }
 

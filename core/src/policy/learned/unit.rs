@@ -92,6 +92,8 @@ pub(super) struct Unit {
     pub(super) series: Trials,
     /// The time of the last good response.
     pub(super) answered_at: Option<Instant>,
+    /// Requests in flight just before the first good response of that instant.
+    answered_among: u32,
     /// The time of the last dispatch.
     pub(super) used_at: Instant,
     /// The time of the last response, or of the dispatch that ended idleness.
@@ -185,6 +187,7 @@ impl Unit {
             completions: 0,
             series: Trials::default(),
             answered_at: None,
+            answered_among: 0,
             used_at: now,
             quiet_since: now,
             due: 0.0,
@@ -299,6 +302,23 @@ impl Unit {
             self.due_speed = self.shrunk_speed;
         }
         self.in_flight += 1;
+    }
+
+    /// Notes a good response while `n` requests are in flight, itself included. Returns the number
+    /// in flight under which it counts as a completion.
+    ///
+    /// Responses that arrive at the same instant were worked on side by side until then: no time
+    /// passed with fewer in flight. Each counts under the number before the first of them, because
+    /// the time until the instant was counted under it.
+    #[inline]
+    pub(super) fn answered(&mut self, now: Instant, n: u32) -> u32 {
+        if self.answered_at == Some(now) {
+            self.answered_among = self.answered_among.max(n);
+        } else {
+            self.answered_at = Some(now);
+            self.answered_among = n;
+        }
+        self.answered_among
     }
 
     /// Restarts the wait for completions: the backend is idle, or has just responded.
