@@ -15,7 +15,7 @@ use super::{BackendConfig, Config, optional_millis};
 pub struct ReportRules {
     /// The form of a report (null: `prometheus` with a preset, otherwise `json`).
     pub kind: Option<ReportKind>,
-    /// The server product whose metric names are used (null: none).
+    /// The server product whose metric names are used with the kind `prometheus` (null: none).
     pub preset: Option<ReportPreset>,
     /// The path that is requested for a report (null: `probePaths.report`).
     pub path: Option<String>,
@@ -213,6 +213,8 @@ impl Config {
             None if preset.is_some() => ReportKind::Prometheus,
             None => ReportKind::Json,
         };
+        // A backend with a form of its own does not have the metrics of the others' server.
+        let preset = preset.filter(|_| kind == ReportKind::Prometheus);
         let path = own.path.as_ref().or(all.path.as_ref()).unwrap_or(&self.probe_paths.report);
         let timeout = match own.timeout.or(all.timeout) {
             Some(timeout) => (timeout, "reports.timeoutMs"),

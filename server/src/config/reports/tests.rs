@@ -48,6 +48,19 @@ fn own_keys_replace_common_ones() {
     assert_eq!(rules(2).report_timeout_ms, Some(50));
 }
 
+/// A backend with a form of its own has the usual names of that form, not those of the preset for the
+/// others.
+#[test]
+fn a_preset_belongs_to_its_form() {
+    let config = config(
+        r#"{"reports": {"preset": "vllm"}, "backends": [
+            {"name": "a", "url": "http://a", "reports": {"kind": "json"}},
+            {"name": "b", "url": "http://b", "reports": {"kind": "json", "fields": {"running": "n"}}}]}"#,
+    );
+    assert_eq!(of(&config, "a").names, of(&Config::default(), "A").names);
+    assert_eq!(of(&config, "b").names.all(), "n");
+}
+
 /// If `fields` is set, only the figures that it names are read.
 #[test]
 fn fields_replace_the_usual_names() {
