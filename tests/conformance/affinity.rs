@@ -77,6 +77,24 @@ fn a_session_stays_at_its_backend() {
     assert_eq!(homes, ["a", "a", "b", "b", "c", "c"]);
 }
 
+/// Cookies of other paths, domains and applications with the same name are sent along, in any order.
+/// The first one that names a backend counts. Beyond eight that look like a session, none is read.
+#[test]
+fn cookies_of_the_same_name_are_told_apart() {
+    let mut driver = Driver::with_backends(config(Some(AffinityBy::Cookie)), &BACKENDS);
+    let (home, response) = serve(&mut driver, CLIENT, "");
+    let pair = set_cookie(&response).expect("a new session").0.to_owned();
+    let alien = "intelliproxy=0123456789abcdef0123456789abcdef; ";
+    for (before, is_known) in [(1, true), (7, true), (8, false)] {
+        let fields = format!("Cookie: {}{pair}; {alien}\r\n", alien.repeat(before));
+        for _ in 0..3 {
+            let (backend, response) = serve(&mut driver, CLIENT, &fields);
+            assert_eq!(set_cookie(&response).is_none(), is_known, "{before}");
+            assert!(!is_known || backend == home, "{before}");
+        }
+    }
+}
+
 /// Another proxy with the same backends understands the cookie, and so does this one after a
 /// reload.
 #[test]
@@ -129,6 +147,8 @@ fn cookies_of_https_clients_are_secure() {
         (CLIENT, "https", false),
         ("198.51.100.7:1", "https", true),
         ("198.51.100.7:1", "HTTPS", true),
+        ("198.51.100.7:1", "https, http", true),
+        ("198.51.100.7:1", "http,https", false),
         ("198.51.100.7:1", "http", false),
     ] {
         let (_, response) = serve(&mut driver, peer, &format!("X-Forwarded-Proto: {proto}\r\n"));

@@ -6,15 +6,18 @@
 //! backend names understands it, even after a restart. The policy chooses the backend for the first
 //! request of a session. If that backend becomes unusable, the session moves to another one and
 //! gets a new cookie.
+use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 
 use intelliproxy_core::{AffinityBy, AffinityKey, AffinityRules, BackendId, Lease};
 
 use super::session::Hop;
 use super::upstreams::Upstreams;
-use crate::http::field::Name;
+use crate::http::field::{Name, tokens};
 use crate::http::head::RequestHead;
-use crate::mix::mixed;
+
+/// Maximum number of sessions that a request may name. Further ones are ignored.
+const NAMED_MAX: usize = 8;
 
 /// The rules of `routing.affinity`, and the numbers of new sessions.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ pub(crate) struct Affinity {
     by: AffinityBy,
     /// The name of the cookie or of the field.
     name: String,
-    /// The seed of the session numbers, which differs between instances.
+    /// The seed of the session numbers, which differs between instances and must not show in them.
     seed: u64,
     /// Number of sessions begun so far.
     begun: u64,
@@ -36,12 +39,13 @@ pub(crate) struct Sticky {
     line: String,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 enum Origin {
     /// A key whose hash determines the owner.
     Hashed(AffinityKey),
-    /// The session that the client named, if it named one.
-    Session { named: Option<Session>, is_secure: bool },
+    /// The sessions that the client names. Cookies with other paths or domains, or of another
+    /// application, may have the same name.
+    Session { named: Vec<Session>, is_secure: bool },
 }
 
 /// The contents of a cookie.
@@ -55,8 +59,6 @@ impl Affinity {
     /// Returns `None` if requests have no keys. `seed` must differ between instances, and `begun`
     /// is the number of sessions begun before.
     pub(crate) fn new(rules: &AffinityRules, seed: u64, begun: u64) -> Option<Self> {
-        // A cookie must not reveal the seed, which also determines the ids and groups of requests.
-        let seed = mixed(!seed);
         Some(Self { by: rules.by?, name: rules.name().to_owned(), seed, begun })
     }
 
@@ -71,7 +73,8 @@ impl Affinity {
     pub(crate) fn key(&self, head: &RequestHead<'_, '_>, hop: &Hop) -> Option<Box<Sticky>> {
         let origin = match self.by {
             AffinityBy::Cookie => {
-                let named = cookies(head, &self.name).find_map(Session::parse);
+                let named = cookies(head, &self.name).filter_map(Session::parse);
+                let named = named.take(NAMED_MAX).collect();
                 Origin::Session { named, is_secure: is_secure(head, hop) }
             }
             AffinityBy::Header => {
@@ -96,24 +99,28 @@ impl Affinity {
         upstreams: &Upstreams,
     ) {
         sticky.line.clear();
-        let Origin::Session { named, is_secure } = sticky.origin else { return };
-        let owner = named.and_then(|named| upstreams.owner_of(named.number, named.mark));
-        let stays = owner.is_some_and(|it| it == lease.backend() || !upstreams.has_left(it));
+        let Origin::Session { is_secure, .. } = sticky.origin else { return };
+        let known = sticky.known(upstreams);
+        let stays = known.is_some_and(|(_, it)| it == lease.backend() || !upstreams.has_left(it));
         if stays || lease.is_trial() || self.by != AffinityBy::Cookie {
             return;
         }
-        let number = owner.and(named).map_or_else(
-            || {
-                self.begun += 1;
-                mixed(self.seed ^ mixed(self.begun))
-            },
-            |named| named.number,
-        );
+        let number = known.map_or_else(|| self.new_number(), |(number, _)| number);
         let Some(mark) = upstreams.mark_of(number, lease.backend()) else { return };
         let (name, secure) = (&self.name, if is_secure { "; Secure" } else { "" });
         sticky.line = format!(
             "Set-Cookie: {name}={number:016x}{mark:016x}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n"
         );
+    }
+
+    /// Returns the number of a new session. A hash hides the seed: clients that know it could choose
+    /// the groups of their requests.
+    fn new_number(&mut self) -> u64 {
+        self.begun += 1;
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.seed);
+        hasher.write_u64(self.begun);
+        hasher.finish()
     }
 }
 
@@ -123,12 +130,18 @@ impl Sticky {
     pub(crate) fn key(&self, upstreams: &Upstreams) -> Option<AffinityKey> {
         match self.origin {
             Origin::Hashed(key) => Some(key),
-            Origin::Session { named, .. } => {
-                let Session { number, mark } = named?;
-                let owner: BackendId = upstreams.owner_of(number, mark)?;
+            Origin::Session { .. } => {
+                let (number, owner) = self.known(upstreams)?;
                 Some(AffinityKey::of_session(number, owner))
             }
         }
+    }
+
+    /// Returns the number and the owner of the first session that names a backend of the pool.
+    fn known(&self, upstreams: &Upstreams) -> Option<(u64, BackendId)> {
+        let Origin::Session { named, .. } = &self.origin else { return None };
+        let owned = |one: &Session| Some((one.number, upstreams.owner_of(one.number, one.mark)?));
+        named.iter().find_map(owned)
     }
 
     /// Returns the Set-Cookie line of the response; empty for none.
@@ -160,7 +173,8 @@ fn cookies<'a>(head: &'a RequestHead<'_, 'a>, name: &'a str) -> impl Iterator<It
 fn is_secure(head: &RequestHead<'_, '_>, hop: &Hop) -> bool {
     let said = head.fields.values(Name::XForwardedProto).next().filter(|_| hop.is_trusted);
     match said {
-        Some(proto) => proto.eq_ignore_ascii_case(b"https"),
+        // Each hop may add its own; the first one saw the client.
+        Some(protos) => tokens(protos).next().is_some_and(|it| it.eq_ignore_ascii_case(b"https")),
         None => hop.fields.contains("\r\nX-Forwarded-Proto: https"),
     }
 }
@@ -171,5 +185,37 @@ fn key_of_address(ip: IpAddr) -> AffinityKey {
     match ip.to_canonical() {
         IpAddr::V4(ip) => AffinityKey::of(&ip.octets()),
         IpAddr::V6(ip) => AffinityKey::of(&ip.octets()[..8]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mix::mixed;
+
+    /// Returns the number that [`mixed`] turns into this one.
+    fn unmixed(number: u64) -> u64 {
+        // The inverses of the two factors, modulo 2^64.
+        let mut bits = number ^ number >> 31 ^ number >> 62;
+        bits = bits.wrapping_mul(0x3196_42b2_d24d_8ec3);
+        bits = (bits ^ bits >> 27 ^ bits >> 54).wrapping_mul(0x96de_1b17_3f11_9089);
+        (bits ^ bits >> 30 ^ bits >> 60).wrapping_sub(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The first number of a proxy does not give its seed away: neither by undoing the mixing of bits,
+    /// which is one to one, nor by a smaller number of steps.
+    #[test]
+    fn a_number_hides_the_seed() {
+        let seed = 0x1234_5678_9abc_def0;
+        assert_eq!(unmixed(mixed(seed)), seed);
+        let rules = AffinityRules { by: Some(AffinityBy::Cookie), ..AffinityRules::default() };
+        let mut affinity = Affinity::new(&rules, seed, 0).expect("keys");
+        let number = affinity.new_number();
+        let begun = mixed(1);
+        let guesses = [number, unmixed(number), unmixed(number) ^ begun, number ^ begun];
+        for guess in guesses.into_iter().flat_map(|guess| [guess, unmixed(guess)]) {
+            assert!(guess != seed && !guess != seed, "{guess:x}");
+        }
+        assert_ne!(affinity.new_number(), number);
     }
 }
