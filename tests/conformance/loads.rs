@@ -152,6 +152,66 @@ fn figures_in_responses() {
     }
 }
 
+/// With `take` no head and no trailer section has the fields: not those of interim responses, of
+/// HEAD, of 304, or of a switched protocol. Only final heads are read, one time each, also when the
+/// response was first offered to other backends.
+#[test]
+fn figures_are_taken_from_every_part() {
+    let field =
+        |running: u32| format!("Endpoint-Load-Metrics: TEXT named_metrics.running={running}\r\n");
+    for (orca, is_kept) in [("take", false), ("keep", true)] {
+        let reports = format!(r#"{{"kind": "none", "orca": "{orca}"}}"#);
+        let rows = [
+            (
+                "GET",
+                "HTTP/1.1 200 OK\r\nFIELD1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-A: 1\r\nFIELD9X-B: 2\r\n\r\n",
+                Some(1.0),
+            ),
+            (
+                "GET",
+                "HTTP/1.1 103 Early Hints\r\nFIELD9\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                None,
+            ),
+            ("HEAD", "HTTP/1.1 200 OK\r\nFIELD2Content-Length: 5\r\n\r\n", Some(2.0)),
+            ("GET", "HTTP/1.1 304 Not Modified\r\nFIELD3\r\n", Some(3.0)),
+            (
+                "GET",
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\nFIELD9\r\n",
+                None,
+            ),
+        ];
+        for (method, response, running) in rows {
+            let mut driver = driver(&reports, &["a"]);
+            let mut response =
+                response.replace("FIELD1\r\n", &field(1)).replace("FIELD2", &field(2));
+            response = response.replace("FIELD3", &field(3)).replace("FIELD9", &field(9));
+            let upgrade = if response.contains(" 101 ") {
+                "Connection: upgrade\r\nUpgrade: x\r\n"
+            } else {
+                "Connection: te\r\nTE: trailers\r\n"
+            };
+            let client = driver
+                .client_with(format!("{method} / HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n").as_bytes());
+            let upstream = driver.upstream();
+            driver.send(upstream, response.as_bytes());
+            let text = driver.text(client);
+            assert_eq!(text.contains("Endpoint-Load-Metrics"), is_kept, "{orca}: {text}");
+            assert_eq!(backend(&driver, 0).running, running, "{orca}: {response}");
+            assert_eq!(text.contains("X-A: 1\r\n"), response.contains("X-A"), "{text}");
+            assert_eq!(text.contains("X-B: 2\r\n"), response.contains("X-B"), "{text}");
+        }
+    }
+    // The only backend refuses: the refusal is read once and passed on.
+    let mut driver = driver(r#"{"kind": "none", "orca": "take"}"#, &["a"]);
+    let client = driver.client_with(GET);
+    let upstream = driver.upstream();
+    let bad = "Endpoint-Load-Metrics: TEXT named_metrics.running=-1\r\n";
+    driver.send(upstream, format!("HTTP/1.1 503 No\r\n{bad}Content-Length: 0\r\n\r\n").as_bytes());
+    let text = driver.text(client);
+    assert!(text.starts_with("HTTP/1.1 503 No\r\n") && !text.contains("Load"), "{text}");
+    assert_eq!(faults(&mut driver).len(), 1);
+}
+
 /// The words of an agent set the weight and take the backend out of service. A bad line or no
 /// answer changes nothing.
 #[test]

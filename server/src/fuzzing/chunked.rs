@@ -5,7 +5,7 @@ use super::strict::{self, Extent, Verdict};
 use crate::buffer::{BufferPool, Outbox};
 use crate::http::ChunkError;
 use crate::http::body::{self, BodyReader, BodyWriter, relay};
-use crate::http::chunked::{ChunkLimits, ChunkedReader};
+use crate::http::chunked::{ChunkLimits, ChunkedReader, Trailer};
 use crate::http::field::Name;
 use crate::http::framing::Framing;
 
@@ -31,11 +31,11 @@ pub fn chunked(data: &[u8]) {
         assert_eq!(whole, decode(wire, limits, 1, usize::MAX), "byte by byte");
         assert_eq!(whole, decode(wire, limits, step, data_max), "in steps of {step}");
         agrees_with_the_second_reader(wire, &whole);
-        for with_trailer in [false, true] {
-            passes_on(wire, limits, with_trailer, (step, drain), &whole);
+        for trailer in [Trailer::None, Trailer::All] {
+            passes_on(wire, limits, trailer, (step, drain), &whole);
         }
     }
-    for writer in [BodyWriter::Chunked { with_trailer: true }, BodyWriter::Plain] {
+    for writer in [BodyWriter::Chunked { trailer: Trailer::All }, BodyWriter::Plain] {
         carries(wire, writer, step, drain);
     }
 }
@@ -71,7 +71,11 @@ fn decode(
             if piece.is_end {
                 let again = reader.read(b"0", data_max)?;
                 assert!(again.is_end && again.consumed == 0, "the end is terminal");
-                return Ok(Decoded { data, len: Some(at), trailer: reader.forwarded_trailer() });
+                return Ok(Decoded {
+                    data,
+                    len: Some(at),
+                    trailer: reader.forwarded_trailer(Trailer::All),
+                });
             }
             if piece.consumed == 0 {
                 break;
@@ -132,12 +136,13 @@ fn agrees_with_the_second_reader(wire: &[u8], ours: &Result<Decoded, ChunkError>
 fn passes_on(
     wire: &[u8],
     limits: ChunkLimits,
-    with_trailer: bool,
+    trailer: Trailer,
     (step, drain): (usize, usize),
     expected: &Result<Decoded, ChunkError>,
 ) {
     let reader = || BodyReader::Chunked(ChunkedReader::new(limits));
-    let passed = run(reader(), BodyWriter::Chunked { with_trailer }, wire, step, drain);
+    let is_forwarded = trailer == Trailer::All;
+    let passed = run(reader(), BodyWriter::Chunked { trailer }, wire, step, drain);
     let plain = run(reader(), BodyWriter::Plain, wire, step, drain);
     match expected {
         Ok(Decoded { data, len: Some(_), trailer }) => {
@@ -150,7 +155,7 @@ fn passes_on(
             };
             assert_eq!((&body.data, body.len), (data, passed.len()), "the same, and all of it");
             let lines = trailer.iter().filter(|&&byte| byte == b'\n').count();
-            assert_eq!(body.trailer.len(), if with_trailer { lines } else { 0 }, "trailers");
+            assert_eq!(body.trailer.len(), if is_forwarded { lines } else { 0 }, "trailers");
         }
         Ok(Decoded { len: None, .. }) => {
             let (Ok(passed), Ok(plain)) = (passed, plain) else {

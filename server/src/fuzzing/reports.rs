@@ -1,6 +1,7 @@
 //! The fuzz target for load reports: any bytes yield figures in their range or a fault.
 use super::Source;
 use crate::config::{Config, ReportKind, ReportRules};
+use crate::http::field::LOAD_FIELDS;
 use crate::proxy::report::{orca, read_report};
 
 /// The first byte of the input selects the form; the rest is the report.
@@ -28,7 +29,7 @@ pub fn report(data: &[u8]) {
     let reading = read_report(text, &reporting);
     assert!(reading.report.is_some() || reading.fault.is_some());
     let of_field = |field| orca::read(field, text, &reporting.orca_names);
-    for reading in [reading, of_field(orca::FIELDS[0]), of_field(orca::FIELDS[1])] {
+    for reading in [reading, of_field(LOAD_FIELDS[0]), of_field(LOAD_FIELDS[1])] {
         let report = reading.report.unwrap_or_default();
         for figure in [report.queue, report.running, report.pressure].into_iter().flatten() {
             assert!((0.0..=1e15).contains(&figure), "{figure}");

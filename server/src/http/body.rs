@@ -4,7 +4,7 @@
 //! `framing.rs` decides the framing of a body, `chunked.rs` parses chunks.
 use std::sync::Arc;
 
-use super::chunked::{ChunkLimits, ChunkedReader, Piece};
+use super::chunked::{ChunkLimits, ChunkedReader, Piece, Trailer};
 use super::error::ChunkError;
 use super::framing::Framing;
 use crate::buffer::{Buffer, BufferPool, LARGE, Outbox, SMALL};
@@ -24,8 +24,8 @@ pub(crate) enum BodyReader {
 pub(crate) enum BodyWriter {
     /// The data alone. It ends at the length given in the head, or with the connection.
     Plain,
-    /// In chunks; `with_trailer` if the recipient accepts trailer fields.
-    Chunked { with_trailer: bool },
+    /// In chunks, with these trailer fields after them.
+    Chunked { trailer: Trailer },
 }
 
 /// Progress of one call of [`relay`].
@@ -285,14 +285,14 @@ fn write_end(
     pool: &mut BufferPool,
 ) -> bool {
     match writer {
-        BodyWriter::Chunked { with_trailer: true } if reader.has_trailer() => {
+        BodyWriter::Chunked { trailer } if trailer != Trailer::None && reader.has_trailer() => {
             // Reserves room for the whole section, so that the permitted lines are selected only
             // once.
             let needed = reader.trailer_len() + LAST_CHUNK.len();
             let has_room = output.reserve(needed, needed, pool);
             if has_room {
                 output.append(b"0\r\n");
-                output.append(&reader.forwarded_trailer());
+                output.append(&reader.forwarded_trailer(trailer));
                 output.append(b"\r\n");
             }
             has_room
@@ -399,7 +399,7 @@ mod tests {
             let (mut input, mut output) = (None, Outbox::default());
             pool.read_space(&mut input)[..wire.len()].copy_from_slice(wire.as_bytes());
             input.as_mut().expect("a buffer").filled(wire.len());
-            let writer = BodyWriter::Chunked { with_trailer: true };
+            let writer = BodyWriter::Chunked { trailer: Trailer::All };
             let relayed = relay(&mut reader, writer, &mut input, &mut output, &mut pool);
             let expected = Relayed { data: count as u64, parsed: wire.len(), is_end: false };
             assert_eq!(relayed, Ok(expected));
@@ -438,7 +438,7 @@ mod tests {
             chunked.extend_from_slice(b"\r\n");
         }
         chunked.extend_from_slice(b"0\r\n\r\n");
-        let chunks = BodyWriter::Chunked { with_trailer: true };
+        let chunks = BodyWriter::Chunked { trailer: Trailer::All };
         for (step, drain) in [(1 << 20, 1 << 20), (997, 1 << 20), (1 << 20, 991), (1400, 800)] {
             let plain = Framing::Length(data.len() as u64);
             let (out, left) =
@@ -459,10 +459,10 @@ mod tests {
     fn trailers_go_where_they_may() {
         let wire = b"1\r\nx\r\n0\r\nX-T: 1\r\nContent-Length: 5\r\n\r\n";
         let (out, _) =
-            run(Framing::Chunked, BodyWriter::Chunked { with_trailer: true }, wire, 3, 9);
+            run(Framing::Chunked, BodyWriter::Chunked { trailer: Trailer::All }, wire, 3, 9);
         assert_eq!(out, b"1\r\nx\r\n0\r\nX-T: 1\r\n\r\n");
         let (out, _) =
-            run(Framing::Chunked, BodyWriter::Chunked { with_trailer: false }, wire, 3, 9);
+            run(Framing::Chunked, BodyWriter::Chunked { trailer: Trailer::None }, wire, 3, 9);
         assert_eq!(out, b"1\r\nx\r\n0\r\n\r\n");
     }
 }

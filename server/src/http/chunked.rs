@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::error::ChunkError;
-use super::field::{Name, is_same_name, is_token_byte};
+use super::field::{Name, is_load_field, is_same_name, is_token_byte};
 
 /// Bounds of a chunked body, except for its data.
 #[derive(Clone, Copy, Debug)]
@@ -166,18 +166,18 @@ impl ChunkedReader {
         }
     }
 
-    /// Returns the lines of the trailer fields that may be forwarded. Call it after the end.
+    /// Returns the lines of the trailer fields that are forwarded. Call it after the end.
     ///
     /// A field that frames or routes a message, or controls its treatment, is not allowed after a
     /// body (RFC 9110 section 6.5.1): a peer that merged it would read another message.
-    pub(crate) fn forwarded_trailer(&self) -> Vec<u8> {
+    pub(crate) fn forwarded_trailer(&self, trailer: Trailer) -> Vec<u8> {
         let mut lines = Vec::new();
         let is_refused = |name: &[u8]| {
             let mut refused = self.refused.iter().flat_map(|names| names.iter());
             refused.any(|refused| is_same_name(refused.as_bytes(), name))
         };
         for (line, field) in trailer_lines(&self.trailer) {
-            if field.is_some_and(|name| is_passed_on(name) && !is_refused(name)) {
+            if field.is_some_and(|name| trailer.has(name) && !is_refused(name)) {
                 lines.extend_from_slice(line);
                 lines.extend_from_slice(b"\r\n");
             }
@@ -317,6 +317,27 @@ fn field_name(line: &[u8]) -> Option<&[u8]> {
     is_field.then_some(name)
 }
 
+/// The trailer fields that are forwarded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Trailer {
+    /// None: the recipient accepts none.
+    None,
+    /// All that may be forwarded.
+    All,
+    /// All that may be forwarded, but for load figures.
+    WithoutLoads,
+}
+
+impl Trailer {
+    fn has(self, name: &[u8]) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => is_passed_on(name),
+            Self::WithoutLoads => is_passed_on(name) && !is_load_field(name),
+        }
+    }
+}
+
 /// Whether the trailer field `name` may be forwarded.
 fn is_passed_on(name: &[u8]) -> bool {
     const REFUSED: [&str; 22] = [
@@ -366,7 +387,12 @@ mod tests {
                 data.extend_from_slice(&input[at..seen][piece.data.clone()]);
                 at += piece.consumed;
                 if piece.is_end {
-                    return Ok((data, input.len() - at, true, reader.forwarded_trailer()));
+                    return Ok((
+                        data,
+                        input.len() - at,
+                        true,
+                        reader.forwarded_trailer(Trailer::All),
+                    ));
                 }
                 if piece.consumed == 0 {
                     break;

@@ -298,6 +298,19 @@ pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
+/// The response fields with load figures (ORCA).
+pub(crate) const LOAD_FIELDS: [&str; 3] =
+    ["endpoint-load-metrics", "endpoint-load-metrics-json", "endpoint-load-metrics-bin"];
+
+/// Whether a field of this name has load figures.
+#[inline]
+pub(crate) fn is_load_field(name: &[u8]) -> bool {
+    // The length and the first letter exclude nearly all fields.
+    (21..=26).contains(&name.len())
+        && name[0] | 0x20 == b'e'
+        && LOAD_FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+}
+
 /// Whether a byte is allowed in a token (RFC 9110 section 5.6.2).
 pub(super) const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()

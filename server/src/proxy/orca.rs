@@ -9,19 +9,23 @@ use super::Proxy;
 use super::notice::{Notice, ReportFault};
 use super::report::{Reading, orca};
 use crate::config::{Orca, Reporting};
+use crate::http::field::is_load_field;
 use crate::http::head::ResponseHead;
 
 /// The backends whose responses have load figures, and the figures that wait for the router.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseLoads {
     backends: BTreeMap<BackendId, Arc<Reporting>>,
-    read: Vec<(BackendId, Reading)>,
+    /// The figures of the head that was read last.
+    found: Option<(BackendId, Reading)>,
+    kept: Vec<(BackendId, Reading)>,
 }
 
 impl ResponseLoads {
     /// Sets the backends whose responses are read.
     pub(crate) fn set(&mut self, backends: BTreeMap<BackendId, Arc<Reporting>>) {
         self.backends = backends;
+        self.found = None;
     }
 
     /// Whether any backend's responses are read.
@@ -30,27 +34,31 @@ impl ResponseLoads {
         !self.backends.is_empty()
     }
 
-    /// Reads the figures in a final response. Returns the names of the fields to remove, which may
-    /// be empty.
+    /// Whether responses of this backend are forwarded without load figures, trailer fields included.
+    pub(crate) fn are_taken(&self, backend: Option<BackendId>) -> bool {
+        let reporting = backend.and_then(|id| self.backends.get(&id));
+        reporting.is_some_and(|reporting| reporting.orca == Orca::Take)
+    }
+
+    /// Reads the figures in the head of a final response. They wait until [`keep`](Self::keep), since
+    /// a head may be read again when there is room for it.
     #[cold]
-    pub(crate) fn take(
-        &mut self,
-        backend: Option<BackendId>,
-        head: &ResponseHead<'_, '_>,
-    ) -> &'static [&'static str] {
-        let Some((backend, reporting)) = backend.and_then(|id| Some((id, self.backends.get(&id)?)))
-        else {
-            return &[];
-        };
-        let mut has_field = false;
-        for (name, _, value) in head.fields.iter().filter(|(name, _, _)| orca::is_field(name)) {
+    pub(crate) fn read(&mut self, backend: Option<BackendId>, head: &ResponseHead<'_, '_>) {
+        let reporting = backend.and_then(|id| Some((id, self.backends.get(&id)?)));
+        self.found = reporting.and_then(|(id, reporting)| {
             // Only the first field is used: a valid response has only one.
-            if !has_field {
-                self.read.push((backend, orca::read(name, value, &reporting.orca_names)));
-            }
-            has_field = true;
+            let mut fields = head.fields.iter();
+            let (name, _, value) = fields.find(|(name, ..)| is_load_field(name.as_bytes()))?;
+            Some((id, orca::read(name, value, &reporting.orca_names)))
+        });
+    }
+
+    /// Queues the figures that were read last for the router.
+    #[inline]
+    pub(crate) fn keep(&mut self) {
+        if self.found.is_some() {
+            self.kept.extend(self.found.take());
         }
-        if has_field && reporting.orca == Orca::Take { &orca::FIELDS } else { &[] }
     }
 }
 
@@ -58,14 +66,14 @@ impl Proxy {
     /// Passes the figures that sessions have read to the router.
     #[inline]
     pub(super) fn tell_loads(&mut self, now: Instant) {
-        if !self.shared.loads.read.is_empty() {
+        if !self.shared.loads.kept.is_empty() {
             self.tell_read_loads(now);
         }
     }
 
     #[cold]
     fn tell_read_loads(&mut self, now: Instant) {
-        for (backend, Reading { report, fault }) in std::mem::take(&mut self.shared.loads.read) {
+        for (backend, Reading { report, fault }) in std::mem::take(&mut self.shared.loads.kept) {
             if let Some(fault) = fault {
                 self.blame_report(backend, fault);
             }

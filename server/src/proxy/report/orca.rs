@@ -11,24 +11,12 @@ use intelliproxy_core::LoadReport;
 
 use super::{Found, Reading, ReportFault, collect, excerpt, json};
 use crate::config::FigureNames;
-
-/// The names of the response fields, compared without case.
-pub(crate) const FIELDS: [&str; 3] =
-    ["endpoint-load-metrics", "endpoint-load-metrics-json", "endpoint-load-metrics-bin"];
-
-/// Whether a field of this name has load figures.
-#[inline]
-pub(crate) fn is_field(name: &str) -> bool {
-    // The length and the first letter exclude nearly all fields.
-    (21..=26).contains(&name.len())
-        && name.as_bytes()[0] | 0x20 == b'e'
-        && FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
-}
+use crate::http::field::LOAD_FIELDS;
 
 /// Reads the value of a field. The report is `None` if the value has no known figure.
 pub(crate) fn read(name: &str, value: &[u8], names: &FigureNames) -> Reading {
     let value = value.trim_ascii();
-    let is_json = name.len() == FIELDS[1].len() && name.eq_ignore_ascii_case(FIELDS[1]);
+    let is_json = name.len() == LOAD_FIELDS[1].len() && name.eq_ignore_ascii_case(LOAD_FIELDS[1]);
     let (form, text) = form_of(value);
     let reading = match form {
         Form::Json => json::read(text, names),

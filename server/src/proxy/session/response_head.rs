@@ -47,6 +47,7 @@ impl Session {
                         if (is_refusal || is_trial)
                             && self.asks_elsewhere(headed.len, headed.kind, shared)
                         {
+                            shared.loads.keep();
                             return false;
                         }
                     }
@@ -102,6 +103,7 @@ impl Session {
                     let waited = exchange.client_wait + waited.unwrap_or_default();
                     latency = latency.saturating_sub(waited);
                 }
+                shared.loads.keep();
                 shared.counts.passed.add(status);
                 exchange.answer = Some((status, latency));
                 exchange.has_begun_answer = true;

@@ -10,6 +10,7 @@ use crate::access::Ending;
 use crate::buffer::{Buffer, SMALL};
 use crate::http::answer;
 use crate::http::body::{BodyReader, BodyWriter};
+use crate::http::chunked::Trailer;
 use crate::http::framing::Framing;
 use crate::http::head::Parsed;
 use crate::http::{ClientError, UpstreamError};
@@ -193,7 +194,7 @@ impl Session {
             visit.receive(taken);
         }
         let writer = match framing {
-            Framing::Chunked => BodyWriter::Chunked { with_trailer: true },
+            Framing::Chunked => BodyWriter::Chunked { trailer: Trailer::All },
             _ => BodyWriter::Plain,
         };
         let reader = BodyReader::new(framing.after(taken as u64), shared.chunk_limits);

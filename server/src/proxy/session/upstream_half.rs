@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use intelliproxy_core::Instant;
 
-use super::exchange::Exchange;
+use super::exchange::{Asking, Exchange};
 use super::hop::HSTS;
 use super::look::Look;
 use super::own_page::OwnPage;
@@ -12,10 +12,11 @@ use crate::access::Visit;
 use crate::buffer::{Buffer, Outbox};
 use crate::http::authentication;
 use crate::http::body::{self, BodyReader, BodyWriter};
-use crate::http::field::Slots;
+use crate::http::chunked::Trailer;
+use crate::http::field::{LOAD_FIELDS, Slots, is_load_field};
 use crate::http::forward::{self, ResponsePlan};
 use crate::http::framing::{Framing, response_framing};
-use crate::http::head::{Parsed, Version, parse_response};
+use crate::http::head::{Parsed, ResponseHead, Version, parse_response};
 use crate::http::persistence::kept_for;
 use crate::http::progress::HeadProgress;
 use crate::http::refusal::Refusal;
@@ -367,7 +368,7 @@ impl UpstreamHalf {
         let (framing, length) = response_framing(head, exchange.is_head_request)?;
         let len = head.len;
         let mut plan = ResponsePlan { is_chunked: false, length, connection: None };
-        let kind = match head.status {
+        let mut kind = match head.status {
             101 => {
                 let asked = exchange.rare.as_ref().and_then(|rare| rare.upgrade.as_deref());
                 let asked = asked.unwrap_or_default();
@@ -405,7 +406,9 @@ impl UpstreamHalf {
                     && !shared.is_leaving;
                 plan.connection = connection_option(exchange.version, is_client_persistent);
                 let writer = if plan.is_chunked {
-                    BodyWriter::Chunked { with_trailer: exchange.takes_trailers }
+                    let trailer =
+                        if exchange.takes_trailers { Trailer::All } else { Trailer::None };
+                    BodyWriter::Chunked { trailer }
                 } else {
                     BodyWriter::Plain
                 };
@@ -416,8 +419,8 @@ impl UpstreamHalf {
         let adds_fields = (shared.access.adds_fields() || hsts.is_some() || !cookie.is_empty())
             && !matches!(kind, HeadKind::Interim { .. });
         let mut removed: &[&str] = &[];
-        if shared.loads.is_on() && matches!(kind, HeadKind::Final { .. }) {
-            removed = shared.loads.take(exchange.backend(), head);
+        if shared.loads.is_on() {
+            removed = read_loads(head, &mut kind, exchange, shared);
         }
         let is_verbatim = forward::is_verbatim(head, &plan) && !adds_fields && removed.is_empty();
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
@@ -440,6 +443,31 @@ impl UpstreamHalf {
         }
         Ok(Parsed::Complete(PassedHead { len, is_verbatim, date_at, kind }))
     }
+}
+
+/// Reads the load figures in the head of a final response. Returns the names of the fields to remove
+/// from any head; trailer fields are removed with them.
+#[cold]
+fn read_loads(
+    head: &ResponseHead<'_, '_>,
+    kind: &mut HeadKind,
+    exchange: &Exchange,
+    shared: &mut Shared,
+) -> &'static [&'static str] {
+    let backend = exchange.backend();
+    let is_taken = shared.loads.are_taken(backend);
+    if let HeadKind::Final { writer, .. } = kind {
+        // A refusal that was offered to other backends has been read.
+        let was_read = exchange.rare.as_ref().is_some_and(|rare| rare.asking == Asking::Kept);
+        shared.loads.read(backend.filter(|_| !was_read), head);
+        if let BodyWriter::Chunked { trailer: trailer @ Trailer::All } = writer
+            && is_taken
+        {
+            *trailer = Trailer::WithoutLoads;
+        }
+    }
+    let has_field = || head.fields.iter().any(|(name, ..)| is_load_field(name.as_bytes()));
+    if is_taken && has_field() { &LOAD_FIELDS } else { &[] }
 }
 
 /// Returns the Connection option by which the client knows whether its connection stays open.
