@@ -80,6 +80,13 @@ fn files_are_short() {
     }
 }
 
+/// The README has at most 200 lines. Details are in the documents that it links.
+#[test]
+fn the_readme_is_short() {
+    let lines = read(&root().join("README.md")).lines().count();
+    assert!(lines <= 200, "README.md has {lines} lines");
+}
+
 /// No file has a mark of unfinished work.
 #[test]
 fn nothing_is_left_for_later() {
