@@ -1,5 +1,6 @@
-//! Failures and refusals in the pool: the charge for a failure, and the share of refusals.
-use super::unit::Pool;
+//! Failures and refusals: the charge for a failure, a backend's share of errors beyond the common
+//! one, and the share of refusals.
+use super::unit::{Pool, Unit};
 use crate::errors::Rare;
 use crate::outlier::REGRET_MEMORY;
 
@@ -16,6 +17,12 @@ pub(super) struct Losses {
 }
 
 impl Pool {
+    /// The error share that is not held against a backend, 0 to 1: the pool's, or less if a backend
+    /// certainly does better. If clients cause errors everywhere, no backend does.
+    pub(super) const fn common_errors(&self) -> f64 {
+        self.error_share().min(self.best_errors)
+    }
+
     /// Records a failure or refusal.
     pub(super) fn broke(&mut self) {
         self.losses.broken = self.losses.broken * REPAIRS_KEPT + 1.0;
@@ -55,6 +62,26 @@ impl Pool {
     pub(super) fn charge(&self) -> f64 {
         let share = self.losses.repaired / (self.losses.broken + REPAIRS_PRIOR);
         self.charge_ms + share * (self.latency_ms - self.charge_ms)
+    }
+}
+
+impl Unit {
+    /// The share of its errors above the common one and beyond the noise, 0 to 1.
+    pub(super) fn error_excess(&self, pool: &Pool) -> f64 {
+        // The usual case, without a square root.
+        if self.errors.errors == 0.0 {
+            return 0.0;
+        }
+        let common = pool.common_errors();
+        let noise = 1.0 / (self.errors.requests + 1.0);
+        (self.errors.share() - common - 2.0 * ((common + noise) * noise).sqrt()).max(0.0)
+    }
+
+    /// The highest error share that it can have by its recent requests, 0 to 1: three standard
+    /// errors above the share seen.
+    pub(super) fn error_bound(&self) -> f64 {
+        let (share, noise) = (self.errors.share(), 1.0 / (self.errors.requests + 1.0));
+        share + 3.0 * ((share + noise) * noise).sqrt()
     }
 }
 

@@ -7,7 +7,8 @@
 //! - w = 1 − q(1)/q(n+1): the share of waiting in that latency
 //! - p: the price of waiting, which rises while queues persist ([`unit`])
 //! - T: the charge for a failure, reduced if failed requests are tried again
-//! - excess: its error share above the pool's and beyond the noise
+//! - excess: its error share above the common one and beyond the noise. The common share is the
+//!   pool's, or three standard errors above the share of the best backend if that is less
 //!
 //! Speed and curve are learned from the proxy's own completions. If a backend reports the number of
 //! requests that it works on, n includes those of other proxies, and the proxy's completions are

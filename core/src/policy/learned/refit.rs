@@ -1,6 +1,7 @@
 //! Fits the pool's curve and the median of the speeds over all backends, and updates every cost. It
 //! runs every [`REFRESH`] completions.
-use super::{Learned, REFRESH, unit};
+use super::unit::{self, Unit};
+use super::{Learned, REFRESH};
 use crate::time::Instant;
 
 impl Learned {
@@ -17,6 +18,9 @@ impl Learned {
                 unit.errors.forget(stale);
             }
         }
+        let usable =
+            self.units.iter().filter(|unit| unit.is_present && unit.restraints.is_normal());
+        self.pool.best_errors = usable.map(Unit::error_bound).fold(1.0, f64::min);
         let pool = &mut self.pool;
         // Early completions are forgotten quickly, so that the curve does not depend on the first
         // minutes.

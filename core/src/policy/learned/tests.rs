@@ -509,3 +509,35 @@ fn silent_streams_leave_no_trace() {
         assert_eq!(learned(&bench, 0).in_flight, 0);
     }
 }
+
+/// Seven of eight backends fail all requests at once. That most of the pool fails is no excuse: the
+/// eighth, which needs a second for each of its requests, gets nearly all.
+#[test]
+fn failures_of_most_backends_are_no_excuse() {
+    let mut bench = bench(8);
+    let (step, latency) = (Duration::from_millis(10), Duration::from_secs(1));
+    let mut out = std::collections::VecDeque::new();
+    let mut counts = [0_u32; 8];
+    for now in 0..20_000 {
+        if now == 10_000 {
+            counts = [0; 8];
+        }
+        if out.len() < 12 {
+            let slot = bench.send(&[]);
+            counts[slot] += 1;
+            if slot == 7 {
+                out.push_back(now + 100);
+            } else {
+                bench.end(slot, Outcome::Answered { status: 500, latency: step });
+            }
+        }
+        bench.wait(10);
+        bench.mind_pings();
+        while out.front().is_some_and(|end| *end <= now) {
+            out.pop_front();
+            bench.end(7, Outcome::Answered { status: 200, latency });
+        }
+    }
+    let failed: u32 = counts[..7].iter().sum();
+    assert!(failed < 50 && counts[7] > 1000, "{counts:?}");
+}

@@ -24,6 +24,8 @@ pub(super) struct Pool {
     pub(super) center_speed: f64,
     /// Requests and errors, decayed: about the last thousand requests.
     pub(super) errors: Errors,
+    /// The highest error share that the best backend can have by its recent requests, 0 to 1.
+    pub(super) best_errors: f64,
     /// Average time of a successful request, ms.
     pub(super) latency_ms: f64,
     /// Good completions so far.
@@ -115,6 +117,7 @@ impl Pool {
             center: 0.0,
             center_speed: 1.0,
             errors: Errors::default(),
+            best_errors: 1.0,
             latency_ms: 0.0,
             completions: 0,
             waiting: 0.0,
@@ -138,7 +141,7 @@ impl Pool {
     }
 
     /// The share of errors in the pool, 0 to 1.
-    pub(super) fn error_share(&self) -> f64 {
+    pub(super) const fn error_share(&self) -> f64 {
         self.errors.errors / (self.errors.requests + ERRORS_PRIOR)
     }
 
@@ -446,17 +449,6 @@ impl Unit {
     /// The predicted latency with n in flight, ms.
     pub(super) fn latency_at(&self, pool: &Pool, n: u32) -> f64 {
         self.shape.latency(&pool.curve, n) / self.shrunk_speed
-    }
-
-    /// The share of its errors above the pool's and beyond the noise, 0 to 1.
-    pub(super) fn error_excess(&self, pool: &Pool) -> f64 {
-        // The usual case, without a square root.
-        if self.errors.errors == 0.0 {
-            return 0.0;
-        }
-        let common = pool.error_share();
-        let noise = 1.0 / (self.errors.requests + 1.0);
-        (self.errors.share() - common - 2.0 * ((common + noise) * noise).sqrt()).max(0.0)
     }
 
     /// Whether requests may go there now.

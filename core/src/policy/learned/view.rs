@@ -25,7 +25,7 @@ pub struct LearnedView {
     pub latency_ms: f64,
     /// Error share of its last 200 requests or so, 0 to 1.
     pub error_share: f64,
-    /// The part of `error_share` that is charged: above the pool's share and beyond the noise, 0 to
+    /// The part of `error_share` that is charged: above the common share and beyond the noise, 0 to
     /// 1.
     pub error_excess: f64,
     /// The cap of requests in flight after a refusal, if there was one.
