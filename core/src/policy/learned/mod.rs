@@ -27,7 +27,7 @@
 //! | [`calm`] | the short path for a model that is rarely consulted |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
 //! | [`faults`] | effects of errors on a backend's standing |
-//! | [`losses`] | the charge for a failure, and the share of refusals |
+//! | [`losses`] | the charge for a failure, errors beyond the common share, the share of refusals |
 //! | [`rules`] | the configuration |
 //! | [`explore`] | trials of idle backends, and the budget for them |
 //! | [`marks`] | the bits of a request's token |
