@@ -365,7 +365,9 @@ fn ctl_ends_with_its_terminal() {
     let socket = std::env::temp_dir().join(name);
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).expect("a free name");
-    let mut command = program();
+    // The tests may run under `nohup`, whose children ignore SIGHUP.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_intelliproxy")]);
     command.args(["ctl", "--socket"]).arg(&socket).arg("reload");
     let mut child = command.spawn().expect("a process");
     let (mut stream, _) = listener.accept().expect("a client");
