@@ -293,8 +293,7 @@ impl<'d> MapAccess<'d> for Entries<'d> {
     }
 }
 
-/// The reason for refusing a value. Boxed, because every copy of this code returns it: the program
-/// is smaller than with the fields themselves.
+/// The reason for refusing a value. Boxed, because every copy of this code returns it.
 #[derive(Debug)]
 pub(super) struct ReadError(Box<Refused>);
 
