@@ -78,10 +78,8 @@ pub(crate) struct Edge {
     recording: Option<RecordGuard>,
     /// Recordings that a new configuration has ended; they may still be written.
     ending: Vec<RecordGuard>,
-    /// Former writers of the state; they may still be writing.
-    ending_states: Vec<Ended>,
-    /// Former writers of the access log; they may still be writing.
-    ending_logs: Vec<Ended>,
+    /// Former writers of the state and of the access log; they may still be writing.
+    ending_writers: Vec<Ended>,
 }
 
 impl Edge {
@@ -110,8 +108,7 @@ impl Edge {
             recording,
             certificates: tls::Watch::default(),
             ending: Vec::new(),
-            ending_states: Vec::new(),
-            ending_logs: Vec::new(),
+            ending_writers: Vec::new(),
         }
     }
 
@@ -176,8 +173,7 @@ impl Edge {
         proxy: &mut Proxy,
     ) -> Result<(), String> {
         let old = AccessLog::replace(&mut self.access, opened, &self.access_totals, now, proxy)?;
-        self.ending_logs.retain(|ended| !ended.wait(Duration::ZERO));
-        self.ending_logs.extend(old);
+        self.end_later(old);
         Ok(())
     }
 
@@ -209,7 +205,8 @@ impl Edge {
 
     /// Ends the saving of the state and the recording, because the successor writes these files.
     pub(crate) fn hand_over(&mut self, proxy: &mut Proxy) {
-        self.ending_states.extend(self.keeper.take().map(Keeper::end));
+        let keeper = self.keeper.take().map(Keeper::end);
+        self.end_later(keeper);
         proxy.stop_recording();
         self.ending.extend(self.recording.take());
     }
@@ -350,6 +347,12 @@ impl Edge {
         }
     }
 
+    /// Notes a writer that ends by itself, to wait for it at the program's end.
+    fn end_later(&mut self, writer: Option<Ended>) {
+        self.ending_writers.retain(|ended| !ended.wait(Duration::ZERO));
+        self.ending_writers.extend(writer);
+    }
+
     fn adopt_state(
         &mut self,
         now: Instant,
@@ -359,8 +362,7 @@ impl Edge {
     ) {
         let is_same = |keeper: &Keeper| kept.as_ref().is_some_and(|kept| keeper.is_at(kept));
         if let Some(keeper) = self.keeper.take_if(|keeper| !is_same(keeper)) {
-            self.ending_states.retain(|ended| !ended.wait(Duration::ZERO));
-            self.ending_states.push(keeper.end());
+            self.end_later(Some(keeper.end()));
         }
         let Some(kept) = kept else { return };
         // A policy that was already learning has newer figures than the file.
@@ -395,11 +397,8 @@ impl Edge {
         if let Some(keeper) = self.keeper.take() {
             keeper.finish(proxy);
         }
-        for ended in self.ending_states.drain(..) {
+        for ended in self.ending_writers.drain(..) {
             let _ = ended.wait(state::FINISH_TIME);
-        }
-        for ended in self.ending_logs.drain(..) {
-            let _ = ended.wait(access::FINISH_TIME);
         }
         for line in self.limits.tell_all() {
             warn!("{line}");

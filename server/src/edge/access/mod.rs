@@ -312,7 +312,7 @@ const REPORTS_APART: Duration = Duration::from_secs(1);
 /// The maximum number of emptied blocks that wait to be filled again.
 const SPARES_MAX: usize = 8;
 /// The maximum wait for the disk when the program ends. There may be two such waits.
-pub(super) const FINISH_TIME: Duration = Duration::from_secs(1);
+const FINISH_TIME: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;
