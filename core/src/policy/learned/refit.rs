@@ -18,8 +18,10 @@ impl Learned {
                 unit.errors.forget(stale);
             }
         }
-        let usable =
-            self.units.iter().filter(|unit| unit.is_present && unit.restraints.is_normal());
+        // Only backends that requests could go to instead.
+        let usable = self.units.iter().filter(|unit| {
+            unit.is_present && unit.is_up && !unit.is_backup && unit.restraints.is_normal()
+        });
         self.pool.best_errors = usable.map(Unit::error_bound).fold(1.0, f64::min);
         let pool = &mut self.pool;
         // Early completions are forgotten quickly, so that the curve does not depend on the first

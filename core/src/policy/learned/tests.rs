@@ -541,3 +541,23 @@ fn failures_of_most_backends_are_no_excuse() {
     let failed: u32 = counts[..7].iter().sum();
     assert!(failed < 50 && counts[7] > 1000, "{counts:?}");
 }
+
+/// A backend that is down, and did well before, is no measure for the others: no request can go
+/// there instead.
+#[test]
+fn a_backend_that_is_down_sets_no_common_errors() {
+    let mut bench = bench(3);
+    serve(&mut bench, 600, &[10.0; 3]);
+    bench.bring_down(2);
+    for number in 0..300 {
+        let slot = bench.send(&[]);
+        assert_ne!(slot, 2);
+        bench.wait(10);
+        let status = if number % 10 < 2 { 500 } else { 200 };
+        bench.end(slot, Outcome::Answered { status, latency: Duration::from_millis(10) });
+    }
+    for slot in 0..2 {
+        let excess = learned(&bench, slot).error_excess;
+        assert!(excess < 0.01, "{slot}: {excess}");
+    }
+}
