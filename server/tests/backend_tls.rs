@@ -23,15 +23,20 @@ context.set_alpn_protocols(["http/1.1"])
 if ca != "-":
     context.load_verify_locations(ca)
     context.verify_mode = ssl.CERT_REQUIRED
+lock = threading.Lock()
+def say(*words):
+    # print writes each word for itself, and threads would mix their lines.
+    with lock:
+        print(" ".join(map(str, words)), flush=True)
 names = {}
 context.sni_callback = lambda s, name, c: names.__setitem__(s, name)
 listener = socket.create_server(("127.0.0.1", int(port)))
-print("port", listener.getsockname()[1], flush=True)
+say("port", listener.getsockname()[1])
 def serve(raw):
     try:
         s = context.wrap_socket(raw, server_side=True)
         resumed = "resumed" if s.session_reused else "full"
-        print("open", names.pop(s, None), resumed, s.selected_alpn_protocol(), s.version(), flush=True)
+        say("open", names.pop(s, None), resumed, s.selected_alpn_protocol(), s.version())
         reader = s.makefile("rb")
         while True:
             line = reader.readline().decode()
@@ -45,7 +50,7 @@ def serve(raw):
                 if name.lower() == "content-length": length = value.strip()
             body = reader.read(int(length or 0))
             target = line.split(" ")[1]
-            print("request", target, host, len(body), flush=True)
+            say("request", target, host, len(body))
             if target == "/cut" or target == "/end":
                 s.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end")
                 if target == "/end": s.unwrap()
@@ -57,7 +62,7 @@ def serve(raw):
                 s.unwrap()
                 break
     except (OSError, ssl.SSLError) as error:
-        print("failed", getattr(error, "reason", error), flush=True)
+        say("failed", getattr(error, "reason", error))
     finally:
         raw.close()
 while True:
