@@ -32,6 +32,13 @@ impl Errors {
     pub(crate) fn share(&self) -> f64 {
         self.errors / (self.requests + 1.0)
     }
+
+    /// The highest share of errors that these requests allow, 0 to 1 and above: three standard
+    /// errors above the share seen.
+    pub(crate) fn bound(&self) -> f64 {
+        let (share, noise) = (self.share(), 1.0 / (self.requests + 1.0));
+        share + 3.0 * ((share + noise) * noise).sqrt()
+    }
 }
 
 /// Rare events among the latest requests. The caller counts the requests, and passes the count

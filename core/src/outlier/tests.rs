@@ -107,9 +107,9 @@ fn a_better_backup_needs_few_requests() {
     let now = Instant::from_millis(5);
     let mut watch = Watch::new(u32::MAX, u32::MAX);
     let others = |requests, errors| Errors { requests, errors };
-    for (in_row, gives_way) in [(1, false), (2, false), (3, true)] {
+    for (in_row, expected) in [(1, false), (2, false), (3, true)] {
         watch.failed(now, now, false);
-        assert_eq!(watch.gives_way(), gives_way, "{in_row}");
+        assert_eq!(watch.has_failed_in_row(), expected, "{in_row}");
     }
     let rows = [
         (others(1.9, 0.0), false),
@@ -120,6 +120,42 @@ fn a_better_backup_needs_few_requests() {
     for (spare, expected) in rows {
         assert_eq!(watch.is_worse_than_spare(spare), expected, "{spare:?}");
     }
+}
+
+/// By hand, against a backend that serves: three standard errors above no failure in n requests are
+/// 3/(n + 1), so a backend that fails everything is surely worse from 9 requests on, and one that
+/// fails a quarter needs 60. It is not if the other one's latest requests failed as well. Five
+/// failures in a row need no results of the other one.
+#[test]
+fn a_backend_gives_way_to_a_surely_better_one() {
+    let now = Instant::from_millis(5);
+    let mut bad = Watch::new(u32::MAX, u32::MAX);
+    for _ in 0..200 {
+        fails(&mut bad, now, None);
+    }
+    bad.errors_in_row = 4;
+    let mut quarter = bad.clone();
+    quarter.recent = Errors { requests: 20.0, errors: 5.5 };
+    let mut good = Watch::new(u32::MAX, u32::MAX);
+    let none = |requests| Errors { requests, errors: 0.0 };
+    assert!(!bad.gives_way_to(&good, none(50.0)), "nothing of late is known");
+    (0..20).for_each(|_| good.succeeded(now));
+    for (requests, than_bad, than_quarter) in
+        [(9.0, false, false), (11.0, true, false), (50.0, true, false), (70.0, true, true)]
+    {
+        let other = none(requests);
+        assert_eq!(bad.gives_way_to(&good, other), than_bad, "{requests}");
+        assert_eq!(quarter.gives_way_to(&good, other), than_quarter, "{requests}");
+    }
+    for _ in 0..6 {
+        fails(&mut good, now, None);
+    }
+    assert!(!quarter.gives_way_to(&good, none(1000.0)));
+    let unknown = Watch::new(u32::MAX, u32::MAX);
+    assert!(!bad.gives_way_to(&unknown, none(0.0)));
+    fails(&mut bad, now, None);
+    assert!(bad.gives_way_to(&unknown, none(0.0)));
+    assert!(!bad.gives_way_to(&unknown, Errors { requests: 1.0, errors: 0.1 }));
 }
 
 /// A single failure is enough for a backend that gets few requests, if the others had requests and

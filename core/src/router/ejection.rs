@@ -92,7 +92,7 @@ impl Router {
             Standing::Probation { is_out: true, since, .. } if routed_at >= since => {
                 let is_good = is_error.map(|is_error| !is_error);
                 // While a backup does better, failures are not excused, even if all others fail.
-                let others = self.better_spare(now, id).or_else(|| self.others(now, id));
+                let others = self.better_other(now, id).or_else(|| self.others(now, id));
                 self.table.update(id, |backend| {
                     backend.watch.probation_ended(now, is_good, others);
                 });
@@ -184,10 +184,10 @@ impl Router {
             let others = watch.measure(others, || self.has_unknown_spare(now, id));
             if watch.is_bad(others, is_seldom) {
                 self.eject(now, id, others);
-            } else if watch.gives_way()
-                && let Some(spare) = self.better_spare(now, id)
+            } else if watch.has_failed_in_row()
+                && let Some(better) = self.better_other(now, id)
             {
-                self.eject(now, id, Some(spare));
+                self.eject(now, id, Some(better));
             }
         }
         // This runs at intervals, since it compares each ejected backend with all others.
@@ -206,9 +206,10 @@ impl Router {
         };
         // The last usable backend is never ejected, however much it fails.
         let is_needed = !self.order.iter().any(is_other);
-        // All others may be ejected if a backup can serve.
+        // All others may be ejected if a backup can serve, or a backend that certainly fails less.
         let is_capped = !outlier::is_within_cap(self.ejections.out + 1, self.order.len())
-            && self.spares(id).next().is_none();
+            && self.spares(id).next().is_none()
+            && self.better_other(now, id).is_none();
         if is_needed || is_capped || !self.ejections.regret.allows(now) {
             return;
         }
@@ -325,7 +326,7 @@ impl Router {
             let is_out = self.table.get(id).is_some_and(|backend| !backend.watch.is_in());
             if is_out
                 && !self.has_unknown_spare(now, id)
-                && self.better_spare(now, id).is_none()
+                && self.better_other(now, id).is_none()
                 && let Some(others) = self.others(now, id)
                 && self.table.get(id).is_some_and(|b| b.watch.is_excused_by(others))
             {
@@ -359,13 +360,21 @@ impl Router {
         self.has_backups && self.spares(id).any(|id| !known(id).is_some_and(Others::know))
     }
 
-    /// The results of a backup that could take the requests of this backend and fails clearly
-    /// fewer.
-    fn better_spare(&self, now: Instant, id: BackendId) -> Option<Others> {
-        let watch = &self.table.get(id).filter(|_| self.has_backups)?.watch;
-        let spares = self.spares(id).filter_map(|id| self.table.get(id));
-        let mut spares = spares.map(|backend| backend.recent(now, &self.rules));
-        spares.find(|spare| watch.is_worse_than_spare(*spare)).map(Others::one)
+    /// The results of a backend that could take the requests of this one and fails fewer: clearly,
+    /// if it is a backup, otherwise certainly or perhaps.
+    fn better_other(&self, now: Instant, id: BackendId) -> Option<Others> {
+        let watch = &self.table.get(id)?.watch;
+        let better = |other: &BackendId| {
+            let other_watch = &self.table.get(*other)?.watch;
+            let errors = self.table.get(*other)?.recent(now, &self.rules);
+            let is_better = match self.table.row(*other)?.access {
+                Access::Free | Access::Slow => watch.gives_way_to(other_watch, errors),
+                Access::Backup => watch.is_worse_than_spare(errors),
+                _ => false,
+            };
+            is_better.then(|| Others::one(errors))
+        };
+        self.order.iter().filter(|other| **other != id).find_map(better)
     }
 
     /// The median share of failures of the other backends, and their requests.

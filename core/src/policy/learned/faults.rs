@@ -46,10 +46,10 @@ impl Learned {
             let mut others = watch.measure(others, || self.has_unknown_spare(slot));
             let mut is_bad = watch.is_bad(others, is_seldom);
             if !is_bad
-                && watch.gives_way()
-                && let Some(spare) = self.better_spare(slot)
+                && watch.has_failed_in_row()
+                && let Some(better) = self.better_other(slot)
             {
-                (is_bad, others) = (true, Some(spare));
+                (is_bad, others) = (true, Some(better));
             }
             if is_bad {
                 let share = watch.recent.share();
@@ -124,12 +124,19 @@ impl Learned {
         self.spares(slot).any(|unit| !Others::know(unit.errors))
     }
 
-    /// The results of a backup that could take the requests of this backend and fails clearly
-    /// fewer.
-    pub(super) fn better_spare(&self, slot: usize) -> Option<Others> {
+    /// The results of a backend that could take the requests of this one and fails fewer: clearly,
+    /// if it is a backup, otherwise certainly or perhaps.
+    pub(super) fn better_other(&self, slot: usize) -> Option<Others> {
         let watch = &self.units[slot].restraints.watch;
-        let mut spares = self.spares(slot).map(|unit| unit.errors);
-        spares.find(|spare| watch.is_worse_than_spare(*spare)).map(Others::one)
+        let is_better = |unit: &&Unit| {
+            if unit.is_backup {
+                watch.is_worse_than_spare(unit.errors)
+            } else {
+                watch.gives_way_to(&unit.restraints.watch, unit.errors)
+            }
+        };
+        let mut others = self.usable_others(slot).filter(|unit| !unit.restraints.is_stalled);
+        others.find(is_better).map(|unit| Others::one(unit.errors))
     }
 
     /// Ejects a backend that fails `share` of its requests, 0 to 1. Does nothing if too many
@@ -139,9 +146,10 @@ impl Learned {
         let out = self.quarantined + self.probation + 1;
         // The last usable backend is never ejected, however much it fails.
         let is_needed = self.usable_others(slot).next().is_none();
-        // All others may be ejected if a backup can serve.
-        let is_capped =
-            !outlier::is_within_cap(out, self.present) && self.spares(slot).next().is_none();
+        // All others may be ejected if a backup can serve, or a backend that certainly fails less.
+        let is_capped = !outlier::is_within_cap(out, self.present)
+            && self.spares(slot).next().is_none()
+            && self.better_other(slot).is_none();
         if self.is_model || is_needed || is_capped || !self.regret.allows(now) {
             return;
         }
@@ -195,7 +203,7 @@ impl Learned {
     pub(super) fn forgive(&mut self, now: Instant) {
         for slot in 0..self.units.len() {
             let Some(others) = self.others(slot) else { continue };
-            if self.has_unknown_spare(slot) || self.better_spare(slot).is_some() {
+            if self.has_unknown_spare(slot) || self.better_other(slot).is_some() {
                 continue;
             }
             let restraints = &mut self.units[slot].restraints;

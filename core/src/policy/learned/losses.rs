@@ -76,13 +76,6 @@ impl Unit {
         let noise = 1.0 / (self.errors.requests + 1.0);
         (self.errors.share() - common - 2.0 * ((common + noise) * noise).sqrt()).max(0.0)
     }
-
-    /// The highest error share that it can have by its recent requests, 0 to 1: three standard
-    /// errors above the share seen.
-    pub(super) fn error_bound(&self) -> f64 {
-        let (share, noise) = (self.errors.share(), 1.0 / (self.errors.requests + 1.0));
-        share + 3.0 * ((share + noise) * noise).sqrt()
-    }
 }
 
 /// The factor by which each further failure reduces the earlier counts. Chosen.

@@ -412,7 +412,7 @@ impl Policy for Learned {
         self.units[slot].heed_refusals(ended.facts.turned_away(), is_error == Some(false));
         if ended.token & PROBATION != 0 {
             // While a backup does better, failures are not excused, even if all others fail.
-            let others = self.better_spare(slot).or_else(|| self.others(slot));
+            let others = self.better_other(slot).or_else(|| self.others(slot));
             let unit = &mut self.units[slot];
             if !unit.restraints.is_normal() {
                 unit.reasons.returned = ReturnReason::Probation;

@@ -1,6 +1,6 @@
 //! Fits the pool's curve and the median of the speeds over all backends, and updates every cost. It
 //! runs every [`REFRESH`] completions.
-use super::unit::{self, Unit};
+use super::unit;
 use super::{Learned, REFRESH};
 use crate::time::Instant;
 
@@ -22,7 +22,7 @@ impl Learned {
         let usable = self.units.iter().filter(|unit| {
             unit.is_present && unit.is_up && !unit.is_backup && unit.restraints.is_normal()
         });
-        self.pool.best_errors = usable.map(Unit::error_bound).fold(1.0, f64::min);
+        self.pool.best_errors = usable.map(|unit| unit.errors.bound()).fold(1.0, f64::min);
         let pool = &mut self.pool;
         // Early completions are forgotten quickly, so that the curve does not depend on the first
         // minutes.

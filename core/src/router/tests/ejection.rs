@@ -258,6 +258,38 @@ fn failures_of_all_eject_nobody() {
     }
 }
 
+/// Backends that fail everything are ejected even if they are the majority, as long as another one
+/// certainly does better: under every policy the third backend gets nearly all requests. Before,
+/// half of the backends at most were ejected, and the failures of the majority excused each of
+/// them.
+#[test]
+fn a_failing_majority_is_ejected() {
+    for policy in PolicyKind::ALL {
+        let mut world = world(policy, &["a", "b", "c"]);
+        world.load(2000, 5, None);
+        let mut counts = [0; 3];
+        for _ in 0..4000 {
+            world.pass(5);
+            let lease = world.route();
+            let id = lease.backend();
+            counts[id.index()] += 1;
+            world.finish(lease, if id == C { 200 } else { 500 });
+        }
+        assert!(counts[0] + counts[1] <= 60, "{policy:?}: {counts:?}");
+        // Once the third one fails as well, failures are usual, and the others are back.
+        for _ in 0..4000 {
+            world.pass(5);
+            let lease = world.route();
+            world.finish(lease, 500);
+        }
+        let standings = [A, B, C].map(|id| world.standing(id));
+        let out = standings.iter().filter(|standing| {
+            matches!(standing, StandingView::Ejected { .. } | StandingView::Probation { .. })
+        });
+        assert!(out.count() <= 1, "{policy:?}: {standings:?}");
+    }
+}
+
 /// Notices report the ejection with its numbers, and the return.
 #[test]
 fn ejections_are_told() {
