@@ -28,8 +28,8 @@
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
 //! fourth consecutive ejection on, it is a quarter of the time since the first one, 8 s to 2 min: a
 //! backend that has failed for a long time will probably fail the next trial as well, and each such
-//! trial costs a request. The back-off ends early when the others fail or refuse enough requests to
-//! justify a trial. A probation needs 4 good requests, doubled by each relapse up to 32, or as many
+//! trial costs a request. The back-off ends early when the others fail or refuse so many more
+//! requests than usual that a trial is justified. A probation needs 4 good requests, doubled by each relapse up to 32, or as many
 //! as fit into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
@@ -97,6 +97,8 @@ pub(crate) enum Standing {
         good: u32,
         /// Good requests that are needed to return.
         needed: u32,
+        /// Good requests among them.
+        served: u32,
         /// Failures that were tolerated.
         bad: u32,
         /// Whether its one request is in flight.
@@ -277,8 +279,9 @@ impl Watch {
         match &mut self.standing {
             Standing::Ejected { until } if now >= *until => {
                 let needed = (PROBATION << self.relapses).min(PROBATION_MAX);
+                let (good, served, bad) = (0, 0, 0);
                 self.standing =
-                    Standing::Probation { good: 0, needed, bad: 0, is_out: false, since: now };
+                    Standing::Probation { good, needed, served, bad, is_out: false, since: now };
                 true
             }
             // With few requests the probation would take long, so pings count for all steps but the
@@ -319,30 +322,30 @@ impl Watch {
     }
 
     /// Records the end of a request on probation; `None` if it shows nothing about the backend.
-    /// Failures that are usual with the others are tolerated: with 5 % failures everywhere only one
-    /// in five probations of 32 requests would succeed.
+    /// Once it has served a request, failures that are usual with the others are tolerated: with 5 %
+    /// failures everywhere only one in five probations of 32 requests would succeed.
     pub(crate) fn probation_ended(
         &mut self,
         now: Instant,
         is_good: Option<bool>,
         others: Option<Others>,
     ) {
-        let Standing::Probation { good, needed, bad, since, .. } = self.standing else {
+        let Standing::Probation { good, needed, served, bad, since, .. } = self.standing else {
             return;
         };
         // The time bounds probations at low rates, where 32 requests would take minutes.
         let is_over = good + 1 >= needed || now.since(since) >= PROBATION_TIME;
         let common = others.map_or(0.0, |others| others.share);
-        let usual = 1.0 + 3.0 * common * f64::from(good + bad);
-        let is_usual = common >= COMMON_SHARE && f64::from(bad) < usual;
-        let (good, bad) = match is_good {
+        let usual = 1.0 + 3.0 * common * f64::from(served + bad);
+        let is_usual = common >= COMMON_SHARE && served > 0 && f64::from(bad) < usual;
+        let (good, served, bad) = match is_good {
             Some(false) if !is_usual => return self.eject(now),
             Some(true) if is_over => return self.come_back(now),
-            Some(false) => (good, bad + 1),
-            Some(true) => (good + 1, bad),
-            None => (good, bad),
+            Some(false) => (good, served, bad + 1),
+            Some(true) => (good + 1, served + 1, bad),
+            None => (good, served, bad),
         };
-        self.standing = Standing::Probation { good, needed, bad, is_out: false, since };
+        self.standing = Standing::Probation { good, needed, served, bad, is_out: false, since };
     }
 
     /// Lets the backend return: its failures are forgotten, and slow start begins.

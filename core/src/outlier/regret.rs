@@ -21,9 +21,11 @@ pub(crate) struct Regret {
     since: Errors,
     /// The average latency of good requests since then, ms.
     latency_ms: f64,
+    /// The share of requests at other backends that failed or were refused before the ejection.
+    usual_bad: f64,
     /// Requests at other backends that failed or were refused since the last ejection, or since
-    /// the ejected backends were last called back.
-    missed: u32,
+    /// the ejected backends were last called back, beyond [`USUAL_RISE`] times the usual share.
+    missed: f64,
     /// The time until which no backend is ejected.
     until: Instant,
     /// The number of consecutive regrets.
@@ -58,7 +60,8 @@ impl Regret {
     pub(crate) fn ejected(&mut self, saving: &Saving) {
         let saved = (saving.share * saving.failed).max(SAVED_MIN);
         self.refused_before = saving.refused.unwrap_or(self.refused_before);
-        self.bad_before = saving.others + saved + self.refused_before;
+        self.usual_bad = saving.others + self.refused_before;
+        self.bad_before = self.usual_bad + saved;
         // A backend that fails only some of its requests still carries load. If the others become
         // that much slower without it, their queues are filling.
         let most = if saving.failed < 0.5 { LATENCY_RISE * saving.latency_ms } else { f64::MAX };
@@ -66,15 +69,15 @@ impl Regret {
         self.latency_max_ms = LATENCY_SLACK * saving.latency_ms + added;
         self.since = Errors::NONE;
         self.latency_ms = saving.latency_ms;
-        self.missed = 0;
+        self.missed = 0.0;
     }
 
-    /// Whether the others have failed or refused enough requests to justify an early trial of an
-    /// ejected backend. If so, the count starts again.
+    /// Whether the others have failed or refused enough requests more than usual to justify an early
+    /// trial of an ejected backend. If so, the count starts again.
     pub(crate) const fn calls_back(&mut self) -> bool {
         let is_time = self.missed >= MISSED;
         if is_time {
-            self.missed = 0;
+            self.missed = 0.0;
         }
         is_time
     }
@@ -84,7 +87,8 @@ impl Regret {
     /// reversed.
     pub(crate) fn observe(&mut self, now: Instant, good_ms: Option<f64>) -> bool {
         self.since.observe(good_ms.is_none(), REGRET_MEMORY);
-        self.missed = self.missed.saturating_add(good_ms.is_none() as u32);
+        let missed = f64::from(good_ms.is_none()) - USUAL_RISE * self.usual_bad;
+        self.missed = (self.missed + missed).max(0.0);
         if let Some(ms) = good_ms {
             self.latency_ms += LATENCY_ALPHA * (ms - self.latency_ms);
         }
@@ -114,7 +118,10 @@ const SAVED_MIN: f64 = 0.01;
 pub(crate) const REGRET_MEMORY: f64 = 400.0;
 /// Failures and refusals elsewhere after which a trial, which may cost one more request, is
 /// tolerable. Chosen; halving or doubling it changes no result.
-const MISSED: u32 = 20;
+const MISSED: f64 = 20.0;
+/// The factor by which the others' share of failures and refusals must rise to call a backend back.
+/// Chosen: above 1, so that chance does not add up to [`MISSED`].
+const USUAL_RISE: f64 = 1.5;
 /// Requests to wait for before an ejection is judged. Chosen; halving or doubling it changes no
 /// result.
 const REGRET_REQUESTS: f64 = 50.0;

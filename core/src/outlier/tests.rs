@@ -245,8 +245,9 @@ fn refusals_from_before_are_not_regretted() {
     assert!((0..1000).any(|number| regret.observe(now, (number % 2 != 0).then_some(10.0))));
 }
 
-/// If the others fail 5 %, a probation of 32 tolerates two failures at its start, and more the
-/// longer it lasts. If they do not fail, it tolerates none.
+/// If the others fail 5 %, a probation of 32 tolerates two failures after its first good request,
+/// and more the longer it lasts. If they do not fail, it tolerates none. A first request that fails
+/// is never tolerated: a backend that fails everything would cost three requests a trial.
 #[test]
 fn probation_puts_up_with_what_is_usual() {
     let now = Instant::from_millis(1000);
@@ -257,6 +258,10 @@ fn probation_puts_up_with_what_is_usual() {
     let mut calm = watch.clone();
     calm.probation_ended(back, Some(false), others(0.0));
     assert!(matches!(calm.standing, Standing::Ejected { .. }));
+    let mut first = watch.clone();
+    first.probation_ended(back, Some(false), others(0.05));
+    assert!(matches!(first.standing, Standing::Ejected { .. }));
+    watch.probation_ended(back, Some(true), others(0.05));
     watch.probation_ended(back, Some(false), others(0.05));
     let mut sick = watch.clone();
     sick.probation_ended(back, Some(false), others(0.05));
@@ -266,7 +271,6 @@ fn probation_puts_up_with_what_is_usual() {
         watch.probation_ended(back, Some(number % 16 != 0), others(0.05));
     }
     assert!(!watch.is_in());
-    watch.probation_ended(back, Some(true), others(0.05));
     watch.probation_ended(back, Some(true), others(0.05));
     assert!(watch.is_in());
 }
@@ -294,6 +298,25 @@ fn what_fails_for_long_is_tried_seldom() {
     assert_eq!((in_minute, waits.len()), (9, 22), "{waits:?}");
     watch.eject(now + CALM);
     assert_eq!(watch.standing, Standing::Ejected { until: now + CALM + BACK_OFF }, "anew");
+}
+
+/// The usual failures of the others end no back-off: with 7 % before the ejection, 7 % after it are
+/// no reason for a trial, however long they last, and 20 % are.
+#[test]
+fn usual_failures_call_nobody_back() {
+    let saving = Saving { share: 0.5, failed: 1.0, others: 0.07, ..SAVING };
+    let now = Instant::from_millis(1000);
+    let mut regret = Regret::default();
+    regret.ejected(&saving);
+    for number in 0..10_000 {
+        regret.observe(now, (number % 14 != 0).then_some(10.0));
+        assert!(!regret.calls_back(), "{number}");
+    }
+    let first = (1..1000).find(|number| {
+        regret.observe(now, (number % 5 != 0).then_some(10.0));
+        regret.calls_back()
+    });
+    assert!(first.is_some_and(|first| (200..230).contains(&first)), "{first:?}");
 }
 
 /// Every twenty requests that fail or are refused elsewhere end the back-off early.
