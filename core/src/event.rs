@@ -344,7 +344,7 @@ pub struct AgentState {
 /// The right to send one request to one backend. The request is counted in flight until the lease
 /// is passed to [`Event::RequestFinished`].
 ///
-/// Neither `Copy` nor `Clone`, so that requests in flight balance by construction.
+/// Neither `Copy` nor `Clone`, so that each request is counted in flight and ended once.
 #[derive(Debug, PartialEq)]
 #[must_use = "a lease that is dropped leaves its request in flight for ever"]
 pub struct Lease {
@@ -421,8 +421,8 @@ impl Lease {
         self.backend
     }
 
-    /// Whether the request tries out a backend that was ejected or idle. If it fails there, may be
-    /// sent again and has another backend, the client need not see the failure.
+    /// Whether the request tries out a backend that was ejected or idle. If it fails there and may
+    /// be sent to another backend, the client need not see the failure.
     pub fn is_trial(&self) -> bool {
         self.reason == RouteReason::Trial
     }

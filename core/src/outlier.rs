@@ -3,7 +3,7 @@
 //!
 //! | standing | left on | for |
 //! |---|---|---|
-//! | in | failures well above those of the others, and three in a row (two if the others do not fail) or 2.5 of the last 20 | ejected |
+//! | in | failures well above those of the others, and three in a row (two if the others do not fail) or [`ERRORS_RECENT`] in about the last 20 | ejected |
 //! | in | one failure after half a second without requests, if the others do not fail | ejected |
 //! | ejected | a good ping after the back-off, or the end of the back-off if pings are off | probation |
 //! | ejected, probation | the others fail about as much, or the ejection costs more than it saves (regret) | in |
@@ -298,8 +298,8 @@ impl Watch {
         }
     }
 
-    /// Records that time has passed while the backend has no pings, which its return then does not
-    /// require. Returns whether it ended the ejection, after the back-off.
+    /// Records that time has passed for a backend whose pings are off: it may return without one.
+    /// Returns whether this ended the ejection, after the back-off.
     pub(crate) fn waited(&mut self, now: Instant) -> bool {
         matches!(self.standing, Standing::Ejected { .. }) && self.ping_answered(now)
     }
@@ -322,8 +322,9 @@ impl Watch {
     }
 
     /// Records the end of a request on probation; `None` if it shows nothing about the backend.
-    /// Once it has served a request, failures that are usual with the others are tolerated: with 5 %
-    /// failures everywhere only one in five probations of 32 requests would succeed.
+    /// Once it has served a request, failures that are as common at the other backends are
+    /// tolerated: if 5 % of all requests fail, only one in five probations of 32 requests would
+    /// succeed otherwise.
     pub(crate) fn probation_ended(
         &mut self,
         now: Instant,
@@ -483,7 +484,8 @@ const ERRORS_IN_ROW_CALM: u32 = 2;
 /// `consecutive_5xx`).
 const ERRORS_IN_ROW_ALONE: u32 = 5;
 /// Recent failures, not in a row, that eject a backend that is worse than the others. Chosen: half
-/// of it saves 1.1 %, twice costs 1.5 %; half of it is a second failure in 20, which may be chance.
+/// of it saves 1.1 %, twice as much costs 1.5 %. Half of it would eject for a second failure in 20
+/// requests, which may be chance.
 const ERRORS_RECENT: f64 = 2.5;
 /// The minimum number of requests for which a backend's share is used. Chosen; halving or doubling
 /// it changes no result.
@@ -492,7 +494,7 @@ const KNOWN_REQUESTS: f64 = 2.0;
 /// changes no result.
 const CALM_SHARE: f64 = 0.001;
 /// Requests of the others, all good, after which a single failure ejects a backend that gets few
-/// requests: two of each of two.
+/// requests. Two requests at each of two backends are enough.
 const GOOD_REQUESTS: f64 = 4.0;
 /// With fewer requests of the others a share of 0 does not show that failures are rare. Chosen;
 /// halving or doubling it hardly changes results.
@@ -508,8 +510,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(8);
 /// The longest back-off of a backend that has failed for a long time. (Envoy's `max_ejection_time`
 /// is 300 s.)
 const BACK_OFF_LONG: Duration = Duration::from_secs(120);
-/// The divisor of that time that gives its back-off: a backend that recovers within a minute is
-/// tried within 15 s.
+/// The back-off of such a backend is the time since its first ejection divided by this: a backend
+/// that recovers within a minute is tried within 15 s.
 const BACK_OFF_SHARE: u32 = 4;
 /// Relapses that are counted. Chosen; halving or doubling it changes no result.
 const RELAPSES_MAX: u32 = 3;

@@ -1,7 +1,7 @@
 //! Random numbers from a seed: the same seed gives the same numbers in every version.
 //!
-//! Own code instead of a crate, because recordings depend on the stream: a crate that improves its
-//! generator in a new version would make old recordings replay differently.
+//! The generator is not from a crate, because recordings depend on the stream: a crate that
+//! improves its generator in a new version would make old recordings replay differently.
 
 /// A small seeded generator: xoshiro256++ by Blackman and Vigna (public domain,
 /// <https://prng.di.unimi.it/xoshiro256plusplus.c>). Its state is filled by their splitmix64.

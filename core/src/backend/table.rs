@@ -108,8 +108,8 @@ impl BackendTable {
         Some(done)
     }
 
-    /// Like [`update`](Self::update), for the two updates of each request: ranked in place, and only
-    /// load and access may change of the fields that a scan reads.
+    /// Like [`update`](Self::update), for the two updates of each request: ranked in place, and
+    /// only load and access may change of the fields that a scan reads.
     #[inline(always)]
     pub(crate) fn update_often<T>(
         &mut self,

@@ -1,7 +1,7 @@
 //! CRC-32 as in zip and PNG (reflected, polynomial 0x04c11db7): detects damage to a block, and
 //! certainly any single flipped bit.
 //!
-//! This is own code, because a table and a loop are smaller than a dependency. It runs on the
+//! It is not from a crate, because a table and a loop are smaller than a dependency. It runs on the
 //! writer's thread.
 
 /// The checksum of `parts`, one after the other.

@@ -22,7 +22,7 @@
 //! Version 1 is not supported: it had slots without generations, no refusals and no pauses, and its
 //! routers decided differently.
 //!
-//! This is own code instead of a serialization crate, because old recordings must stay readable and
+//! The format does not use a serialization crate, because old recordings must stay readable and
 //! frequent records must be appended without an allocation.
 //!
 //! | record | fields | bytes at 1000 requests a second |

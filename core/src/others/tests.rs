@@ -116,7 +116,7 @@ fn most_at_liar(policy: PolicyKind, foreign: u32, says: Says, own: usize, seed: 
     (most, bound)
 }
 
-/// The reports of a liar over time: changes from one number to another, in lasts of this many ms.
+/// The reports of a liar over time: two numbers by turns, each for its span in ms.
 #[derive(Clone, Copy, Debug)]
 struct Lies {
     numbers: [f64; 2],
@@ -138,9 +138,9 @@ struct Server {
     waiting: std::collections::VecDeque<Option<Lease>>,
 }
 
-/// Serves 20 s at 70 % of five equal backends with four workers and 20 ms per request, half of
-/// it for others, with reports every 20 ms. The backend in slot 0 reports `lies`, or the truth. Returns
-/// its share of the proxy's requests in the last 15 s.
+/// Serves 20 s at 70 % of five equal backends with four workers and 20 ms per request, half of it
+/// for others, with reports every 20 ms. The backend in slot 0 reports `lies`, or the truth.
+/// Returns its share of the proxy's requests in the last 15 s.
 fn share_of_liar(policy: PolicyKind, lies: Option<Lies>, seed: u64) -> f64 {
     const BACKENDS: u32 = 5;
     let backends = (0..BACKENDS).map(|slot| format!("b{slot}")).collect();
@@ -194,9 +194,9 @@ fn share_of_liar(policy: PolicyKind, lies: Option<Lies>, seed: u64) -> f64 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// However a backend's false reports change with time, it gets no more than its fair share and a
-    /// half of it from `least_request`, and a quarter of it from `learned`, which compares the reports
-    /// with its own completions. The fair share is a fifth, and chance adds .02.
+    /// However a backend's false reports change with time, it gets at most 1.5 times its fair share
+    /// from `least_request`, and 1.25 times from `learned`, which compares the reports with its own
+    /// completions. The fair share is a fifth, and chance adds 0.02.
     #[test]
     fn lies_that_change_gain_no_more(
         first in prop_oneof![0.0..12.0, 0.0..100.0, Just(1e6)],

@@ -3,9 +3,9 @@
 //! `load = cost · (inFlight + 1)`, with the cost in ms. A sample above the cost replaces it (peak).
 //! A sample below it moves it: `cost = cost·w + rtt·(1 − w)`, `w = exp(−dt / decay)`, where dt is
 //! the time since the last sample. A sample is the time to the head of the response. A failure
-//! counts as the charge for it (`errors.chargeMs`), which decays three times as fast. By default 5
-//! s have decayed to 40 ms after 16 s instead of 48 s, and the backend gets requests again. A read
-//! computes the decay up to the given time and does not store it.
+//! counts as the charge for it (`errors.chargeMs`), which decays three times as fast. By default
+//! the charge of 5 s takes 16 s instead of 48 s to decay to 40 ms. Then the backend gets requests
+//! again. A read computes the decay up to the given time and does not store it.
 //!
 //! An unknown cost is 0, so that a new backend is tried. Until its first response arrives, each
 //! request in flight there counts as 1 s, the penalty of tower and Finagle.

@@ -140,7 +140,7 @@ impl Router {
     ///
     /// 1. It rarely sent 4xx before, now sends them for most of its latest requests, and for a
     ///    larger share than the best backend. If most of the backends begin to send 4xx at the same
-    ///    time, the median is one of theirs, so the best is the measure.
+    ///    time, the median is one of theirs. The best backend is therefore the one to compare with.
     /// 2. Its share of all recent requests exceeds the median of the others. This finds small
     ///    differences.
     /// 3. Its current run of 4xx is unlikely at the others' share.

@@ -13,10 +13,11 @@
 //! A trial with a response in under half of the predicted time starts a series: up to 16 more
 //! requests for its backend, one at a time, while each ends within the time predicted before the
 //! first. These are paid for like trials: if service times are exponential, two of five trials are
-//! that fast by luck. After a series that ends in a slow response, the next 1, then 2, then 4 fast
-//! trials of this backend start no series, for as long as it is configured. A backend that is
-//! mostly fast and sometimes very slow would otherwise count as recovered every time. The recovery
-//! of such a backend is then found up to four trials later.
+//! that fast by luck. After a series that ends in a slow response, the next fast trial of this
+//! backend starts no series; after a second such series the next two start none, and after each
+//! further one the next four. A backend that is mostly fast and sometimes very slow would otherwise
+//! count as recovered every time. The recovery of such a backend is then found up to four trials
+//! later.
 use std::time::Duration;
 
 use super::Learned;

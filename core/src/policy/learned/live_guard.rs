@@ -7,11 +7,11 @@
 //! cover the same period, so they saw the same load.
 //!
 //! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, where σ is estimated from about the last 2000
-//! samples. For each λ of 0.1, 0.25, 0.5 there is a one-sided CUSUM `g ← max(0, g + λx − λ²/2)`.
-//! The learner is demoted when one of them exceeds ln 10⁶. If the samples are no worse than the
-//! allowance, each `exp g` is bounded by a Shiryaev–Roberts process. A false alarm therefore comes
-//! at most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas, Rinaldo 2023), about once in
-//! 5·10⁷ requests at the default slice.
+//! samples. For each λ of 0.1, 0.25, 0.5 there is a one-sided CUSUM (cumulative sum)
+//! `g ← max(0, g + λx − λ²/2)`. The learner is demoted when one of them exceeds ln 10⁶. If the
+//! samples are no worse than the allowance, each `exp g` is bounded by a Shiryaev–Roberts process. A
+//! false alarm therefore comes at most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas,
+//! Rinaldo 2023), about once in 5·10⁷ requests at the default slice.
 //!
 //! Logarithms emphasise the typical request, so a learner looks worse if it avoids a backend that
 //! is mostly fast and sometimes very slow (`seed_ab` of the lab). A suspicion or demotion therefore
@@ -21,8 +21,8 @@
 //! therefore ten times as large, up to a tenth of the requests, for the first ten samples and while
 //! an alarm is above a quarter of its threshold. The test remains valid if the sampling rate
 //! depends on earlier samples. The lab's broken learner is demoted after 24 to 33 control samples.
-//! (Ranks instead of sizes need 8 to 21, but would also demote a learner that avoids a backend that
-//! is mostly fast and sometimes very slow.)
+//! (A test of ranks instead of sizes would need 8 to 21. But it would also demote a learner that
+//! avoids a backend that is mostly fast and sometimes very slow.)
 //!
 //! While the learner is better beyond the 95 % interval, the slice is a fifth of its size: control
 //! requests to slow backends are the cost of the guard.

@@ -40,10 +40,10 @@
 //!
 //! A cost rises while a backend works without completing anything. Speeds are estimated when a
 //! request ends, so a cost in the tournament tree dates from the last end or dispatch. If the
-//! winner's exposure since then exceeds that of one completion, its speed and cost are computed
+//! winner should have completed at least one request since then, its speed and cost are computed
 //! again, at most four times for each choice. If it still wins, its cost is the lowest, with an
-//! error of at most that one completion. (Shortest expected delay: Whitt 1986; adaptive memory:
-//! Lepski 1991.)
+//! error of at most one completion. (Shortest expected delay: Whitt 1986; adaptive memory: Lepski
+//! 1991.)
 //!
 //! # Constants
 //! A constant without a source was chosen. "Hardly changes" means that halving or doubling the

@@ -510,8 +510,8 @@ fn silent_streams_leave_no_trace() {
     }
 }
 
-/// Seven of eight backends fail all requests at once. That most of the pool fails is no excuse: the
-/// eighth, which needs a second for each of its requests, gets nearly all.
+/// Seven of eight backends fail all requests at once. The failures of most of the pool do not
+/// excuse them: the eighth, which needs a second for each of its requests, gets nearly all.
 #[test]
 fn failures_of_most_backends_are_no_excuse() {
     let mut bench = bench(8);
@@ -542,7 +542,7 @@ fn failures_of_most_backends_are_no_excuse() {
     assert!(failed < 50 && counts[7] > 1000, "{counts:?}");
 }
 
-/// A backend that is down, and did well before, is no measure for the others: no request can go
+/// The others are not compared with a backend that is down and did well before: no request can go
 /// there instead.
 #[test]
 fn a_backend_that_is_down_sets_no_common_errors() {

@@ -193,7 +193,8 @@ fn an_ejected_backup_is_not_tried_out_while_it_is_not_needed() {
     }
 }
 
-/// While a backend pauses on its own request, its backup serves, but not longer.
+/// While a backend pauses on its own request, its backup serves. After the pause the backup gets no
+/// more requests.
 #[test]
 fn a_backup_serves_while_the_other_backend_pauses() {
     for policy in PolicyKind::ALL {
