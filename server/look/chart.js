@@ -1,21 +1,20 @@
 "use strict";
-// Charts of the live page and of the reports: uPlot with the colours, numbers and marks of the
-// common look. A plain script: it defines one global, `look`.
+// Charts of the live page and of the reports: uPlot with the common colours, numbers and marks.
+// This plain script defines one global, `look`.
 //
 //   const chart = look.chart(figure, {
-//     title: "p99", unit: "ms",                 // unit: "ms", "%", "/s", "pts" or ""
-//     x: "clock",                               // "clock" (seconds of the epoch), "seconds", or a unit
-//     logX: false, logY: true, height: 160,
-//     series: [{ label: "A", series: 1 }],      // `series` is the number of a colour, or `colour` is
-//   });                                         // the name of one ("--factor-queue"); `dash`: [4, 4]
+//     title: "p99", unit: "ms",                 // unit: "ms", "%", "/s", "pts" or "" x: "clock",
+//     // "clock" (s since 1970), "seconds", or a unit logX: false, logY: true, height: 160, series:
+//     [{ label: "A", series: 1 }],      // `series` is a colour's number; instead `colour`
+//   });                                         // may name it ("--factor-queue"); `dash`: [4, 4]
 //   chart.set([[x, x], [y, y]]);                // one list of x, and one list of y for each series
 //   chart.mark([{ at: x, label: "switch", tone: "--bad" }]);
 //
-// Texts from outside are only ever set as text. A chart follows the width of its place and a change
-// between light and dark.
+// Texts from outside are set only as text, never as HTML. A chart is drawn again when its width
+// changes, or when the colours change between light and dark.
 
 const look = (() => {
-  /** Names of the factors of a score in the order of the formula, and how readers call them. */
+  /** The factors of a score in the order of the formula, each with its label for readers. */
   const factors = [
     ["latency", "latency"],
     ["loss", "lost pings"],
@@ -26,10 +25,10 @@ const look = (() => {
     ["memory", "memory"],
   ];
 
-  /** Returns the value of a named colour, for the canvas, which knows no names. */
+  /** Returns the value of a named colour. A canvas does not accept the name. */
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  /** Returns a number with about three digits that count. */
+  /** Returns a number with about three significant digits. */
   function number(value) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (!Number.isFinite(value)) return "∞";
@@ -58,7 +57,7 @@ const look = (() => {
     return unit === "%" || unit === "/s" ? text + (unit === "%" ? " %" : unit) : `${text} ${unit}`;
   }
 
-  /** Returns the time of day of a number of seconds of the epoch. */
+  /** Returns the time of day of a time in seconds since 1970. */
   function clock(seconds) {
     const two = (value) => String(value).padStart(2, "0");
     const at = new Date(seconds * 1000);
@@ -73,7 +72,7 @@ const look = (() => {
     return made;
   }
 
-  /** Distances of the marks of a clock, s. */
+  /** The possible distances of marks on an axis with times of day, s. */
   const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400];
 
   const drawn = new Set();
@@ -137,7 +136,7 @@ const look = (() => {
         const width = mark.label ? ctx.measureText(mark.label).width : 0;
         const fits = left > free && left + width < bbox.left + bbox.width;
         if (mark.label && fits) {
-          // A line of the chart that crosses the label must not make it unreadable.
+          // A background keeps the label readable where a line of the chart crosses it.
           ctx.fillStyle = colour("--panel");
           ctx.globalAlpha = 0.85;
           ctx.fillRect(left + 2 * devicePixelRatio, bbox.top, width + 4 * devicePixelRatio, 15 * devicePixelRatio);
@@ -165,7 +164,8 @@ const look = (() => {
       for (let decade = floorOf(low); decade <= high; decade *= 10) found.push(...parts.map((part) => part * decade));
       return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
     };
-    /** Returns the marks of a clock: whole minutes and the like, about 90 px apart. */
+    /** Returns the marks of an axis with times of day: whole minutes or other round times, at least
+     * about 90 px apart. */
     const splitClock = (plot, axisNumber, low, high) => {
       const most = Math.max(2, plot.bbox.width / devicePixelRatio / 90);
       const step = steps.find((one) => (high - low) / one <= most) ?? 86400;

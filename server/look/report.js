@@ -5,7 +5,8 @@
   const charts = JSON.parse(document.getElementById("report").textContent);
   const colours = 8;
 
-  /** Draws the chart of a figure. Series beyond the colours are dashed. */
+  /** Draws the chart of a figure. If there are more series than colours, further ones are dashed.
+   * */
   const draw = (figure) => {
     const of = charts[Number(figure.dataset.chart)];
     const series = of.labels.map((label, index) => ({
@@ -50,7 +51,7 @@
   );
   const figures = new Set(document.querySelectorAll("figure[data-chart]"));
   figures.forEach((figure) => seen.observe(figure));
-  // A printed report has every chart, including those that nobody scrolled to.
+  // A printed report has every chart, including those that were never in view.
   addEventListener("beforeprint", () => [...figures].filter((figure) => figure.offsetParent).forEach(drawOnce));
 
   for (const select of document.querySelectorAll(".choice select")) {
@@ -61,7 +62,7 @@
       }
     };
     select.addEventListener("change", show);
-    // A browser may have kept the choice over a reload.
+    // A browser may restore the choice after a reload.
     show();
   }
 }

@@ -1,10 +1,10 @@
 "use strict";
-// The three charts of the last ten minutes: requests, p99, errors. They show up to eight backends,
-// those with most requests.
+// The three charts of the last ten minutes: requests, p99, errors. They show the backends with the
+// most requests, at most eight.
 
 const charts = (() => {
   const seriesMax = 8;
-  /** Points that the charts show at least. */
+  /** The minimum number of points in a chart. */
   const pointsMin = 30;
   /** Ticks after which the busiest backends are chosen again. */
   const chooseEvery = 30;
@@ -57,7 +57,8 @@ const charts = (() => {
       const tone = { switch: "--accent", ejection: "--bad", down: "--state-down", guard: "--warn" }[kind];
       return tone ? [{ at: store.seconds(at), tone, label: kind === "switch" ? "" : kind }] : [];
     });
-    // The charts begin where the figures do: a proxy that has just started has no ten minutes.
+    // The charts begin with the first figure, because a proxy that has just started has less than
+    // ten minutes of them.
     const firsts = shown.map((backend) => backend.rps.findIndex((rps) => rps !== null));
     const first = Math.max(0, Math.min(...firsts.map((at) => (at < 0 ? Infinity : at)), store.times.length - pointsMin));
     const times = store.times.slice(first);

@@ -1,6 +1,6 @@
 "use strict";
-// The time line: switches, holds, ejections, returns, reloads and commands with their reason and its
-// numbers, the newest one first. A screen reader hears the important ones.
+// The time line: switches, holds, ejections, returns, reloads and commands, each with its reason
+// and numbers, the newest first. Screen readers announce the important ones.
 
 (() => {
   const { element } = look;

@@ -1,7 +1,7 @@
 "use strict";
-// Why a request went where it went: the last decisions of a backend, and one of them in full, with
-// its candidates and what would have changed it. The proxy keeps the last 256 decisions while it
-// has an admin listener.
+// Explains decisions: lists the last ones of a backend, and shows one in full, with its candidates
+// and the changes that would have led to another backend. The proxy keeps the last 256 decisions
+// while it has an admin listener.
 
 const explain = (() => {
   const { element } = look;
@@ -77,7 +77,7 @@ const explain = (() => {
     showHint();
   }
 
-  /** Shows that the table of candidates scrolls if it is wider than its place. */
+  /** Shows the hint to scroll if the table of candidates is wider than the dialog. */
   function showHint() {
     const holder = body.querySelector(".scroll");
     hint.hidden = !holder || holder.scrollWidth <= holder.clientWidth;

@@ -24,7 +24,7 @@
     replaced: "too many pages are open: another one took the place of this one",
   };
 
-  /** Backends whose models are drawn. */
+  /** The maximum number of backends whose models are drawn. */
   const modelsMax = 24;
 
   const count = (number, what) => `${look.number(number)} ${what}${number === 1 ? "" : "s"}`;
@@ -68,7 +68,7 @@
     connection.textContent = sentences[state] ?? state;
   }
 
-  /** Returns a new element of a drawing. */
+  /** Returns a new SVG element with these attributes. */
   function node(name, facts, text = "") {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(facts)) made.setAttribute(key, value);
@@ -88,7 +88,7 @@
       node("line", { x1: low, x2: high, y1: 22, y2: 22, stroke: "var(--accent)", "stroke-width": 6, "stroke-linecap": "round" }),
       node("circle", { cx: place(ratio), cy: 22, r: 5, fill: "var(--panel)", stroke: "var(--accent)", "stroke-width": 2.5 }),
     );
-    // An interval that goes on beyond the line has a tip at that end.
+    // An arrow at an end shows that the interval continues beyond the line.
     if (interval[0] < 0.5) picture.append(node("path", { d: "M10 22l10 -7v14z", fill: "var(--accent)" }));
     if (interval[1] > 1.5) picture.append(node("path", { d: "M390 22l-10 -7v14z", fill: "var(--accent)" }));
     for (const value of [0.5, 0.75, 1, 1.25, 1.5]) {
@@ -113,7 +113,7 @@
     return picture;
   }
 
-  /** Returns the ends of a curve in words: both of its axes are logarithmic and have no marks. */
+  /** Describes the ends of a curve, because its axes are logarithmic and have no marks. */
   function rangeOf(curve) {
     const times = curve.map(([, ms]) => ms);
     const [low, high] = [Math.min(...times), Math.max(...times)].map(look.millis);
@@ -174,13 +174,13 @@
   }
 
   let drawnPolicy = "";
-  /** Whether a reader has selected text of the panel. */
+  /** Returns whether text of the panel is selected. */
   function isSelected() {
     const selection = getSelection();
     return !selection.isCollapsed && policyBody.contains(selection.anchorNode);
   }
 
-  /** Draws the panel again only if it differs, and keeps a selection. */
+  /** Draws the panel again if its contents have changed and no text in it is selected. */
   function refreshPolicy(isForced) {
     const { guard, ...pool } = store.pool;
     const key = JSON.stringify([pool.policy, pool.switches, pool.holds, pool.spills, pool.retries, pool.waited, guard]);
@@ -192,7 +192,7 @@
   store.on("connection", drawConnection);
   takeBack.addEventListener("click", () => {
     store.takeBack();
-    // The button disappears.
+    // The button is about to be hidden, so the focus moves.
     document.getElementById("backends").focus();
   });
   store.on("hello", () => {

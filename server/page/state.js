@@ -1,7 +1,7 @@
 "use strict";
-// What the page knows: the backends with their rows and histories, the pool, the events. It comes
-// as server-sent events; server/src/pages/live has their contents. The other scripts register by
-// `store.on(name, call)` and read `store`.
+// The data of the page: the backends with their rows and histories, the pool, the events. It
+// arrives as server-sent events, which server/src/pages/live makes and describes. The other scripts
+// read `store`, and register callbacks by `store.on(name, call)`.
 
 const store = (() => {
   const calls = {};
@@ -11,7 +11,8 @@ const store = (() => {
   const own = {
     on,
     tell,
-    /** "connecting", "live", "lost", or "replaced": another page has got the place of this one. */
+    /** "connecting", "live", "lost", or "replaced" (another page has taken the stream of this one).
+     * */
     connection: "connecting",
     program: "",
     fields: {},
@@ -19,11 +20,12 @@ const store = (() => {
     /** The states in which a backend gets no requests. */
     unusable: [],
     pool: {},
-    /** One object for each backend: name, url, row, columns of history, and a model or null. It is
-     * null until its part of the stream has come: "part" tells which have. The other scripts are told
-     * "tick" and "model" only when all have come, which "backends" tells them first. */
+    /** One object for each backend: name, url, row, columns of history, and a model or null. An
+     * entry is null until its part of the stream has arrived. A call of "part" passes the entries
+     * that have just arrived. A call of "backends" reports that all have arrived; "tick" and
+     * "model" are called only after that. */
     backends: [],
-    /** The times of the columns, seconds of the epoch. */
+    /** The times of the columns, in seconds since 1970. */
     times: [],
     events: [],
     eventsMax: 0,
@@ -47,30 +49,33 @@ const store = (() => {
     },
   };
 
-  /** The figures per second whose history is kept. A point has their average since the last point. */
+  /** The rates whose history is kept. A point has their average since the last point. */
   const rates = ["rps", "errors", "refused"];
-  /** The figures whose history is kept. Of those that are no rates, a point has the last value. */
+  /** All figures whose history is kept. A point has the last value of those that are not rates. */
   const columns = [...rates, "p50", "p99"];
-  /** On the traffic port page and events have one address; the admin listener has two. */
+  /** On the traffic port the page and its events have the same address. On the admin listener they
+   * have two. */
   const isTraffic = location.pathname.endsWith("/stats");
   const address = isTraffic ? location.pathname : "events";
-  /** Ticks come every second: without any for this time the connection is lost, ms. */
+  /** Time without a tick after which the connection counts as lost, ms. Ticks arrive every second.
+   * */
   const silenceMax = 4000;
-  /** Time before the next attempt to connect, ms: doubled after each one up to the longest. */
+  /** The shortest and the longest time before the next attempt to connect, ms. It is doubled after
+   * each attempt. */
   const waitMin = 500;
   const waitMax = 4000;
-  /** Seconds up to which an interval of the history has a point for each tick. */
+  /** The longest interval of the history for which each tick adds a point, s. */
   const fineInterval = 2;
-  /** Time before a page whose place another one has got tries again by itself, ms: two pages must not
-   * take one place from each other. */
+  /** Time after which a replaced page connects again by itself, ms. It is long, so that two pages
+   * do not keep replacing each other. */
   const replacedWait = 60_000;
   let source = null;
-  /** The time from which a replaced page tries again, once it is visible. */
+  /** The time from which a replaced page connects again, as soon as it is visible. */
   let returnsAt = 0;
   let heardAt = 0;
   let wait = waitMin;
   let ticks = 0;
-  /** Backends whose part has not come yet. */
+  /** The number of backends whose part has not arrived yet. */
   let missing = 0;
 
   function setConnection(state) {
@@ -105,7 +110,7 @@ const store = (() => {
     setConnection("replaced");
   }
 
-  /** Connects again after another page has got the place of this one. */
+  /** Connects again after another page has replaced this one. */
   function takeBack() {
     if (own.connection !== "replaced") return;
     setConnection("connecting");
@@ -158,7 +163,7 @@ const store = (() => {
       for (const name of columns) {
         const known = backend.history[name].slice(-length);
         const before = Array(length - known.length).fill(null);
-        // Ticks that came before this backend: nothing better is known of them than what holds now.
+        // For ticks that arrived before this backend's part, only the current figures are known.
         const since = Array(Math.max(0, times.length - length)).fill(backend.row[own.fields[name]]);
         made[name] = [...before, ...known, ...since].slice(-times.length);
       }
@@ -184,7 +189,7 @@ const store = (() => {
       backend.summed += 1;
       for (const name of rates) backend.sums[name] += own.figure(backend, name) ?? 0;
     }
-    // A large pool keeps fewer points: its charts are drawn from the same distances as its history.
+    // A large pool keeps fewer points: new points are as far apart as those of its history.
     if (own.interval <= fineInterval || ticks % own.interval === 0) addPoint(own.seconds(tick.at));
     const last = own.events.at(-1)?.[0] ?? 0;
     const news = tick.events.filter(([number]) => number > last);
@@ -212,7 +217,7 @@ const store = (() => {
     }
   }
 
-  /** Begins the sums of the next point. */
+  /** Resets the sums for the next point. */
   function forgetSums(backend) {
     backend.sums = Object.fromEntries(rates.map((name) => [name, 0]));
     backend.summed = 0;

@@ -1,7 +1,7 @@
 "use strict";
-// The table of backends. A row is made once; a tick touches only the cells whose text changed, and
-// draws the rows that are on the screen. Of the others it draws some: screen readers, a search in the
-// page and printing reach them, too.
+// The table of backends. A row is created once. A tick changes only the cells whose text has
+// changed. It draws the rows on the screen and some of the others, because screen readers, a search
+// in the page and printing also read those.
 
 const table = (() => {
   const { element } = look;
@@ -22,19 +22,19 @@ const table = (() => {
     ["Signal age", "ages", null, 1, "Age of ping, report, request"],
   ];
   const points = ["latency", "loss", "errorPoints", "inFlightPoints", "queuePoints", "cpuPoints", "memoryPoints"];
-  /** Rows beside the screen that a tick draws. */
+  /** The number of rows outside the screen that a tick draws. */
   const unseenAtOnce = 24;
   const body = document.getElementById("rows");
   const filter = document.getElementById("filter-text");
   let rows = [];
   let order = { figure: null, sign: 1 };
   let seen = new Set();
-  /** The place of the row beside the screen that is drawn next. */
+  /** The index of the next row outside the screen to draw. */
   let turn = 0;
   let scale = 1;
-  /** Whether rows are added as their backends arrive: when there is nothing else to show. */
+  /** Whether rows are added as their backends arrive, because no earlier table is shown. */
   let isGrowing = false;
-  /** The colours of the small charts: asked for once a tick, as each question costs a layout. */
+  /** The colours of the small charts. Read once per tick, because each read causes a layout. */
   let inks = askForInks();
 
   const watcher = new IntersectionObserver((entries) => {
@@ -52,7 +52,7 @@ const table = (() => {
     return { p50: look.colour("--accent"), p99: look.colour("--muted") };
   }
 
-  /** Sets a text only if it differs: an equal one would still cost a layout. */
+  /** Sets a text only if it differs, because setting an equal text also causes a layout. */
   function set(node, text) {
     if (node.textContent !== text) node.textContent = text;
   }
@@ -204,7 +204,8 @@ const table = (() => {
       const at = figure(name);
       const age = at === null ? null : Math.max(0, store.at - at);
       set(row.ages[place], age === null ? "–" : age < 100 ? "now" : `${(age / 1000).toFixed(age < 9950 ? 1 : 0)} s`);
-      // Pings and reports come every few seconds; requests only come when a backend is chosen.
+      // Pings and reports arrive every few seconds, requests only while the backend is chosen. So
+      // an old request does not count.
       row.ages[place].classList.toggle("old", place < 2 && age !== null && age > 15000);
     });
   }
@@ -242,8 +243,8 @@ const table = (() => {
     context.stroke();
   }
 
-  /** The scale of the score bars: the highest score, but at most four times the median, so that one
-   * backend without a ping does not make all others look equal. */
+  /** Sets the scale of the score bars: the highest score, but at most four times the median.
+   * Otherwise one backend without a ping would make all others look equal. */
   function measure() {
     const totals = store.backends.filter(Boolean).map((backend) => store.figure(backend, "score") ?? 0).sort((a, b) => a - b);
     const median = totals[Math.floor(totals.length / 2)] ?? 0;
@@ -291,7 +292,7 @@ const table = (() => {
     }
   }
 
-  /** Adds rows of backends that have arrived while others are on their way. */
+  /** Adds the rows of backends whose parts have arrived before those of others. */
   function grow(arrived) {
     isGrowing &&= arrived[0]?.place === rows.length;
     if (!isGrowing) return;
@@ -329,7 +330,7 @@ const table = (() => {
   addEventListener("beforeprint", () => rows.forEach(draw));
 
   return {
-    /** Shows the colour that a backend has in the charts. */
+    /** Shows in each row the colour of its backend in the charts. */
     mark: (series) => {
       for (const row of rows) {
         const number = series.get(row.backend.place);
