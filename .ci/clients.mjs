@@ -1,4 +1,5 @@
-// Node's two HTTP clients through the proxy at the URL given; prints what they saw as JSON.
+// Sends requests with Node's two HTTP clients through the proxy at the given URL. Prints their
+// results as JSON.
 import { createHash } from "node:crypto";
 import http from "node:http";
 

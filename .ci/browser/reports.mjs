@@ -84,7 +84,7 @@ const looks = [{ colorScheme: "light" }, { colorScheme: "dark" }, { viewport: { 
 test("the report of the lab has the table of the text, charts, and those of another policy by choice", async () => {
   const args = ["brownout", "sinkhole", "--duration-scale", "0.2", "--seeds", "1"];
   const { text, url } = report("lab.html", lab(), args);
-  // The page allows no script of others, so axe is put in past its policy.
+  // The page's policy allows no foreign scripts, so axe is injected in spite of it.
   for (const look of looks) await withReport(url, { ...look, bypassCSP: true }, isSound);
   await withReport(url, {}, async (page) => {
     const cells = await page.locator("section").nth(1).locator("tbody tr").nth(1).locator("td").allTextContents();
@@ -97,7 +97,7 @@ test("the report of the lab has the table of the text, charts, and those of anot
     assert.deepEqual(swatches.filter(([, isDashed]) => isDashed).map(([name]) => name), ["round_robin", "random"]);
     const title = page.locator("figure:visible b", { hasText: "learned: share" });
     assert.equal(await title.count(), 0);
-    // Charts are drawn where they can be seen.
+    // Charts are drawn only when they come into view.
     await page.locator("select").first().scrollIntoViewIfNeeded();
     await page.locator("select").first().selectOption({ label: "learned" });
     await title.waitFor();

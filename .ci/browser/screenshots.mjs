@@ -1,5 +1,5 @@
-// Makes the pictures of the live page in .github/screenshots: `npm run screenshots`. They show a real
-// proxy with six backends under load, and a fault of one of them.
+// Makes the pictures of the live page in .github/screenshots: `npm run screenshots`. They show a
+// real proxy with six backends under load, and a fault of one of them.
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { Backend, Load, Proxy, openBrowser, openPage, pause, until } from "./stage.mjs";
@@ -25,7 +25,7 @@ const shot = async (name, options, prepare = async () => {}) => {
 };
 
 try {
-  // Small faults, so that the time line and the charts have something to tell.
+  // Small faults, so that the time line and the charts have something to show.
   await pause(WARM_UP_MS * 0.3);
   backends[2].delayMs = 160;
   await pause(WARM_UP_MS * 0.15);

@@ -1,4 +1,4 @@
-// What the browser tests and the screenshots share: backends whose faults a test controls, the proxy
+// Shared by the browser tests and the screenshots: backends whose faults a test controls, the proxy
 // as a process, requests at a steady rate, and Chromium.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,7 +10,7 @@ import { join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
 const ROOT = resolve(import.meta.dirname, "../..");
-/** A guard against a test that hangs, not a figure that is tested. */
+/** The time limit of every wait. It only ends tests that hang. */
 export const PATIENCE_MS = 60_000;
 
 /** Returns the proxy's program: INTELLIPROXY, or the release build, or the debug build. */
@@ -165,7 +165,7 @@ export class Load {
   send(port) {
     const request = http.get({ host: "127.0.0.1", port, path: `/item/${Math.floor(Math.random() * 1000)}`, agent: this.agent });
     request.on("response", (response) => response.resume());
-    // A proxy that restarts refuses; the next requests reach it again.
+    // A proxy that restarts refuses connections; later requests reach it again.
     request.on("error", () => {});
   }
 
@@ -183,7 +183,7 @@ export async function openBrowser() {
   return chromium.launch({ executablePath, args: [...args, "--disable-component-update", "--disable-sync"] });
 }
 
-/** Opens the live page. `errors` gets what the console and the page report as an error. */
+/** Opens the live page. Errors of the console and of the page are added to `errors`. */
 export async function openPage(browser, address, errors, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();

@@ -1,5 +1,5 @@
-// The live page in Chromium, against the real proxy: `npm test`. Each test says what it shows. A wait
-// has a generous limit that guards against hanging; times are printed, not tested.
+// The live page in Chromium, against the real proxy: `npm test`. The name of each test says what it
+// shows. The limit of a wait only ends tests that hang; times are printed, not tested.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import http from "node:http";
@@ -12,8 +12,8 @@ let browser;
 before(async () => (browser = await openBrowser()));
 after(() => browser?.close());
 
-/** Runs a test with backends, a proxy and a page, and ends all of them. The console must stay empty, but
- * for the errors that `excused` matches. */
+/** Runs a test with backends, a proxy and a page, and ends all of them. The console must stay
+ * empty, except for errors that `excused` matches. */
 async function onStage({ names, settings, load: perSecond = 0, address = "admin", options }, play, excused = /$^/) {
   const backends = await Promise.all(names.map((name) => new Backend(name).start()));
   const proxy = await new Proxy(backends, settings).start();
@@ -68,7 +68,7 @@ test("a backend that becomes slow: the switch is on the time line and in the tab
     slow.delayMs = 400;
     await until("a switch on the time line", async () => (await switches()) > before);
     const seen = performance.now();
-    // When the proxy itself switched is in its event, in its own time.
+    // The event has the time of the switch, by the proxy's clock.
     const at = await page.evaluate(() => {
       const last = store.events.filter(([, , kind]) => kind === "switch").at(-1);
       return Date.now() - (last[1] + store.offset);
@@ -185,7 +185,7 @@ test("200 backends: all rows, a filter, sorting; the CPU time of the page is pri
   }
 });
 
-/** Returns an event as it is in a stream. */
+/** Returns an event in the form that it has in a stream. */
 const event = (name, data) => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
 
 /** Returns the contents of the first events of a stream. */
@@ -207,7 +207,7 @@ const beginning = (page) =>
       }),
   );
 
-/** Loads the page again with a stream of these contents. */
+/** Loads the page again with a stream that has these contents. */
 async function reloadWith(page, body) {
   await page.route("**/events", (route) => route.fulfill({ contentType: "text/event-stream", body }));
   await page.reload();
@@ -221,7 +221,8 @@ test("rows are drawn while others are on their way, and p50 and p99 in them", as
     Object.assign(first.history, { p50: values(50), p99: values(100) });
     await reloadWith(page, event("hello", { ...hello, count: 200 }) + event("backends", { first: 0, backends: [first] }));
     await until("the first row", async () => (await page.locator("#rows tr").count()) === 1);
-    // Each figure is constant, so its line is a bar of inked lines of pixels over the whole width.
+    // Each figure is constant, so its curve is horizontal: some rows of pixels are inked over the
+    // whole width.
     const bars = () =>
       page.evaluate(() => {
         const canvas = document.querySelector("#rows canvas");
@@ -295,7 +296,7 @@ test("rows beside the screen have their figures", async () => {
     await until("all ages", async () => (await texts("#rows .ages .number")).every((text) => text !== ""));
     await until("all requests", async () => (await texts('#rows td[data-label="Req/s"]')).some((text) => Number(text) > 5));
     assert.ok((await texts("#rows .state")).every((text) => text !== ""));
-    // Without requests the bar of a share is empty.
+    // Without requests the bar of the share is empty.
     const widths = await page.evaluate(() => [...document.querySelectorAll(".share .bar > span")].map((bar) => bar.offsetWidth / bar.parentElement.offsetWidth));
     assert.ok(widths.reduce((sum, width) => sum + width) < 1.5, `${widths}`);
   });
@@ -334,7 +335,7 @@ test("ticks between the parts of a large pool disturb nothing", async () => {
     const { hello, backends } = await beginning(page);
     const tick = (at) => event("tick", { at, pool: hello.pool, rows: [[0, 5, 7.5]], events: [[at, at, "switch", `event ${at}`]] });
     const [first, second] = backends.backends;
-    // More ticks than after which the charts choose their backends again.
+    // After this many ticks the charts have chosen their backends again.
     const ticks = Array.from({ length: 35 }, (_, at) => tick(hello.at + 1000 * at)).join("");
     const body =
       event("hello", { ...hello, events: [] }) +
@@ -342,7 +343,8 @@ test("ticks between the parts of a large pool disturb nothing", async () => {
       ticks +
       event("backends", { first: 1, backends: [second] }) +
       event("tick", { at: hello.at + 40000, pool: hello.pool, rows: [[1, 5, 2.5]], events: [[hello.at + 34000, 0, "switch", "known"]] });
-    // The stream ends and the page connects again, now with a table of the last stream.
+    // The stream ends and the page connects again, while it still shows the table of the last
+    // stream.
     let streams = 0;
     await page.route("**/events", (route) => {
       streams += 1;
@@ -382,7 +384,8 @@ test("nothing of the table is cut at 360 to 1280 pixels", async () => {
 
 test("hostile names, URLs and texts are shown as text", async () => {
   const backend = await new Backend("b").start();
-  // The proxy refuses such names; what a future version or another program sends must still be text.
+  // The proxy refuses such names. Whatever a future version or another program sends must still be
+  // shown as text.
   const hostile = '<img src=x onerror="document.title=1">"\'&</script>';
   const proxy = await new Proxy([backend]).start();
   const errors = [];
@@ -409,7 +412,7 @@ test("hostile names, URLs and texts are shown as text", async () => {
     assert.equal(await page.locator("main img, dialog img").count(), 0);
     assert.equal(await page.title(), "IntelliProxy");
     await context.close();
-    // A target, a Host and an Accept field of a client, with the same bytes.
+    // A client's target, Host and Accept with the same bytes.
     const answer = await fetch(`${proxy.stats}?${encodeURI(hostile)}`, { headers: { Accept: `text/html, ${hostile.replace(/[^ -~]/g, "")}` } });
     assert.equal((await answer.text()).includes("onerror"), false);
     assert.deepEqual(errors, []);
@@ -423,7 +426,7 @@ test("axe finds no serious fault: light, dark, narrow, and with the explanation 
   const cases = [{ colorScheme: "light" }, { colorScheme: "dark" }, { viewport: { width: 360, height: 780 } }];
   for (const options of cases) {
     const settings = { routing: { ...quick, policy: "learned" } };
-    // The page allows no script of others, so axe is put in past its policy.
+    // The page's policy allows no foreign scripts, so axe is injected in spite of it.
     await onStage({ names: ["A", "B"], settings, load: 40, options: { ...options, bypassCSP: true } }, async ({ page, backends }) => {
       backends[1].errors = 1;
       await page.waitForSelector('.events [data-kind="ejection"]');

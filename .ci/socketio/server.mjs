@@ -1,4 +1,5 @@
-// A socket.io server named by the first argument, on the port in the second; it says who answers.
+// A socket.io server, named by the first argument, on the port in the second. Its replies contain
+// its name.
 import { createServer } from "node:http";
 import { Server } from "socket.io";
 

@@ -1,5 +1,5 @@
-// socket.io over long polling, its default transport, through the proxy to three servers. A session
-// is known to one server only, so every request of it must reach that one.
+// socket.io over long polling, its default transport, through the proxy to three servers. Only one
+// server knows a session, so every request of the session must reach that server.
 //
 // The program is target/release/intelliproxy, or the one that INTELLIPROXY names.
 import assert from "node:assert/strict";
@@ -134,7 +134,8 @@ test("a restarted server loses its own sessions and no others", async () => {
   await until("its clients notice", () => homes.every(wasLost));
   await until("they are connected again", () => sockets.every((socket) => socket.connected));
   servers[1] = await server("b", servers[1].port);
-  // Pings find the server within seconds. Its clients have moved, and stay where they are.
+  // Pings find that the server is back within seconds. Its clients have moved to another one, and
+  // stay there.
   await new Promise((resolve) => setTimeout(resolve, 8000));
   const then = await ask();
   homes.forEach((home, index) => {
