@@ -1,7 +1,7 @@
 //! Calendar dates and times of day in UTC, for log lines, replays and HTTP.
 //!
-//! This is own code, because it is a single function. The crates for such timestamps panic or fail
-//! for times before 1970 or after 9999, so each use would need a check.
+//! No crate is used, because this is a single function. The crates for such timestamps panic or
+//! fail for times before 1970 or after 9999, so each use would need a check.
 
 /// A date and time of day.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

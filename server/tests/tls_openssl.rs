@@ -54,8 +54,8 @@ fn openssl(folder: &Folder, arguments: &str) {
     assert!(output.status.success(), "openssl {arguments}: {wrong}");
 }
 
-/// A client of TLS 1.2 that asks for a new handshake in its connection is refused, so that it cannot
-/// cause the work of many. Other clients are served.
+/// A client of TLS 1.2 that asks for a new handshake in its connection is refused, so that it
+/// cannot cause as much work as many clients. Other clients are served.
 #[test]
 fn renegotiation_is_refused() {
     let proxy = Proxy::start("renegotiation", &[&tls(&["site"], "")], "");

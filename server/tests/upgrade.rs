@@ -122,7 +122,7 @@ fn connect(port: u16) -> BufReader<TcpStream> {
     BufReader::new(stream)
 }
 
-/// Asks once. Returns whether the response ends the connection.
+/// Sends one request. Returns whether the response ends the connection.
 fn ask(stream: &mut BufReader<TcpStream>) -> bool {
     stream.get_mut().write_all(GET.as_bytes()).expect("sent");
     let (mut line, mut is_first, mut is_last) = (String::new(), true, false);

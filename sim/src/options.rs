@@ -318,7 +318,7 @@ mod tests {
         }
     }
 
-    /// `--help` wins over all other arguments.
+    /// `--help` takes precedence over all other arguments.
     #[test]
     fn help_wins() {
         assert_eq!(parse_with(&["B", "--help"], &[("PORT", "x")]), Ok(Command::Help));

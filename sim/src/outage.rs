@@ -1,7 +1,7 @@
 //! Named outages that the demonstration causes in a simulated backend.
 use crate::parameters::Parameters;
 
-/// An outage. It affects pings and traffic until the backend is ordered to be well.
+/// An outage. It affects pings and traffic until an order ends it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outage {
     /// Every response is late by 1.5 s.

@@ -4,7 +4,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// The behaviour of a backend. All rates are shares from 0 to 1.
+/// The behaviour of a backend. All rates are shares from 0 to 1. The documentation of the [crate]
+/// describes the channel and the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     /// Chance per request that a good channel turns bad.

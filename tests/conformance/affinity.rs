@@ -77,8 +77,9 @@ fn a_session_stays_at_its_backend() {
     assert_eq!(homes, ["a", "a", "b", "b", "c", "c"]);
 }
 
-/// Cookies of other paths, domains and applications with the same name are sent along, in any order.
-/// The first one that names a backend counts. Beyond eight that look like a session, none is read.
+/// Cookies of other paths, domains and applications with the same name are sent along, in any
+/// order. The first one that names a backend counts. Beyond eight that look like a session, none is
+/// read.
 #[test]
 fn cookies_of_the_same_name_are_told_apart() {
     let mut driver = Driver::with_backends(config(Some(AffinityBy::Cookie)), &BACKENDS);

@@ -132,8 +132,8 @@ fn a_check_asks_for_what_it_needs() {
     assert_eq!(health(&driver), [Health::Up]);
 }
 
-/// A check of kind `tcp` sends nothing. Without checks the proxy makes no connections of its own,
-/// and a backend whose port refuses connections is not down.
+/// A check of kind `tcp` sends nothing. Without checks the proxy connects only for requests and
+/// reports, and a backend whose port refuses connections is not down.
 #[test]
 fn a_connection_is_enough_or_nothing_is() {
     let text = r#"{"health": {"kind": "tcp"}, "backends": [{"name": "a", "url": "http://a.test"},
@@ -161,7 +161,8 @@ fn a_connection_is_enough_or_nothing_is() {
 }
 
 /// A backend that starts down gets no requests before its first good check. Without other backends
-/// the proxy is not ready until then. A reload with other checks applies to the next one.
+/// the proxy is not ready until then. After a reload with other checks, the next check is one of
+/// those.
 #[test]
 fn a_backend_may_start_down() {
     let text = |path: &str| {

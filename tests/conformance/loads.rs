@@ -212,8 +212,8 @@ fn figures_are_taken_from_every_part() {
     assert_eq!(faults(&mut driver).len(), 1);
 }
 
-/// The words of an agent set the weight and take the backend out of service. A bad line or no
-/// answer changes nothing.
+/// The words of an agent set the weight and take the backend out of service. A bad line, or no
+/// line, changes nothing.
 #[test]
 fn agents_decide_about_service() {
     let mut driver = driver(r#"{"kind": "agent", "port": 80, "intervalMs": 1000}"#, &["a", "b"]);

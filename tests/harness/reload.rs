@@ -37,8 +37,9 @@ pub struct Reloads {
     pub closed: usize,
 }
 
-/// Returns a random change of the configuration. In clear weather the change must not harm a
-/// client. In crashes the backend that never crashes keeps its address.
+/// Returns a random change of the configuration. In a world without faults (`Clear`) the change
+/// must not harm a client. In a world with crashes (`Crashes`) the backend that never crashes keeps
+/// its address.
 pub fn plan(net: &mut Net, weather: Weather, machines: usize) -> Reload {
     let (kind, first, second) = (net.pick(0, 11), net.pick(0, 9), net.pick(0, 9));
     let (first, second) = (first as usize, second as usize);

@@ -295,7 +295,7 @@ fn times_change_at_once() {
 }
 
 /// If the pool loses room for idle connections, those beyond the new size are closed: of two
-/// requests at a time as many get new connections as the pool has lost.
+/// simultaneous requests, as many get new connections as the pool has lost places.
 #[test]
 fn the_pool_shrinks_at_once() {
     for (size, kept) in [(2, 2), (1, 1), (0, 0)] {

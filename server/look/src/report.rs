@@ -232,7 +232,7 @@ impl Chart {
     }
 }
 
-/// Returns a number with four digits that count; `None` if JSON cannot express it.
+/// Returns a number with four significant digits; `None` if JSON cannot express it.
 fn short(value: f64) -> Option<f64> {
     if !value.is_finite() {
         return None;

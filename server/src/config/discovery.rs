@@ -204,7 +204,7 @@ fn check_files_of(backends: &[BackendConfig]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A watched file in our own form.
+/// A watched file in the proxy's own form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BackendsFile {

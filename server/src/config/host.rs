@@ -1,6 +1,6 @@
 //! A strict parser of `HOST[:PORT]` in URLs and listen addresses.
 //!
-//! This is own code: the crate `url` would add 20 crates, with tables for other scripts. It also
+//! The crate `url` is not used: it would add 20 crates, with tables for other scripts. It also
 //! accepts and rewrites texts that are refused here, such as `http:/host` and `0x7f.1`.
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};

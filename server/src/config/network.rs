@@ -1,8 +1,8 @@
 //! Networks of addresses, `10.0.0.0/8` or `::1`, for permissions.
 //!
-//! This is own code, because it is only one mask and one comparison. The crate `ipnet` accepts bits
-//! beyond the prefix and has no rule for IPv4-mapped addresses, so both rules would still be needed
-//! here.
+//! No crate is used, because this is only one mask and one comparison. The crate `ipnet` accepts
+//! bits beyond the prefix and has no rule for IPv4-mapped addresses, so both rules would still be
+//! needed here.
 use std::fmt;
 use std::net::IpAddr;
 

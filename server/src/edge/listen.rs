@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(open.iter().map(|bound| bound.place.address).collect::<Vec<_>>(), [left]);
     }
 
-    /// An address that one of the own listeners covers is refused, with the reason.
+    /// An address that another listener of this process covers is refused, with the reason.
     #[test]
     fn own_wildcard_is_named() {
         let all = bind_one("0.0.0.0:0", &[]).expect("a free port");

@@ -5,8 +5,8 @@
 //! a pipe has left, is counted and repeated until it succeeds; lines wait in the queue meanwhile.
 //! When writing succeeds again, a line reports the losses. [`LogWatch`] reads the counts.
 //!
-//! This is own code, because it must never wait, must count dropped lines, and must repeat failed
-//! writes. The appenders of log crates do not do all three.
+//! The log does not use the appender of a crate: it must never wait, must count dropped lines, and
+//! must repeat failed writes. No such appender does all three.
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;

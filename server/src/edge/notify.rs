@@ -9,7 +9,7 @@
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! This is own code, because a message is a single datagram without a reply. A message that cannot
+//! No crate is used, because a message is a single datagram without a reply. A message that cannot
 //! be sent at once is dropped.
 use std::ffi::OsString;
 use std::io;

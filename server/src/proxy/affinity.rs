@@ -113,8 +113,8 @@ impl Affinity {
         );
     }
 
-    /// Returns the number of a new session. A hash hides the seed: clients that know it could choose
-    /// the groups of their requests.
+    /// Returns the number of a new session. A hash hides the seed: clients that know it could
+    /// choose the groups of their requests.
     fn new_number(&mut self) -> u64 {
         self.begun += 1;
         let mut hasher = DefaultHasher::new();
@@ -202,7 +202,7 @@ mod tests {
         (bits ^ bits >> 30 ^ bits >> 60).wrapping_sub(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// The first number of a proxy does not give its seed away: neither by undoing the mixing of bits,
+    /// The first number of a proxy does not reveal its seed: neither by undoing the mixing of bits,
     /// which is one to one, nor by a smaller number of steps.
     #[test]
     fn a_number_hides_the_seed() {

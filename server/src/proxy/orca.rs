@@ -34,14 +34,15 @@ impl ResponseLoads {
         !self.backends.is_empty()
     }
 
-    /// Whether responses of this backend are forwarded without load figures, trailer fields included.
+    /// Whether responses of this backend are forwarded without load figures, trailer fields
+    /// included.
     pub(crate) fn are_taken(&self, backend: Option<BackendId>) -> bool {
         let reporting = backend.and_then(|id| self.backends.get(&id));
         reporting.is_some_and(|reporting| reporting.orca == Orca::Take)
     }
 
-    /// Reads the figures in the head of a final response. They wait until [`keep`](Self::keep), since
-    /// a head may be read again when there is room for it.
+    /// Reads the figures in the head of a final response. They wait until [`keep`](Self::keep),
+    /// since a head may be read again when there is room for it.
     #[cold]
     pub(crate) fn read(&mut self, backend: Option<BackendId>, head: &ResponseHead<'_, '_>) {
         let reporting = backend.and_then(|id| Some((id, self.backends.get(&id)?)));

@@ -165,7 +165,8 @@ impl Proxy {
     }
 
     /// Returns the bytes that wait for a connection, and whether the connection's end follows them
-    /// in the same turn. The driver may hold the bytes back until then, so that both leave together.
+    /// in the same turn. The driver may hold the bytes back until then, so that both leave
+    /// together.
     #[inline]
     pub fn output(&self, conn: ConnId) -> (&[u8], bool) {
         match self.table.get(conn).map(|entry| &entry.conn) {

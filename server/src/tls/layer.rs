@@ -10,8 +10,8 @@
 //! The peer decides how large its records are, and a small one costs as much as a large one. So the
 //! layer counts its work, by which the driver bounds the time of one connection.
 //!
-//! An end of the peer's bytes without its close_notify may be a truncation by someone between. The
-//! caller asks [`Layer::has_ended`] for the difference.
+//! If the peer's bytes end without its close_notify, an attacker on the path may have cut them.
+//! [`Layer::has_ended`] distinguishes the two cases.
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub(crate) struct Layer {
     records: Records,
     /// The work since the last [`take_work`](Self::take_work).
     work: u64,
-    /// The part of a PROXY protocol header that has come, while one is expected.
+    /// The received part of a PROXY protocol header, while one is expected.
     header: Option<Vec<u8>>,
     /// The client named by such a header.
     source: Option<SocketAddr>,
@@ -331,18 +331,18 @@ impl Layer {
 /// section 5.1).
 #[derive(Debug, Default)]
 struct Records {
-    /// Bytes of the current record that have not come.
+    /// Bytes of the current record that have not arrived.
     left: usize,
-    /// Bytes of the current header that have come.
+    /// Bytes of the current header that have arrived.
     header: usize,
-    /// The length in the header, as far as it has come.
+    /// The length in the header, as far as it has arrived.
     length: usize,
 }
 
 impl Records {
     const HEADER: usize = 5;
 
-    /// Whether a part of a record has come.
+    /// Whether a part of a record has arrived.
     const fn is_within(&self) -> bool {
         self.left > 0 || self.header > 0
     }

@@ -1,7 +1,7 @@
 //! TLS as a layer between the sockets and the proxy. It converts bytes in memory and does no I/O.
 //!
 //! [`Layer`] is one connection, to a client or to a backend. `certificate.rs` reads facts from
-//! certificates. Keys, randomness and the time of day are the business of rustls and of
+//! certificates. rustls provides keys, randomness and the time of day, together with
 //! [`edge`](crate::edge), which reads the files and creates the configurations.
 //!
 //! In a build without the feature `tls`, [`Layer`] is an uninhabited type, so that the code around

@@ -1,4 +1,5 @@
-//! The faults of `--demo`: in each period one outage of the backend that has the traffic, in turn.
+//! The faults of `--demo`: in each period the backend that has the traffic has one outage. The
+//! kinds of outages take turns.
 //!
 //! | part of the period | backends |
 //! |---|---|
@@ -88,8 +89,8 @@ const WELL: &str = "well";
 mod tests {
     use super::*;
 
-    /// Over five periods by hand: an outage in each, in turn, of the backend that is busiest then,
-    /// and each ends before the next one begins.
+    /// Over five periods by hand: each has an outage of the backend that is busiest then. The kinds
+    /// take turns, and each outage ends before the next one begins.
     #[test]
     fn outages_take_turns() {
         let start = Instant::now();

@@ -1,4 +1,5 @@
-//! The program `all` as a process: its output, its ends, and its leftovers.
+//! The program `all` as a process: its output, the ways in which it ends, and that it leaves no
+//! process.
 #[path = "../../tests/it/client.rs"]
 #[expect(dead_code, reason = "the tests of `sim` use all of it")]
 mod client;

@@ -92,7 +92,7 @@ impl Client {
 }
 
 impl Response {
-    /// The value of a field, its name in lower case.
+    /// Returns the value of a field. Its name may be in any case of letters.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (field, value) = line.split_once(':')?;

@@ -3,7 +3,7 @@
 //! they run with every `cargo test` and on stable.
 //!
 //! The targets of this crate use public interfaces only. Those that need the codec's private parts
-//! are in `intelliproxy::fuzzing`, with the strict reader with which they compare it.
+//! are in `intelliproxy::fuzzing`, and so is the strict reader that they compare it with.
 mod config;
 mod router;
 mod session;

@@ -157,7 +157,7 @@ mod tests {
             old.write_all(b"[]\n").expect("written");
             drop(old);
             let mut second = accept();
-            // The client's pace is that of these bytes: it ends while some still come.
+            // The client gives up while bytes still arrive: the write then fails.
             while second.write_all(b" ").is_ok() {
                 thread::yield_now();
             }

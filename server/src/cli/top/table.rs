@@ -75,9 +75,10 @@ impl Layout {
         Self { name, columns: chosen }
     }
 
-    /// Returns a layout without bars, for lines in a file. The states have the columns that they
-    /// need here, or needed in the layout before. With the time, which has nine columns, lines
-    /// whose longest state is `current` fit a terminal of 80 with names of up to 12.
+    /// Returns a layout without bars, for lines in a file. The column of states is as wide as it
+    /// must be here, or as in the earlier layout if that is wider. A line with its time of nine
+    /// columns fits a terminal of 80 if no name has more than 12 characters and no state is longer
+    /// than `current`.
     pub(crate) fn of_lines(reading: &Reading, earlier: Option<&Self>) -> Self {
         let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
         let states = reading.rows.iter().map(|row| columns(row.state.name()));
@@ -261,8 +262,8 @@ mod tests {
         }
     }
 
-    /// Lines in a file have at most 80 columns with their time, with names of 12. A longer state
-    /// widens its column, which then stays.
+    /// Lines in a file have at most 80 columns with their time, if names have 12. A longer state
+    /// widens its column, which then stays that wide.
     #[test]
     fn lines_fit_a_terminal() {
         let mut reading = reading(&[("A", 1, 1), ("frankfurt-01", 2, 2)]);

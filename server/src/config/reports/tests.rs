@@ -48,8 +48,8 @@ fn own_keys_replace_common_ones() {
     assert_eq!(rules(2).report_timeout_ms, Some(50));
 }
 
-/// A backend with a form of its own has the usual names of that form, not those of the preset for the
-/// others.
+/// A backend with a form of its own has the usual names of that form, not those of the preset for
+/// the others.
 #[test]
 fn a_preset_belongs_to_its_form() {
     let config = config(

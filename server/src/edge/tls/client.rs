@@ -98,7 +98,8 @@ impl Client {
         bundles: &[String],
         of_system: &mut Option<Arc<RootCertStore>>,
     ) -> Result<Self, ConfigError> {
-        // The digest is computed first, so that a file that changes meanwhile counts as changed later.
+        // The digest is computed first, so that a file that changes meanwhile counts as changed
+        // later.
         let digest = digest(files(&identity), read_file);
         let roots = match (&identity.ca, &of_system) {
             _ if !identity.verify => None,
@@ -285,7 +286,7 @@ impl ServerCertVerifier for Unverified {
     }
 }
 
-/// The files that are permitted.
+/// Requirements on the files, for error messages.
 const CHAIN: &str = "a PEM file with a certificate that is valid now";
 const KEY: &str = "a PEM file with the private key of the certificate";
 const AUTHORITIES: &str = "a PEM file with the certificates of authorities";

@@ -237,7 +237,7 @@ fn verifier(
     builder.build().map_err(|error| refuse(&error.to_string()))
 }
 
-/// The files that are permitted.
+/// Requirements on the files, for error messages.
 const CHAIN: &str = "a PEM file with a certificate that is valid now";
 const KEY: &str = "a PEM file with the private key of the certificate";
 const OCSP: &str = "a DER file with a successful OCSP response";

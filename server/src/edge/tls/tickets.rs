@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 const ROTATE: Duration = Duration::from_secs(6 * 3600);
 /// Length of a key's name in bytes. Each ticket begins with the name of its key.
 const NAME_LEN: usize = 16;
-/// Longer tickets are not ours: the largest part of ours is a client's certificates.
+/// Longer tickets are not from this proxy: the largest part of its own is a client's certificates.
 const TICKET_BYTES_MAX: usize = 64 * 1024;
 
 /// The ticket keys of a process. Clones share them.

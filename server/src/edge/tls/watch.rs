@@ -1,9 +1,9 @@
 //! Watches the files of certificates: reads them once a second and compares their contents. A
 //! ConfigMap swaps links, so file times and system notifications are not reliable.
 //!
-//! A change takes effect when all files of a listener, or of the TLS to a backend, match, so chain and
-//! key may be replaced one after the other. Until then the current TLS stays in use, and one line is
-//! logged.
+//! A change takes effect when all files of a listener, or of the TLS to a backend, match, so chain
+//! and key may be replaced one after the other. Until then the current TLS stays in use, and one
+//! line is logged.
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;

@@ -10,8 +10,8 @@ use crate::proxy::id::ConnId;
 /// A need of a session, which the proxy fulfils.
 #[derive(Debug)]
 pub(crate) enum Need {
-    /// End an attempt: [`take_ended`](super::Session::take_ended) returns its parts. A lease in this
-    /// type would be one more copy for each request.
+    /// End an attempt: [`take_ended`](super::Session::take_ended) returns its parts. A lease in
+    /// this type would be one more copy for each request.
     Finish,
     /// Release the upstream connection. It may be kept idle for `kept` at most; it is closed if
     /// that is `None`.

@@ -445,8 +445,8 @@ impl UpstreamHalf {
     }
 }
 
-/// Reads the load figures in the head of a final response. Returns the names of the fields to remove
-/// from any head; trailer fields are removed with them.
+/// Reads the load figures in the head of a final response. Returns the names of the fields to
+/// remove from any head; trailer fields are removed with them.
 #[cold]
 fn read_loads(
     head: &ResponseHead<'_, '_>,

@@ -130,9 +130,9 @@ fn five_at_60_percent() -> Scenario {
 }
 
 /// If the load exceeds the capacity of all backends, the failure rate of `score` is less than one
-/// percentage point above that of `p2c`, because requests past the full current backend are shared
-/// among the others. The same holds for eight proxies that share a fleet without knowing of each
-/// other.
+/// percentage point above that of `p2c`, because while the current backend is full, further
+/// requests are shared among the others. The same holds for eight proxies that share a fleet
+/// without knowing of each other.
 #[test]
 fn score_shares_what_is_too_much() {
     let group = BackendGroup { queue: 32, ..BackendGroup::default() };
