@@ -15,22 +15,22 @@
 //! requests. If no other backend has had enough requests, five failures in a row are needed. While
 //! a backup with unknown results stands by, failures of the others do not excuse a backend: five in
 //! a row eject it too, and the backup then shows whether it does better. If a standby backup is
-//! known to fail less, three in a row are enough, and failures of the others are no excuse. The same
-//! holds if a backend that serves certainly fails less: its share is at most what its requests allow
-//! ([`Errors::bound`]), and the latest of them agree. Five in a row are enough if one that serves
-//! has no failure of late, however few requests it had.
+//! known to fail less, three in a row are enough, and failures of the others are no excuse. The
+//! same holds if a backend that serves certainly fails less: its share is at most what its requests
+//! allow ([`Errors::bound`]), and the latest of them agree. Five in a row are also enough if a
+//! backend that serves has had no recent failure, however few requests it had.
 //!
 //! At most half of the backends are out at a time, unless a backup can serve or a backend that
-//! serves fails less in this sense. (Envoy's cap is 10 %, and below 50 % of usable backends it uses all.)
-//! With two of three backends failing everything at 25 % load, this lowers the failed requests of
-//! the lab's least_request from 22 % to 0.2 %.
+//! serves certainly fails less. (Envoy's cap is 10 %. If fewer than 50 % of its backends are
+//! usable, it uses all.) If two of three backends fail everything at 25 % load, this lowers the
+//! share of failed requests of `least_request` in the lab from 22 % to 0.2 %.
 //!
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
 //! fourth consecutive ejection on, it is a quarter of the time since the first one, 8 s to 2 min: a
 //! backend that has failed for a long time will probably fail the next trial as well, and each such
 //! trial costs a request. The back-off ends early when the others fail or refuse so many more
-//! requests than usual that a trial is justified. A probation needs 4 good requests, doubled by each relapse up to 32, or as many
-//! as fit into [`PROBATION_TIME`].
+//! requests than before that a trial is justified. A probation needs 4 good requests, doubled by
+//! each relapse up to 32, or as many as fit into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)
@@ -228,10 +228,10 @@ impl Watch {
         Others::know(spare) && self.recent.share() > 3.0 * spare.share() + 0.1
     }
 
-    /// Whether a backend that serves should get the requests of this one, however many of the
-    /// others fail: because it certainly fails less, by its results in `errors` and by its latest
-    /// ones, in case it also began to fail just now. Or because this backend fails everything, and
-    /// that one has no failure of late.
+    /// Whether a backend that serves, with the results `errors`, should get the requests of this
+    /// one, however many of the others fail. One of two reasons is enough. It certainly fails less,
+    /// and its latest results agree, so it has not just begun to fail as well. Or this backend has
+    /// failed [`ERRORS_IN_ROW_ALONE`] requests in a row, and that one has had no recent failure.
     pub(crate) fn gives_way_to(&self, better: &Self, errors: Errors) -> bool {
         let share = self.recent.share();
         let has_none = errors.errors < FORGOTTEN && better.recent.errors < FORGOTTEN;
@@ -239,8 +239,8 @@ impl Watch {
             || self.errors_in_row >= ERRORS_IN_ROW_ALONE && has_none
     }
 
-    /// Whether it has failed so often in a row that another backend that fails less
-    /// ([a backup](Self::is_worse_than_spare), or [one that serves](Self::gives_way_to)) takes over.
+    /// Whether its run of failures is so long that another backend that fails less takes over: [a
+    /// backup](Self::is_worse_than_spare), or [one that serves](Self::gives_way_to).
     pub(crate) const fn has_failed_in_row(&self) -> bool {
         self.errors_in_row >= ERRORS_IN_ROW
     }

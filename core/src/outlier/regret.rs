@@ -120,7 +120,7 @@ pub(crate) const REGRET_MEMORY: f64 = 400.0;
 /// tolerable. Chosen; halving or doubling it changes no result.
 const MISSED: f64 = 20.0;
 /// The factor by which the others' share of failures and refusals must rise to call a backend back.
-/// Chosen: above 1, so that chance does not add up to [`MISSED`].
+/// Chosen: above 1, so that chance alone does not reach [`MISSED`].
 const USUAL_RISE: f64 = 1.5;
 /// Requests to wait for before an ejection is judged. Chosen; halving or doubling it changes no
 /// result.

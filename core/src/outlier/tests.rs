@@ -123,9 +123,9 @@ fn a_better_backup_needs_few_requests() {
 }
 
 /// By hand, against a backend that serves: three standard errors above no failure in n requests are
-/// 3/(n + 1), so a backend that fails everything is surely worse from 9 requests on, and one that
-/// fails a quarter needs 60. It is not if the other one's latest requests failed as well. Five
-/// failures in a row need no results of the other one.
+/// 3/(n + 1), so a backend that fails everything is certainly worse from 9 requests on, and one
+/// that fails a quarter from 60. It is not if the latest requests of the other one have failed as
+/// well. Five failures in a row need no results of the other one.
 #[test]
 fn a_backend_gives_way_to_a_surely_better_one() {
     let now = Instant::from_millis(5);
@@ -300,8 +300,8 @@ fn what_fails_for_long_is_tried_seldom() {
     assert_eq!(watch.standing, Standing::Ejected { until: now + CALM + BACK_OFF }, "anew");
 }
 
-/// The usual failures of the others end no back-off: with 7 % before the ejection, 7 % after it are
-/// no reason for a trial, however long they last, and 20 % are.
+/// Failures of the others that are not new do not end a back-off. If they failed 7 % before the
+/// ejection, 7 % after it do not cause a trial, however long they last, but 20 % do.
 #[test]
 fn usual_failures_call_nobody_back() {
     let saving = Saving { share: 0.5, failed: 1.0, others: 0.07, ..SAVING };

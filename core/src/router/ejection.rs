@@ -360,8 +360,8 @@ impl Router {
         self.has_backups && self.spares(id).any(|id| !known(id).is_some_and(Others::know))
     }
 
-    /// The results of a backend that could take the requests of this one and fails fewer: clearly,
-    /// if it is a backup, otherwise certainly or perhaps.
+    /// The results of a backend that could take the requests of this one and fails fewer of them. A
+    /// backup must fail clearly fewer; for any other one [`Watch::gives_way_to`] decides.
     fn better_other(&self, now: Instant, id: BackendId) -> Option<Others> {
         let watch = &self.table.get(id)?.watch;
         let better = |other: &BackendId| {

@@ -124,8 +124,9 @@ impl Learned {
         self.spares(slot).any(|unit| !Others::know(unit.errors))
     }
 
-    /// The results of a backend that could take the requests of this one and fails fewer: clearly,
-    /// if it is a backup, otherwise certainly or perhaps.
+    /// The results of a backend that could take the requests of this one and fails fewer of them. A
+    /// backup must fail clearly fewer; for any other one
+    /// [`gives_way_to`](crate::outlier::Watch::gives_way_to) decides.
     pub(super) fn better_other(&self, slot: usize) -> Option<Others> {
         let watch = &self.units[slot].restraints.watch;
         let is_better = |unit: &&Unit| {

@@ -259,9 +259,8 @@ fn failures_of_all_eject_nobody() {
 }
 
 /// Backends that fail everything are ejected even if they are the majority, as long as another one
-/// certainly does better: under every policy the third backend gets nearly all requests. Before,
-/// half of the backends at most were ejected, and the failures of the majority excused each of
-/// them.
+/// certainly does better: under every policy the third backend gets nearly all requests. If at most
+/// half of the backends could be ejected, the failures of the majority would excuse each of them.
 #[test]
 fn a_failing_majority_is_ejected() {
     for policy in PolicyKind::ALL {
