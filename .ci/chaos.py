@@ -3,19 +3,18 @@
 
     .ci/chaos.py [--seconds 20] [--seed 1] [--policy NAME] [--rate 300]
 
-Four simulated servers without faults of their own stand behind the release build of the proxy. One of them is never
-touched, a different one every ten seconds; every other one meets one of these at random:
+Four simulated servers without faults of their own are the backends of the release build of the proxy. Each of them in
+turn is left alone for ten seconds. Each other one is disturbed at random in one of these ways:
 
   killed       SIGKILL, then started again on the same port
   paused       SIGSTOP for up to five seconds
   slowed       SIGSTOP for 40 ms of every 50 ms, for up to five seconds
   restarted    SIGTERM, then started again on the same port
 
-Clients send GET requests over kept connections at a fixed total rate. A request is lost when its response is not 200,
-not whole, or does not come. The proxy's access log says why: exchanges that did not go well are printed by their ends.
-The resident memory and the open descriptors of the proxy are read twice a second and must not grow: the median of the
-last third of the run is held against that of the second third. The run ends with code 1 if a request was lost or if
-either has grown. Builds nothing: `cargo build --workspace --release --locked` comes before.
+Clients send GET requests over kept connections at a fixed total rate. A request is lost if its response is not 200, is
+incomplete, or does not arrive. The proxy's access log shows why: failed exchanges are printed by their ends. The resident
+memory and the open descriptors of the proxy are read twice a second and must not grow: the median of the last third of
+the run is compared with that of the second third. The exit code is 1 if a request was lost or if either has grown. Builds nothing: `cargo build --workspace --release --locked` comes before.
 """
 import argparse
 import collections
@@ -129,7 +128,7 @@ def disturb(backend, number, dice, start, end, done):
         return int((at - start) / TURN_S) % BACKENDS
 
     while (now := time.monotonic()) < end:
-        # A disturbance ends before this backend's turn to be left alone.
+        # A disturbance ends before the turn in which this backend is left alone.
         upto = min(now + dice.uniform(0.5, 5), end)
         if turn(now) == number or turn(upto + 1) == number:
             time.sleep(0.1)

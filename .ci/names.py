@@ -3,11 +3,11 @@
 
     .ci/names.py [BINARY]
 
-A dnsmasq of its own resolves the name of the backends, in namespaces of its own, where it may use port 53 and /etc/resolv.conf
-names it. The name has two addresses, then three, then one, then two. After each change the shares of the addresses must become
+The script starts a dnsmasq that resolves the name of the backends. It runs in separate namespaces, where it may use port 53 and
+/etc/resolv.conf names it. The name has two addresses, then three, then one, then two. After each change the shares of the addresses must become
 equal within 20 s; the time that it took is printed. With the resolver stopped (SIGSTOP), and then killed, the shares must stay
-equal. Ends with code 1 if a request failed or if shares are wrong. Where the system permits no namespaces, it says so and ends
-with code 0. Builds nothing: `cargo build --workspace --release --locked` comes before.
+equal. The exit code is 1 if a request failed or if shares are wrong. If the system permits no namespaces, the script reports
+that and its exit code is 0. Builds nothing: `cargo build --workspace --release --locked` comes before.
 """
 import collections
 import http.client
@@ -29,7 +29,7 @@ BINARY = sys.argv[1] if len(sys.argv) > 1 else str(TARGET / "intelliproxy")
 INSIDE = "INTELLIPROXY_NAMES_INSIDE"
 ADDRESSES = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
 BACKEND_PORT, PROXY_PORT, CLIENTS = 8000, 8080, 4
-# Responses by which shares are judged, and the share by which one may differ from its part.
+# The number of latest responses that determine the shares, and the permitted deviation of a share.
 WINDOW, SLACK = 200, 0.1
 EQUAL_WITHIN_S, OUTAGE_S = 20, 8
 
@@ -159,7 +159,7 @@ def run(folder):
         server = http.server.ThreadingHTTPServer((address, BACKEND_PORT), Backend)
         threading.Thread(target=server.serve_forever, daemon=True).start()
     resolver = subprocess.Popen(
-        # With --no-daemon it keeps its user, as a namespace of users may not change groups.
+        # With --no-daemon it keeps its user, because a user namespace may not change groups.
         "dnsmasq --no-daemon --conf-file=/dev/null --no-resolv --no-hosts --local-ttl=0 "
         f"--listen-address=127.0.0.1 --bind-interfaces --addn-hosts={hosts}".split(),
         stderr=subprocess.DEVNULL,

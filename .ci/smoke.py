@@ -223,7 +223,7 @@ def check_download():
             size += len(piece)
             if size % (64 * MIB) == 0:
                 if size == 512 * MIB:
-                    time.sleep(1)  # A reader that rests: what comes meanwhile must not pile up.
+                    time.sleep(1)  # The reader pauses. The proxy must not buffer all that arrives meanwhile.
                 most = max(most, proxy.memory())
         assert size == count * MIB and digest.hexdigest() == digest_of_blocks(count)
         growth = most - before
@@ -248,7 +248,7 @@ def check_keep_alive():
 
 def check_failover():
     """The process that serves is killed during 2 000 requests: no client notices. It returns, and the other one may go."""
-    slow = {"SLOW_RATE": "1", "SLOW_MS": "2"}  # So that there are always requests in flight.
+    slow = {"SLOW_RATE": "1", "SLOW_MS": "2"}  # Ensures that requests are always in flight.
     servers = {name: server(name, **slow) for name in "AB"}
     ports = {name: servers[name].port for name in servers}
     try:
@@ -283,7 +283,7 @@ def requests_while(proxy, count, act, threads=8):
         for _ in range(count // threads):
             try:
                 port = int(get(connection).rsplit(b" ", 1)[1])
-            except Exception as error:  # Whatever a client can see is what is looked for.
+            except Exception as error:  # The test looks for any fault that a client can see.
                 with lock:
                     failures.append(repr(error))
                 connection = proxy.connection()

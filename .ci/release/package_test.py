@@ -74,7 +74,7 @@ class Root:
         self.folder.mkdir()
         subprocess.run(["tar", "-C", self.folder, "-xf", archive], check=True)
         needs("systemd-nspawn", "systemd-container")
-        # Without the service that registers machines, which a container or a CI runner may lack.
+        # Needs no service that registers machines, which a container or a CI runner may lack.
         command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"]
         command += ["--console=pipe", "--boot", "--directory", self.folder]
         self.log = open(folder / "boot.log", "wb")

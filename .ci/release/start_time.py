@@ -17,7 +17,7 @@ import time
 
 class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_):
-        pass  # The proxy was killed while its ping was answered.
+        pass  # The proxy was killed during its ping.
 
 
 class Backend(http.server.BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ def main():
             address = free.getsockname()
         begin = time.perf_counter()
         command = [binary, f"--listen=127.0.0.1:{address[1]}", backend, "--log-level=error"]
-        # Without a shell or a fork of this large process.
+        # Needs neither a shell nor a fork of this large process.
         pid = os.posix_spawn(binary, command, os.environ)
         while True:
             try:
