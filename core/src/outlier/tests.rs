@@ -92,7 +92,7 @@ fn alone_it_takes_five() {
     let now = Instant::from_millis(5);
     let verdicts: Vec<_> = (0..5).map(|_| fails(&mut watch, now, None)).collect();
     assert_eq!(verdicts, [false, false, false, false, true]);
-    // Two good requests of the others must not excuse it for good.
+    // Two good requests of the others must not excuse it permanently.
     let few = Some(Others { share: 0.0, requests: 2.0 });
     let mut watch = Watch::new(u32::MAX, u32::MAX);
     let verdicts: Vec<_> = (0..5).map(|_| fails(&mut watch, now, few)).collect();

@@ -156,8 +156,8 @@ impl Router {
             result,
             Err(ProbeFailure::TimedOut | ProbeFailure::Cut | ProbeFailure::Unreachable)
         );
-        // Only lost pings can be excused by live traffic. Any other failure is the backend's own
-        // response.
+        // Live traffic can excuse only lost pings. After any other failure, a reply has shown the
+        // fault.
         let learner = self.policy.learner().filter(|_| is_lost);
         let is_vouched = learner.is_some_and(|learner| learner.vouches_for(now, id));
         let done = self.table.update(id, |backend| {
