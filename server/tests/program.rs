@@ -26,7 +26,7 @@ fn a_line_that_never_comes_is_not_awaited_for_ever() {
     program.line_within("never", Duration::from_millis(50));
 }
 
-/// Usage errors are one line with the argument, and exit code 2.
+/// A usage error causes one line with the argument, and exit code 2.
 #[test]
 fn usage_errors_exit_with_2() {
     for (arguments, line) in [

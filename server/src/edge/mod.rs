@@ -289,7 +289,7 @@ impl Edge {
     /// Restores the state that [`remember`](Self::remember) kept, if it belongs to this policy.
     pub(crate) fn recall(&self, proxy: &mut Proxy) {
         let Some(text) = &self.learned else { return };
-        // The state of another policy is refused, and kept for that one.
+        // The state of another policy is refused, and kept until that policy is used again.
         if proxy.policy_state().is_some() && proxy.restore(text).is_ok() {
             info!("the policy continues with what it had learned");
         }

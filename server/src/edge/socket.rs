@@ -19,7 +19,7 @@ use crate::plain::os_error_text;
 /// A bound socket. Its name is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
-    /// Taken when the socket is put to use.
+    /// Taken by `take_listener`.
     listener: Option<UnixListener>,
     path: PathBuf,
     /// Device and inode of the name.

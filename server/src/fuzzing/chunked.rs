@@ -1,5 +1,6 @@
-//! The fuzz target for chunked bodies. They are compared with the second reader (`strict.rs`), read
-//! whole and piece by piece, and relayed. Encoded bodies are decoded again.
+//! The fuzz target for chunked bodies. The codec reads each body whole and piece by piece, and
+//! relays it. Its results are compared with those of the second reader (`strict.rs`). Encoded
+//! bodies are decoded again.
 use super::Source;
 use super::strict::{self, Extent, Verdict};
 use crate::buffer::{BufferPool, Outbox};

@@ -1,5 +1,6 @@
-//! The fuzz targets for heads. They are compared with httparse and with the second reader
-//! (`strict.rs`), and read whole and piece by piece. Forwarded heads are read again.
+//! The fuzz targets for heads. The codec reads each head whole and piece by piece. Its results are
+//! compared with those of httparse and of the second reader (`strict.rs`). Forwarded heads are read
+//! again.
 use std::net::Ipv4Addr;
 
 use super::strict::{self, Extent, Head, Verdict};

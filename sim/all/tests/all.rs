@@ -133,7 +133,7 @@ fn all_end_when_one_does() {
     assert!(said("--no-such-option"), "{:#?}", program.seen);
 }
 
-/// A bad variable is one line with its name, and exit code 2.
+/// A bad variable causes one line with its name, and exit code 2.
 #[test]
 fn all_refuses_bad_variables() {
     let output = output(all().env_clear().env("A_PORT", "x"));

@@ -108,7 +108,7 @@ fn distribution(names: &[&str], over_time: &[&OverTime]) -> Chart {
     Chart::exceeded("time that one of N requests exceeds", series.collect())
 }
 
-/// Returns a line for each group, but only for the first of many groups.
+/// Returns a line for each of the first [`LINES_MAX`] groups.
 fn groups(scenario: &Scenario, run: &OverTime, of: fn(&Line) -> &Vec<Option<f64>>) -> Vec<Series> {
     let named = scenario.backends.iter().zip(&run.groups).take(LINES_MAX);
     named

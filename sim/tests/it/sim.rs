@@ -1,4 +1,4 @@
-//! The program `sim` as a process: its output and its ends.
+//! The program `sim` as a process: its output, and the ways in which it ends.
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
@@ -34,7 +34,7 @@ fn sim_serves_until_a_signal() {
     }
 }
 
-/// A bad option is one line with its name, and exit code 2. So is a bad variable.
+/// A bad option causes one line with its name, and exit code 2. So does a bad variable.
 #[test]
 fn sim_refuses_bad_options() {
     let by_flag = output(sim().env_clear().args(["A", "--slow-rate", "2"]));
@@ -46,7 +46,7 @@ fn sim_refuses_bad_options() {
     assert!(String::from_utf8_lossy(&by_variable.stderr).contains("ERR_RATE: must be "));
 }
 
-/// A taken port is one clear line, and exit code 1.
+/// A taken port causes one clear line, and exit code 1.
 #[test]
 fn sim_refuses_a_taken_port() {
     let backend = Backend::start(Config::faultless()).expect("a backend");

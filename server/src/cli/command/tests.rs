@@ -150,7 +150,7 @@ fn other_commands() {
     }
 }
 
-/// Every error is one line that names the argument or the file.
+/// Every error text is one line that names the argument or the file.
 #[test]
 fn faults_are_told_in_one_line() {
     let rows: [(&[&str], &str); 27] = [

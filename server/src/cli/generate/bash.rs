@@ -6,8 +6,8 @@ use super::outline::{Entry, Outline, Values};
 /// Returns the script.
 pub(super) fn script(outline: &Outline) -> String {
     let commands: Vec<&str> = outline.commands.iter().map(|command| command.name).collect();
-    // Patterns of the command, `:` and the word before the cursor, each with the words that may
-    // follow.
+    // Branches of two `case` commands: `values` by the command, `:` and the word before the cursor,
+    // and `words` by the command. Each branch has the words that may follow.
     let mut values = String::new();
     let mut words = String::new();
     push_values(&mut values, "", outline.flags());

@@ -252,7 +252,7 @@ impl Live {
     /// Completes a sample. Without readers, no text is built.
     pub(crate) fn finish(&mut self, now: Instant, pool: &Pool, has_readers: bool) {
         let regular = self.sampled_at + SAMPLE_EVERY;
-        // After a pause the rhythm starts over.
+        // After a pause the next sample is due a second after this one.
         let is_regular = regular <= now && now.since(regular) < SAMPLE_EVERY;
         let begun = if is_regular { regular } else { now };
         self.sampled_at = begun;

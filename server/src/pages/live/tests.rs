@@ -166,7 +166,7 @@ fn a_growing_pool_keeps_its_history() {
     }
 }
 
-/// A large pool is sampled in steps, once a second over the whole.
+/// A large pool is sampled in several steps, each backend once a second.
 #[test]
 fn samples_are_taken_in_steps() {
     let mut live = live(100);
@@ -180,7 +180,7 @@ fn samples_are_taken_in_steps() {
     assert!(live.end_step(at(1) + STEP, rest.end));
     live.finish(at(1) + STEP, &pool(), false);
     assert_eq!(live.poll_timeout(), Some(at(2)));
-    // After a pause the rhythm starts over.
+    // After a pause the next sample is due a second after the last one.
     sample(&mut live, 7, 0.0, false);
     assert_eq!(live.poll_timeout(), Some(at(8)));
     live.set_sampling(at(3), false);
@@ -203,7 +203,7 @@ fn models_are_sent_once() {
     assert_eq!(names(&read(&live, &mut cursor)), ["tick", "model"]);
 }
 
-/// Without readers no tick is kept, and a guard that changes is an event.
+/// Without readers no tick is kept. A change of the guard's state is an event.
 #[test]
 fn a_change_of_the_guard_is_an_event() {
     let mut live = live(1);

@@ -28,8 +28,8 @@ impl Session {
         self.needs.dispatch();
     }
 
-    /// Handles a new configuration: the client's permission for /stats and its trust may have
-    /// changed.
+    /// Handles a new configuration: it may change whether the client may read /stats, and whether
+    /// it is a trusted hop.
     pub(crate) fn handle_reconfigured(&mut self, shared: &mut Shared) {
         self.client.hop.handle_reconfigured(self.client.is_refused, shared);
     }
