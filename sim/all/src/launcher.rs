@@ -155,7 +155,7 @@ impl Launcher {
         if let Some(admin) = &self.admin {
             lines.push(format!("          curl {admin}/metrics"));
             lines.push(format!("look      {admin}/ in a browser"));
-            lines.push(format!("          cargo proxy top {admin}"));
+            lines.push(format!("          cargo all top {admin}"));
         }
         lines.push("Ctrl-C ends all three".to_owned());
         for line in lines {

@@ -34,6 +34,12 @@ fn main() -> ExitCode {
     {
         return run_role(role, rest.to_vec());
     }
+    if arguments.first().is_some_and(|first| COMMANDS.iter().any(|name| first == name)) {
+        // This executable contains them, so that they need no other build.
+        return intelliproxy::cli::main(
+            [OsString::from("intelliproxy")].into_iter().chain(arguments),
+        );
+    }
     match options::parse(arguments, |name| env::var(name).ok()) {
         Ok(Command::Help) => {
             print!("{}", options::HELP);
@@ -68,5 +74,7 @@ fn run_role(role: &OsString, arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// The proxy's commands for a running proxy.
+const COMMANDS: [&str; 3] = ["top", "stats", "ctl"];
 /// Selects one of the three roles. For the launcher, not for users.
 const ROLE_FLAG: &str = "--role";

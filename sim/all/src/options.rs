@@ -126,6 +126,7 @@ Starts the proxy IntelliProxy and the simulated servers A and B, shows the log l
 all three, and ends them on Ctrl-C.
 
 Usage: all [--demo] [PROXY OPTIONS]
+       all top|stats|ctl [ARGUMENT]...  runs this command of the proxy program
 
   --demo  also makes 50 requests a second, and every 20 s a fault in turn for 10 s: slow,
           errors, silent, gone. The log names it and the server that has it, which is the

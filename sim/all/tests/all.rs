@@ -101,7 +101,7 @@ fn a_demonstration_has_traffic_and_faults() {
     let mut program = Program::start(&mut command);
     let proxy = program.wait_for_port("[all]   proxy     http://127.0.0.1:");
     program.wait_for("[all]   look      http://127.0.0.1:");
-    program.wait_for("[all]             cargo proxy top http://127.0.0.1:");
+    program.wait_for("[all]             cargo all top http://127.0.0.1:");
     program.wait_for("[demo]  50 requests a second, and a fault every 0.8 s");
     for fault in ["slow", "errors", "silent", "gone", "slow"] {
         let line = program.wait_for(&format!("[demo]  fault {fault}: server "));
@@ -148,4 +148,19 @@ fn all_prints_help() {
     let output = output(all().env_clear().arg("--help"));
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("A_PORT"));
+}
+
+/// The proxy's commands for a running proxy work without another build.
+#[test]
+fn all_has_the_commands_for_a_running_proxy() {
+    let (mut program, [proxy, ..]) = start_all(&[]);
+    let output = output(all().env_clear().args(["stats", &format!("http://127.0.0.1:{proxy}")]));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        table.starts_with("BACKEND") && table.contains("\nA ") && table.contains("\nB "),
+        "{table}"
+    );
+    program.signal("-INT");
+    assert_eq!(program.exit_code(), Some(0), "{:#?}", program.seen);
 }
