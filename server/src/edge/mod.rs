@@ -267,7 +267,7 @@ impl Edge {
     }
 
     /// Returns the TLS of listeners and of backends, if a file of it has changed.
-    pub(crate) fn take_certificates(&self) -> Option<(tls::Servers, tls::Clients)> {
+    pub(crate) fn take_certificates(&self) -> Option<(tls::Servers, tls::Clients, Vec<String>)> {
         self.certificates.take()
     }
 

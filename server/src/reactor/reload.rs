@@ -75,10 +75,11 @@ impl Reactor {
 
     /// Applies certificates whose files have changed. Existing connections keep the old ones.
     pub(super) fn take_certificates(&mut self) {
-        if let Some((servers, clients)) = self.edge.take_certificates() {
+        if let Some((servers, clients, lines)) = self.edge.take_certificates() {
             self.listeners.secure(&servers);
             self.tls = servers;
             self.backend_tls = clients;
+            lines.iter().for_each(|line| info!("{line}"));
         }
     }
 

@@ -67,7 +67,7 @@ impl Watch {
     #[allow(clippy::needless_pass_by_ref_mut)] // As in a build with TLS.
     pub(crate) fn follow(&mut self, _: &Servers, _: &Clients, _: impl Fn() + Send + 'static) {}
 
-    pub(crate) fn take(&self) -> Option<(Servers, Clients)> {
+    pub(crate) fn take(&self) -> Option<(Servers, Clients, Vec<String>)> {
         None
     }
 }

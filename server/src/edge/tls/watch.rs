@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use log::{info, warn};
+use log::warn;
 
 use super::client::Clients;
 use super::server::{Digest, Servers};
@@ -45,6 +45,8 @@ pub(crate) struct Watch {
 #[derive(Debug, Default)]
 struct Found {
     tls: Option<(Servers, Clients)>,
+    /// The log lines about it.
+    lines: Vec<String>,
     /// The number of calls of `follow` so far. A result for an earlier call is not used.
     generation: u64,
 }
@@ -71,6 +73,7 @@ impl Watch {
             let Ok(mut found) = self.result.lock() else { return };
             found.generation += 1;
             found.tls = None;
+            found.lines.clear();
             found.generation
         };
         if servers.is_empty() && clients.is_empty() && self.thread.is_none() {
@@ -94,9 +97,12 @@ impl Watch {
         }
     }
 
-    /// Returns the TLS of listeners and of backends, if a file has changed.
-    pub(crate) fn take(&self) -> Option<(Servers, Clients)> {
-        self.result.lock().ok()?.tls.take()
+    /// Returns the TLS of listeners and of backends, if a file has changed, and the lines to log once
+    /// it is in use.
+    pub(crate) fn take(&self) -> Option<(Servers, Clients, Vec<String>)> {
+        let mut found = self.result.lock().ok()?;
+        let (servers, clients) = found.tls.take()?;
+        Some((servers, clients, std::mem::take(&mut found.lines)))
     }
 }
 
@@ -122,28 +128,29 @@ fn run(messages: &Receiver<Message>, result: &Mutex<Found>) {
 /// Reads the files once.
 fn look(current: &mut Message, [of_servers, of_clients]: &mut [Refused; 2], result: &Mutex<Found>) {
     let (mut servers, mut clients) = (current.servers.clone(), current.clients.clone());
-    let is_news = [refresh(&mut servers, of_servers), refresh(&mut clients, of_clients)];
-    if !is_news.contains(&true) {
+    let mut lines = refresh(&mut servers, of_servers);
+    lines.extend(refresh(&mut clients, of_clients));
+    if lines.is_empty() {
         return;
     }
     (current.servers, current.clients) = (servers.clone(), clients.clone());
     let Ok(mut found) = result.lock() else { return };
     if found.generation == current.generation {
         found.tls = Some((servers, clients));
+        found.lines.extend(lines);
         (current.wake)();
     }
 }
 
-/// Reads changed files. Returns whether some of them are now in use.
-fn refresh(tls: &mut impl Watched, refused: &mut Refused) -> bool {
-    let mut is_news = false;
+/// Reads changed files. Returns a log line for each part that has new certificates.
+fn refresh(tls: &mut impl Watched, refused: &mut Refused) -> Vec<String> {
+    let mut lines = Vec::new();
     for (index, path) in tls.changed() {
         refused.resize(refused.len().max(index + 1), None);
         match tls.reload(index) {
             Ok(()) => {
-                info!("{path}: certificates changed, using the new ones");
+                lines.push(format!("{path}: certificates changed, using the new ones"));
                 refused[index] = None;
-                is_news = true;
             }
             Err((digest, wrong)) => {
                 if refused[index].as_ref() != Some(&digest) {
@@ -153,5 +160,5 @@ fn refresh(tls: &mut impl Watched, refused: &mut Refused) -> bool {
             }
         }
     }
-    is_news
+    lines
 }
