@@ -120,10 +120,8 @@ impl Finder {
             while let Ok(message) = self.messages.try_recv() {
                 self.handle(Instant::now(), message);
             }
-            if std::mem::take(&mut self.is_changed)
-                && let Some(line) = self.publish()
-            {
-                warn!("discovery: {line}");
+            if std::mem::take(&mut self.is_changed) {
+                self.publish(|line| warn!("discovery: {line}"));
             }
             let now = Instant::now();
             self.work(now);
@@ -348,35 +346,38 @@ impl Finder {
         }
     }
 
-    /// Publishes the backends of the followed configuration if they differ from those in use.
-    /// Returns a log line if the set of backends with taken names has changed.
-    fn publish(&mut self) -> Option<String> {
-        let known = self.known(&self.followed.as_ref()?.config);
-        let followed = self.followed.as_mut()?;
+    /// Publishes the backends of the followed configuration if they differ from those in use. If the
+    /// set of backends with taken names has changed, passes a log line to `tell` before that, so that
+    /// the line precedes those about the change.
+    fn publish(&mut self, tell: impl FnOnce(&str)) {
+        let Some(followed) = &self.followed else { return };
+        let known = self.known(&followed.config);
+        let Some(followed) = &mut self.followed else { return };
         match followed.config.found(&known) {
             Ok(found) => {
                 followed.told = None;
                 let line = unused_line(&followed.config, &found);
-                let is_told = followed.told_unused == line;
-                followed.told_unused.clone_from(&line);
-                let line = line.filter(|_| !is_told);
+                if followed.told_unused != line {
+                    if let Some(line) = &line {
+                        tell(line);
+                    }
+                    followed.told_unused = line;
+                }
                 if is_same(&found, &followed.used) {
-                    return line;
+                    return;
                 }
                 *followed.used = found.clone();
-                let Ok(mut results) = self.results.lock() else { return line };
+                let Ok(mut results) = self.results.lock() else { return };
                 results.found = Some((followed.generation, found));
                 if let Some(wake) = &results.wake {
                     wake();
                 }
-                line
             }
             Err(wrong) => {
                 if followed.told.as_ref() != Some(&wrong) {
                     warn!("discovery: {wrong}: keeping those in use");
                     followed.told = Some(wrong);
                 }
-                None
             }
         }
     }
@@ -508,7 +509,7 @@ mod tests {
     }
 
     /// Backends of the file whose names are taken are logged once, even if the configuration is
-    /// read again. They are logged again when they change.
+    /// read again. They are logged again when they change, and before the backends are published.
     #[test]
     fn taken_names_are_told_once() {
         let (sender, messages) = crossbeam_channel::unbounded();
@@ -527,7 +528,12 @@ mod tests {
             let list: Vec<String> = names.iter().map(one).collect();
             let content = Ok(format!("[{}]", list.join(",")).into_bytes());
             finder.handle(now, Message::Read { path: "f.json".to_owned(), content });
-            told.extend(finder.publish());
+            finder.results.lock().expect("no panic").found = None;
+            let results = Arc::clone(&finder.results);
+            finder.publish(|line| {
+                assert!(results.lock().expect("no panic").found.is_none(), "not published yet");
+                told.push(line.to_owned());
+            });
         }
         let line = |names, taken| format!("not using {names} (discovery.file f.json): {taken}");
         let lines = [line("A", "its name is taken"), line("A, B", "their names are taken")];
