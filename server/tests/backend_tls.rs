@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 
-use process::{Folder, Program, output};
+use process::{Folder, Program, free_port, output};
 
 /// A backend with TLS. Its arguments are a certificate, a key, a TLS version, the authority of
 /// client certificates or `-`, and a port. It prints a line when it listens, and lines for each
@@ -131,8 +131,8 @@ fn config(folder: &Folder, backends: &[(&str, u16, &str)], more: &str) -> String
         .collect();
     let (ca, entries) = (file("ca.pem"), entries.join(","));
     let text = format!(
-        r#"{{"tls": {{"ca": "{ca}"}}, "backends": [{entries}], {more}
-        "routing": {{"probes": {{"pingIntervalMs": 500, "pingRetryMs": 100}}}}}}"#
+        r#"{{"tls": {{"ca": "{ca}"}}, "backends": [{entries}], {more} "timeouts": {{"connectMs": 30000}},
+        "routing": {{"probes": {{"pingIntervalMs": 500, "pingRetryMs": 100, "pingTimeoutMs": 30000}}}}}}"#
     );
     let path = folder.path("proxy.json");
     fs::write(&path, text).expect("a file");
@@ -301,8 +301,8 @@ fn a_backend_may_require_a_certificate() {
 #[test]
 fn a_repaired_backend_is_up_again() {
     let folder = Folder::new("backend-tls-repaired");
-    let backend = Backend::start("expired", "TLSv1_3", "-", 0);
-    let port = backend.port;
+    let port = free_port();
+    let backend = Backend::start("expired", "TLSv1_3", "-", port);
     let path = config(&folder, &[("A", port, r#"{"serverName": "a.test"}"#)], "");
     let mut program = start(&path);
     program.line_with("A is down");

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub(crate) use folder::{Folder, empty_backend, make_pipe};
+pub(crate) use folder::{Folder, empty_backend, free_port, make_pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The longest wait of a test. Only a failing test waits this long.
