@@ -70,7 +70,7 @@ fn start(folder: &Folder, keys: &str) -> ([Site; 2], Program) {
     let backends: Vec<String> = sites.iter().zip('A'..).map(backend).collect();
     let text = format!(r#"{{"backends": [{}], {keys}}}"#, backends.join(","));
     std::fs::write(folder.file("c.json"), text).expect("a file");
-    let arguments = ["--config", &folder.path("c.json"), "--policy", "least_request"];
+    let arguments = ["--config", &folder.path("c.json"), "--policy", "round_robin"];
     (sites, Program::start(&arguments))
 }
 
