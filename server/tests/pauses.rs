@@ -48,7 +48,7 @@ fn assert_is_done(stream: &mut TcpStream) {
 #[test]
 fn responses_that_came_during_a_pause_count() {
     let (listener, flag) = backend();
-    let program = Program::start(&[&flag, "--response-head-ms=300"]);
+    let program = Program::start(&[&flag, "--response-head-ms=5000"]);
     let mut clients: Vec<TcpStream> = (0..10).map(|_| program.connect()).collect();
     for client in &mut clients {
         client.write_all(REQUEST).expect("sent");
@@ -58,8 +58,8 @@ fn responses_that_came_during_a_pause_count() {
     for upstream in &mut upstreams {
         upstream.write_all(RESPONSE).expect("sent");
     }
-    // The deadline passes without any bytes.
-    clients[0].set_read_timeout(Some(Duration::from_millis(600))).expect("a timeout");
+    // The deadline passes without any bytes. It is so long that the pause begins before it.
+    clients[0].set_read_timeout(Some(Duration::from_millis(5200))).expect("a timeout");
     // If the test itself is stopped meanwhile, its read is interrupted.
     let mut wait = || clients[0].read(&mut [0]).expect_err("the proxy is stopped");
     let early = match wait() {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use process::{DEADLINE, Program};
+use process::{DEADLINE, Folder, Program};
 
 const CLIENTS: usize = 600;
 /// Bytes of an incomplete head.
@@ -33,7 +33,11 @@ fn wait_for(program: &Program, what: &str, is_expected: impl Fn(usize) -> bool) 
 /// memory is returned to the system. (The allocator alone would keep three quarters of it.)
 #[test]
 fn memory_of_slow_clients_returns_to_the_system() {
-    let program = Program::start(&["--backend=A=http://127.0.0.1:1"]);
+    let folder = Folder::new("slow-clients");
+    let config = folder.path("proxy.json");
+    // No head is refused before all have arrived.
+    std::fs::write(&config, r#"{"timeouts": {"requestHeadMs": "1h"}}"#).expect("a file");
+    let program = Program::start(&["--config", &config, "--backend=A=http://127.0.0.1:1"]);
     program.stats();
     let before = program.resident_kib();
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(SENT));

@@ -138,7 +138,9 @@ fn identities_are_not_taken_from_trailers() {
             // The head of a POST ends in an empty line, and so does its trailer section.
             while empty_lines < 1 + usize::from(text.starts_with("POST")) {
                 line.clear();
-                reader.read_line(&mut line).expect("a request");
+                if reader.read_line(&mut line).is_ok_and(|count| count == 0) {
+                    break;
+                }
                 text.push_str(&line);
                 empty_lines += usize::from(line == "\r\n");
             }
@@ -247,7 +249,7 @@ fn a_cut_is_not_an_end() {
 /// closed clients get no HTTP bytes.
 #[test]
 fn handshakes_are_bounded() {
-    let settings = r#", "timeouts": {"handshakeMs": 2000}, "limits": {"handshakes": 2}"#;
+    let settings = r#", "timeouts": {"handshakeMs": 5000}, "limits": {"handshakes": 2}"#;
     let mut proxy = Proxy::start("bounds", &[&tls(&["site"], "")], settings);
     let begun = Instant::now();
     let mut silent = [proxy.raw(), proxy.raw()];
@@ -258,7 +260,7 @@ fn handshakes_are_bounded() {
     let mut rest = Vec::new();
     assert_eq!(silent[0].read_to_end(&mut rest).expect("an end"), 0);
     assert_eq!(silent[1].read_to_end(&mut rest).expect("an end"), 0);
-    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
     let mut plain = proxy.raw();
     plain.write_all(LAST.as_bytes()).expect("sent");
     plain.read_to_end(&mut rest).expect("an alert and an end");

@@ -37,7 +37,8 @@ fn a_closed_listener_serves_the_clients_that_wait() {
 /// turn cannot complete all the handshakes.
 #[test]
 fn a_stop_serves_requests_behind_handshakes() {
-    let mut proxy = Proxy::start("stop", &[&tls(&["site"], "")], "");
+    let settings = r#", "timeouts": {"handshakeMs": "1h", "shutdownMs": "1h"}"#;
+    let mut proxy = Proxy::start("stop", &[&tls(&["site"], "")], settings);
     let config = client(&[&TLS13]);
     let begin = |_| {
         let name = "a.test".try_into().expect("a name");
