@@ -11,7 +11,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use process::{Folder, Program, empty_backend, output};
+use process::{Folder, Program, empty_backend, free_port, output};
 use terminal::{Terminal, strip};
 
 /// Starts a proxy with two backends and admin pages. Returns the proxy and the URL of the pages.
@@ -116,9 +116,13 @@ fn top_is_redrawn_in_a_terminal() {
     terminal.wait_for("\x1b[?1049h");
     terminal.wait_for("2 of 2 usable  policy score");
     // One of the two got the request.
-    for _ in 0..2 {
+    for name in ["A", "B"] {
         terminal.press("j");
-        terminal.wait_for(" decisions");
+        let heading = format!("{name}  http://");
+        terminal.frame_with(&format!("decisions about {name}"), |frame| {
+            frame.iter().any(|line| line.starts_with(&heading))
+                && frame.iter().any(|line| line.contains(" decisions"))
+        });
     }
     assert!(terminal.written.contains("first choice: "), "{:?}", terminal.written);
     terminal.press("\x1b");
@@ -126,14 +130,15 @@ fn top_is_redrawn_in_a_terminal() {
     terminal.wait_for("  by name");
     terminal.press("n");
     terminal.wait_for("  by name, reversed");
-    let frame = terminal.next_frame();
-    let is_row = |line: &str, name: &str| line.get(3..).is_some_and(|row| row.starts_with(name));
-    let row = |name: &str| frame.iter().position(|line| is_row(line, name));
-    assert!(row("B ") < row("A ") && row("B ").is_some(), "{frame:#?}");
+    let frame = terminal.frame_with("B before A", |frame| {
+        let is_row =
+            |line: &str, name: &str| line.get(3..).is_some_and(|row| row.starts_with(name));
+        let row = |name: &str| frame.iter().position(|line| is_row(line, name));
+        row("B ").is_some() && row("B ") < row("A ")
+    });
     assert_eq!(frame.len(), 24, "{frame:#?}");
     terminal.resize((40, 8));
-    let frame = terminal.next_frame();
-    assert_eq!(frame.len(), 8, "{frame:#?}");
+    let frame = terminal.frame_with("8 lines", |frame| frame.len() == 8);
     assert!(frame.iter().all(|line| line.chars().count() <= 40), "{frame:#?}");
     terminal.press("q");
     assert_eq!(terminal.end(), (Some(0), true), "{:?}", terminal.written);
@@ -155,7 +160,7 @@ fn signals_restore_the_terminal() {
 #[test]
 fn a_lost_proxy_comes_back() {
     let body = r#"[{"name": "A", "health": "up", "standing": "in"}]"#;
-    let (port, stop) = serve(0, body);
+    let (port, stop) = serve(free_port(), body);
     let url = format!("http://127.0.0.1:{port}");
     let mut terminal = Terminal::start(top(&[&url, "--interval", "0.1"]), (80, 24));
     terminal.wait_for("1 of 1 usable");
@@ -164,12 +169,14 @@ fn a_lost_proxy_comes_back() {
     drop(TcpStream::connect(("127.0.0.1", port)));
     terminal.wait_for("no proxy for ");
     terminal.wait_for("connection refused");
-    let frame = terminal.next_frame();
-    assert!(frame.iter().any(|line| line.starts_with("   A ")), "{frame:#?}");
+    let is_kept = |frame: &[String]| {
+        frame.iter().any(|line| line.contains("connection refused"))
+            && frame.iter().any(|line| line.starts_with("   A "))
+    };
+    terminal.frame_with("the last figures", is_kept);
     let (_, _stop) = serve(port, &body.replace("\"A\"", "\"again\""));
     terminal.wait_for("again ");
-    let frame = terminal.next_frame();
-    assert_eq!(frame[2], "", "{frame:#?}");
+    terminal.frame_with("no error", |frame| frame.get(2).is_some_and(String::is_empty));
     terminal.press("q");
     assert_eq!(terminal.end(), (Some(0), true));
 }
@@ -183,7 +190,7 @@ fn foreign_text_does_not_reach_the_terminal() {
         r#"[{{"name": "{name}", "url": "http://\u001b[5m", "health": "down", "standing": {{"\u001b[1m": "\u001b[1m"}},
             "policy": {{"kind": "\u001b[41m", "\u001b[42m": 1}}, "scoreParts": {{"\u001b[43m": 1e308}}}}]"#
     );
-    let (port, _stop) = serve(0, &body);
+    let (port, _stop) = serve(free_port(), &body);
     let url = format!("http://127.0.0.1:{port}");
     for (variable, value) in [("COLUMNS", "80"), ("NO_COLOR", "1")] {
         let mut command = top(&[&url, "--interval", "0.1"]);

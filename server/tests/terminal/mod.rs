@@ -82,7 +82,25 @@ impl Terminal {
         last.split("\r\n").map(|line| strip(line).0).collect()
     }
 
-    /// Waits for a frame that began after this call, and returns it.
+    /// Waits for a frame for which the condition holds, and returns it. Frames that the program has
+    /// drawn before this call count, too.
+    #[track_caller]
+    pub(crate) fn frame_with(
+        &mut self,
+        what: &str,
+        is_wanted: impl Fn(&[String]) -> bool,
+    ) -> Vec<String> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let frame = self.frame();
+            if is_wanted(&frame) {
+                return frame;
+            }
+            assert!(self.read_until(end), "no frame with {what} within {DEADLINE:?}: {frame:#?}");
+        }
+    }
+
+    /// Waits for a frame, and returns one that is at least as new.
     #[track_caller]
     pub(crate) fn next_frame(&mut self) -> Vec<String> {
         // The rest of the current frame, a complete frame, and the beginning of the next one.
