@@ -145,10 +145,14 @@ pub(crate) struct LogGuard {
 impl LogGuard {
     /// Waits until the lines queued so far are written, but no longer than twice [`FINISH_TIME`].
     pub(crate) fn finish(self) {
+        self.finish_within(FINISH_TIME);
+    }
+
+    fn finish_within(self, time: Duration) {
         let Self { messages, patience, ended, .. } = self;
         drop(patience);
-        if messages.insist(Message::Finish, FINISH_TIME).is_ok() {
-            let _ = ended.wait(FINISH_TIME);
+        if messages.insist(Message::Finish, time).is_ok() {
+            let _ = ended.wait(time);
         }
     }
 

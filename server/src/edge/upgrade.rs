@@ -118,7 +118,8 @@ impl Upgrader {
         let program = self.program.clone();
         let work = move || {
             // When the proxy has ended, the result has no reader.
-            let _ = sender.send(upgrade(&program, handover, (own, other), time, &given_up));
+            let times = (time, END_TIME);
+            let _ = sender.send(upgrade(&program, handover, (own, other), times, &given_up));
             wake();
         };
         let fail = |error: io::Error| format!("cannot start a thread: {}", os_error_text(&error));
@@ -167,12 +168,13 @@ impl Upgrader {
 }
 
 /// Starts the program and hands over, by a pair of sockets. Returns the id of the new process. The
-/// upgrade is abandoned when the sender of `given_up` is dropped and the socket is shut down.
+/// times are those until it is ready, and from the end of its socket to its own end. The upgrade is
+/// abandoned when the sender of `given_up` is dropped and the socket is shut down.
 fn upgrade(
     program: &Program,
     handover: Handover,
     (own, other): (UnixStream, UnixStream),
-    time: Duration,
+    (time, end_time): (Duration, Duration),
     given_up: &Receiver<()>,
 ) -> Result<u32, String> {
     let path = program.path.display();
@@ -185,7 +187,7 @@ fn upgrade(
         _ if is_given_up() => "this process stops".to_owned(),
         // A process that has closed its socket is ending. Its exit status is the reason.
         ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
-            wait_for(&child, END_TIME, given_up);
+            wait_for(&child, end_time, given_up);
             match end(&mut child) {
                 Ok(status) => return Err(format!("process {id} ended: {status}")),
                 Err(error) => os_error_text(&error),
@@ -282,22 +284,22 @@ mod tests {
         let short = Duration::from_millis(50);
         let long = Duration::from_secs(30);
         let rows = [
-            ("exit 3", long, " ended: exit status: 3"),
-            ("exec cat >/dev/null", short, ": not ready within 50 ms (timeouts.upgradeMs)"),
-            ("echo no >&0; exec cat >/dev/null", long, ": an unknown reply"),
+            ("exit 3", (long, long), " ended: exit status: 3"),
+            ("exec cat >/dev/null", (short, long), ": not ready within 50 ms (timeouts.upgradeMs)"),
+            ("echo no >&0; exec cat >/dev/null", (long, long), ": an unknown reply"),
             // The socket ends long before the process.
             (
                 "exec 0<&-; n=0; while [ $n -lt 9999 ]; do n=$((n+1)); done; exit 3",
-                long,
+                (long, long),
                 " ended: exit status: 3",
             ),
-            ("exec 0<&-; kill -STOP $$", long, " ended: signal: 9 (SIGKILL)"),
+            ("exec 0<&-; kill -STOP $$", (long, short), " ended: signal: 9 (SIGKILL)"),
         ];
         let (_hold, given_up) = crossbeam_channel::bounded(0);
         let pair = || UnixStream::pair().expect("sockets");
-        for (script, time, expected) in rows {
+        for (script, times, expected) in rows {
             let handover = Handover::default();
-            let error = upgrade(&program(script), handover, pair(), time, &given_up);
+            let error = upgrade(&program(script), handover, pair(), times, &given_up);
             let error = error.expect_err(script);
             assert!(
                 error.starts_with("process ") && error.ends_with(expected),
@@ -305,8 +307,8 @@ mod tests {
             );
         }
         let missing = Program { path: "/no/such/file".into(), args: Vec::new() };
-        let error =
-            upgrade(&missing, Handover::default(), pair(), long, &given_up).expect_err("no file");
+        let error = upgrade(&missing, Handover::default(), pair(), (long, long), &given_up);
+        let error = error.expect_err("no file");
         assert_eq!(error, "cannot start /no/such/file: no such file or directory");
     }
 

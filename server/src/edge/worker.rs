@@ -144,9 +144,9 @@ mod tests {
         assert_eq!(queue.dropped().load(Ordering::Relaxed), 2);
         assert!(!ended.wait(Duration::ZERO));
         drop(release);
-        queue.insist(5, Duration::from_secs(10)).expect("the thread makes room");
+        queue.insist(5, Duration::from_secs(30)).expect("the thread makes room");
         drop(queue);
-        assert!(ended.wait(Duration::from_secs(10)));
+        assert!(ended.wait(Duration::from_secs(30)));
         assert_eq!(reported.iter().collect::<Vec<_>>(), [1, 2, 5]);
     }
 
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn an_ended_thread_refuses() {
         let Worker { queue, ended } = Worker::start("test", 2, drop).expect("a thread");
-        assert!(ended.wait(Duration::from_secs(10)));
+        assert!(ended.wait(Duration::from_secs(30)));
         assert_eq!(queue.offer(1), Err(1));
         assert_eq!(queue.insist(2, Duration::ZERO), Err(2));
     }

@@ -1,6 +1,9 @@
 use super::*;
 use crate::folder::Folder;
 
+/// Much longer than anything here takes: only a failing test waits this long.
+const TIME: Duration = Duration::from_secs(30);
+
 /// Logs one line through a queue.
 fn log(queue: &LineQueue, level: Level, text: &str) {
     queue.log(&Record::builder().level(level).target("t").args(format_args!("{text}")).build());
@@ -54,7 +57,7 @@ fn lines_are_written_in_order() {
     log(&queue, Level::Info, "one");
     log(&queue, Level::Debug, "hidden");
     log(&queue, Level::Error, "two\u{1b}[m");
-    guard.finish();
+    guard.finish_within(TIME);
     assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["one", "two\\u{1b}[m"]);
 }
 
@@ -90,7 +93,7 @@ fn lines_beyond_the_queue_are_counted() {
         log(&queue, Level::Info, text);
     }
     drop(gate);
-    guard.finish();
+    guard.finish_within(TIME);
     let rest: Vec<String> = lines.try_iter().collect();
     assert_eq!(first, "0");
     let told = "3 log lines dropped: stderr was not read fast enough";
@@ -126,11 +129,11 @@ fn failed_writes_are_repeated() {
     let watch = guard.watch();
     log(&queue, Level::Info, "one");
     log(&queue, Level::Info, "two");
-    let next = || lines.recv_timeout(Duration::from_secs(30)).expect("a line");
+    let next = || lines.recv_timeout(TIME).expect("a line");
     let told = "log: written again after 2 failed writes: no storage space";
     assert_eq!([next(), next(), next()], ["one", told, "two"]);
     assert_eq!(watch.counts(), LogCounts { dropped: 0, failed_writes: 2, limited: 0 });
-    guard.finish();
+    guard.finish_within(TIME);
 }
 
 /// If the output never accepts any bytes, lines are lost, but neither logging nor the end of the
@@ -143,8 +146,8 @@ fn a_dead_place_is_harmless() {
     for _ in 0..5 {
         log(&queue, Level::Info, "lost");
     }
-    guard.finish();
-    assert!(ended.wait(Duration::from_secs(30)), "the writer has ended");
+    guard.finish_within(TIME);
+    assert!(ended.wait(TIME), "the writer has ended");
     assert!(watch.counts().failed_writes > 0);
     assert!(watch.counts().dropped >= 5, "{:?}", watch.counts());
 }
@@ -183,7 +186,7 @@ fn a_renamed_file_is_let_go() {
     for one in ["one", "two"] {
         let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
         log(&queue, Level::Info, one);
-        guard.finish();
+        guard.finish_within(TIME);
     }
     std::fs::rename(&path, &old).expect("a rename");
     let (queue, guard) = spawn(levels("info"), text(open()), 8).expect("a thread");
@@ -191,7 +194,7 @@ fn a_renamed_file_is_let_go() {
     std::fs::rename(&path, &planted).expect("a rename");
     guard.watch().reopen();
     log(&queue, Level::Info, "three");
-    guard.finish();
+    guard.finish_within(TIME);
     assert_eq!(texts(&old), ["one", "two"]);
     assert_eq!(texts(&planted), [""; 0]);
     assert_eq!(texts(&path), ["three"]);
@@ -200,7 +203,7 @@ fn a_renamed_file_is_let_go() {
     std::os::unix::fs::symlink(&old, &path).expect("a link");
     guard.watch().reopen();
     log(&queue, Level::Info, "four");
-    guard.finish();
+    guard.finish_within(TIME);
     let wrong = "log: cannot be opened again: is a symbolic link, which is not followed: keeping the open file";
     assert_eq!(texts(&planted), ["three", wrong, "four"]);
 }
@@ -225,7 +228,7 @@ fn a_full_queue_does_not_keep_the_log() {
         };
         let (queue, guard) = spawn(levels("info"), text(Out(old)), 2).expect("a thread");
         log(&queue, Level::Info, "0");
-        let first = begins.recv_timeout(Duration::from_secs(30)).expect("the writer is held up");
+        let first = begins.recv_timeout(TIME).expect("the writer is held up");
         assert_eq!(first, "0");
         log(&queue, Level::Info, "1");
         log(&queue, Level::Info, "2");
@@ -234,10 +237,10 @@ fn a_full_queue_does_not_keep_the_log() {
         let told = "log: written again after 1 failed writes: no storage space";
         let expected = if fails { &["0", told, "1", "2"][..] } else { &["1", "2"] };
         for line in expected {
-            let next = lines.recv_timeout(Duration::from_secs(30));
+            let next = lines.recv_timeout(TIME);
             assert_eq!(next.as_deref(), Ok(*line), "{fails}");
         }
-        guard.finish();
+        guard.finish_within(TIME);
         assert_eq!(lines.try_iter().count(), 0, "none is reported as dropped");
         assert_eq!(begins.try_iter().count(), 0, "nothing more went to the old file");
     }
@@ -258,6 +261,6 @@ fn a_change_keeps_the_order() {
     log(&queue, Level::Info, "0");
     guard.watch().set(Opened { levels: levels("info"), output: out("new") });
     log(&queue, Level::Info, "1");
-    guard.finish();
+    guard.finish_within(TIME);
     assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["old 0", "new 1"]);
 }
