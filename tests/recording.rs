@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use intelliproxy_core::journal::Reader;
 use intelliproxy_lab::Scenario;
 use intelliproxy_sim::{Backend, Config, Parameters};
 
@@ -117,7 +118,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Sends a request on a connection and reads the response. Returns its head.
+/// Sends a request on a connection. Returns the response with its body.
 fn ask(stream: &mut TcpStream, path: &str) -> Result<String, Box<dyn Error>> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")?;
     let mut bytes = Vec::new();
@@ -136,7 +137,7 @@ fn ask(stream: &mut TcpStream, path: &str) -> Result<String, Box<dyn Error>> {
             line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok()
         });
         if bytes.len() >= head.len() + 4 + length.ok_or("no length")? {
-            return Ok(head.to_owned());
+            return Ok(text.into_owned());
         }
     }
 }
@@ -185,7 +186,16 @@ fn record(policy: &str, file: &str, further: &[&str]) {
     faulty.kill();
     load(proxy.port, 3, 30);
     let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).expect("a connection");
-    let head = ask(&mut stream, "/stats").expect("a response");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    let deadline = Instant::now() + PATIENCE;
+    let head = loop {
+        let response = ask(&mut stream, "/stats").expect("a response");
+        let (head, body) = response.split_once("\r\n\r\n").expect("a head");
+        if body.contains("\"health\":\"down\"") {
+            break head.to_owned();
+        }
+        assert!(Instant::now() < deadline, "the killed backend is not down: {body}");
+    };
     let field = head.lines().find(|line| line.starts_with("X-IntelliProxy-Recording: records="));
     assert!(field.is_some_and(|field| field.ends_with(", lost=0")), "{head}");
     drop(stream);
@@ -320,9 +330,11 @@ fn damage_is_reported() {
     assert!(!is_same);
     assert!(text.contains("cut off") && text.contains(": offset "), "{text}");
     assert!(text.contains(" 0 differ, 0 could not be checked"), "{text}");
+    // A bit of a record. In the length of a block, it could look like a cut.
+    let (_, records) = Reader::new(&bytes).expect("a header");
+    let places: Vec<u64> = records.map(|entry| entry.expect("a record").offset).collect();
     let mut flipped = bytes;
-    let middle = flipped.len() / 2;
-    flipped[middle] ^= 4;
+    flipped[places[places.len() / 2] as usize] ^= 4;
     fs::write(&file, &flipped).expect("a file");
     let (is_same, text) = replay(&[&file]);
     assert!(!is_same && text.contains("corrupt: the checksum"), "{text}");
