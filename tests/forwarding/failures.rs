@@ -3,11 +3,12 @@ use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc;
 
+use intelliproxy::config::CheckKind;
 use intelliproxy_sim::{Backend, Config as SimConfig};
 
 use crate::parties::{
-    DEADLINE, Script, config, connect, get, proxy, read_body, read_head, read_response, refuse,
-    respond, serve, wait_until,
+    DEADLINE, Script, config, connect, free_port, get, proxy, read_body, read_head, read_response,
+    refuse, respond, serve, wait_until,
 };
 
 /// A backend that closes each connection after its response, without `Connection: close`: no client
@@ -83,7 +84,7 @@ fn requests_are_retried_where_it_is_safe() {
 fn killed_backends_are_not_seen() {
     let start =
         |port| Backend::start(SimConfig { port, ..SimConfig::faultless() }).expect("a port");
-    let mut backends = [start(0), start(0)];
+    let mut backends = [start(free_port()), start(free_port())];
     let ports = [backends[0].port(), backends[1].port()];
     let urls = ports.map(|port| format!("http://127.0.0.1:{port}"));
     let address = proxy(&[&urls[0], &urls[1]]);
@@ -189,7 +190,10 @@ fn cut_responses_without_framing_are_resets() {
 fn refused_backends_become_502() {
     let (_refusing, refused) = refuse(SocketAddr::from(([127, 0, 0, 1], 0)));
     let url = format!("http://{refused}");
-    assert_eq!(get(proxy(&[&url]), "/").0, "HTTP/1.1 502 Bad Gateway");
+    // A backend that is down gets no request.
+    let mut unchecked = config(&[&url]);
+    unchecked.health.kind = CheckKind::None;
+    assert_eq!(get(serve(unchecked)[0], "/").0, "HTTP/1.1 502 Bad Gateway");
     let alive = Script::start(|stream, _| respond(stream, b"alive"));
     assert_eq!(get(proxy(&[&url, &alive.url]), "/").1, "alive");
     assert_eq!(get(serve(config(&[]))[0], "/").0, "HTTP/1.1 503 Service Unavailable");
