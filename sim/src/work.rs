@@ -56,13 +56,17 @@ mod tests {
     use super::*;
 
     /// Work of 40 ms takes more than 15 ms. The margin is for a core that has become faster since
-    /// the calibration.
+    /// the calibration. Other work that ends in between makes it faster by more, so only one of
+    /// several attempts must take that long.
     #[test]
     fn work_takes_its_time() {
-        let work = Work::calibrate();
-        let start = Instant::now();
-        work.run(Duration::from_millis(40), || false);
-        assert!(start.elapsed() > Duration::from_millis(15), "{:?}", start.elapsed());
+        let is_long = |_| {
+            let work = Work::calibrate();
+            let start = Instant::now();
+            work.run(Duration::from_millis(40), || false);
+            start.elapsed() > Duration::from_millis(15)
+        };
+        assert!((0..10).any(is_long), "the work is too short each time");
     }
 
     /// Work that is over before it begins does nothing: ten minutes of it return at once.

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
 use client::{Client, wait_until};
-use program::Program;
+use program::{Program, free_port};
 
 fn all() -> Command {
     Command::new(env!("CARGO_BIN_EXE_all"))
@@ -93,9 +93,11 @@ fn nothing_outlives_a_killed_launcher() {
 #[test]
 fn a_demonstration_has_traffic_and_faults() {
     let mut command = all();
+    // A server that is gone needs its port again.
+    let [a, b] = [free_port(), free_port()].map(|port| port.to_string());
     command.args(["--listen", "127.0.0.1:0", "--demo", "--demo-period-ms=800"]).env_clear().envs([
-        ("A_PORT", "0"),
-        ("B_PORT", "0"),
+        ("A_PORT", a.as_str()),
+        ("B_PORT", &b),
         ("ADMIN_PORT", "0"),
     ]);
     let mut program = Program::start(&mut command);

@@ -7,6 +7,7 @@ use intelliproxy_sim::{Backend, Config, Faults, Parameters};
 use serde_json::Value;
 
 use crate::client::{Client, DEADLINE, wait_until};
+use crate::program::free_port;
 
 fn start(parameters: Parameters) -> Backend {
     Backend::start(Config { parameters, ..Config::faultless() }).expect("a backend")
@@ -250,7 +251,7 @@ fn a_public_backend_listens_on_all_addresses() {
             backend.addresses()
         );
         assert_eq!(Client::connect(backend.port()).get("/").status, 200);
-        assert!(backend.stop(Duration::from_secs(10)), "nothing had to be cut");
+        assert!(backend.stop(DEADLINE), "nothing had to be cut");
     }
 }
 
@@ -275,8 +276,9 @@ fn connections_are_bounded() {
 /// port at once.
 #[test]
 fn a_killed_backend_is_gone_and_replaceable() {
-    let backend = start(slow(600_000));
-    let port = backend.port();
+    let port = free_port();
+    let config = Config { port, parameters: slow(600_000), ..Config::faultless() };
+    let backend = Backend::start(config).expect("a free port");
     let mut client = Client::connect(port);
     client.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_until("the request is in progress", || backend.counters().requests == 1);
@@ -295,7 +297,8 @@ fn a_stopped_backend_finishes_its_responses() {
     let backend = start(Parameters::faultless());
     let mut idle = Client::connect(backend.port());
     assert_eq!(idle.get("/").status, 200);
-    backend.set_parameters(slow(300)).expect("sound parameters");
+    // Long enough that the backend stops before the response.
+    backend.set_parameters(slow(5000)).expect("sound parameters");
     let mut busy = Client::connect(backend.port());
     busy.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_until("the request is in progress", || backend.counters().requests == 2);
