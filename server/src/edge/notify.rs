@@ -9,10 +9,12 @@
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! No crate is used, because a message is a single datagram without a reply. A message that cannot
-//! be sent at once is dropped.
+//! No crate is used, because a message is a single datagram without a reply. While the manager has no
+//! room, a watchdog message is dropped. Any other message waits for room, but not for long, because
+//! the serving thread waits with it.
+use std::cell::Cell;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -20,6 +22,8 @@ use std::{env, process};
 
 use intelliproxy_core::Instant;
 use log::warn;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The settings in the environment of a service.
@@ -55,11 +59,18 @@ impl Environment {
     }
 }
 
+/// The longest wait for a manager that has no room for a message.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// The connection to the service manager. Without one, nothing is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
     socket: Option<UnixDatagram>,
     watchdog: Option<Watchdog>,
+    /// The longest wait for room.
+    patience: Duration,
+    /// Whether a wait for room was in vain. Until a message is sent there is no other wait.
+    is_deaf: Cell<bool>,
 }
 
 /// The schedule of watchdog messages.
@@ -81,6 +92,8 @@ impl Notifier {
                 watchdog: environment
                     .watchdog_interval()
                     .map(|interval| Watchdog { interval, next: now }),
+                patience: PATIENCE,
+                is_deaf: Cell::new(false),
             },
             Err(error) => {
                 warn!(
@@ -120,7 +133,7 @@ impl Notifier {
     #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
-            self.send("WATCHDOG=1");
+            self.send_at_once("WATCHDOG=1");
             if let Some(watchdog) = &mut self.watchdog {
                 watchdog.next = now + watchdog.interval;
             }
@@ -133,11 +146,28 @@ impl Notifier {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
     }
 
+    /// Sends a message, and waits for room if necessary. Serving continues if the manager does not
+    /// read or has ended.
     fn send(&self, message: &str) {
-        if let Some(socket) = &self.socket {
-            // Serving continues if the manager does not read or has ended.
-            let _ = socket.send(message.as_bytes());
+        if self.send_at_once(message) || self.is_deaf.get() {
+            return;
         }
+        if let (Some(socket), Ok(time)) = (&self.socket, Timespec::try_from(self.patience)) {
+            // If this fails, the second attempt fails, too.
+            let _ = retry_on_intr(|| poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&time)));
+            self.is_deaf.set(!self.send_at_once(message));
+        }
+    }
+
+    /// Sends a message if there is room. Returns whether nothing is left to do.
+    fn send_at_once(&self, message: &str) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        let result = socket.send(message.as_bytes());
+        let is_done = !result.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        if is_done {
+            self.is_deaf.set(false);
+        }
+        is_done
     }
 }
 
@@ -246,6 +276,25 @@ mod tests {
             let wanted: &[u64] = if expected { &[100, 1600, 4000, 5500] } else { &[] };
             assert_eq!(sent, wanted, "{usec:?} {pid:?}");
         }
+        std::fs::remove_file(path).expect("the socket's file");
+    }
+
+    /// A message waits for room. A watchdog message does not.
+    #[test]
+    fn a_message_waits_for_room() {
+        let path = env::temp_dir().join(format!("intelliproxy-full-{}", process::id()));
+        let name = path.to_str().expect("UTF-8");
+        let manager = manager(name);
+        manager.set_nonblocking(false).expect("a socket");
+        manager.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        let mut notifier = Notifier::new(&environment(name, Some("2"), None), Instant::ZERO);
+        notifier.patience = Duration::from_secs(30);
+        (0..100_000).for_each(|at| notifier.handle_turn(Instant::from_millis(at)));
+        assert!(!notifier.send_at_once("WATCHDOG=1"), "there is no room");
+        let reader =
+            std::thread::spawn(move || while next(&manager).expect("a message") != "READY=1" {});
+        notifier.ready();
+        reader.join().expect("the message");
         std::fs::remove_file(path).expect("the socket's file");
     }
 
