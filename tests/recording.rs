@@ -19,7 +19,7 @@ use intelliproxy_sim::{Backend, Config, Parameters};
 /// The program's arguments, one per line. They are set in a process that runs the program.
 const ARGUMENTS: &str = "INTELLIPROXY_TEST_ARGUMENTS";
 /// The time limit of every wait here.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the program if another test starts it. Not a test itself.
 #[test]

@@ -242,8 +242,10 @@ fn readiness_follows_backends_and_the_end() {
     assert!(get(port, "/readyz").ends_with("\r\n\r\nready\n"));
     let mut client = program.connect();
     client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+    let end = Instant::now() + DEADLINE;
     while !get(port, "/metrics").contains("requests_in_flight{pool=\"default\",backend=\"A\"} 1\n")
     {
+        assert!(Instant::now() < end, "the request is not in flight");
     }
     program.signal("-TERM");
     program.line_with("stopping: 1 clients are connected");

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use process::{DEADLINE, Program};
 
@@ -31,11 +32,13 @@ impl Manager {
 
     /// The next message that is not a watchdog message.
     fn next(&self) -> String {
+        let end = Instant::now() + DEADLINE;
         loop {
             let message = self.next_of_any_kind();
             if message != "WATCHDOG=1" {
                 return message;
             }
+            assert!(Instant::now() < end, "only watchdog messages");
         }
     }
 

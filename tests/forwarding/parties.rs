@@ -14,7 +14,7 @@ use intelliproxy::reactor;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
 
 /// The longest wait of a test. Only a failing test waits this long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Returns a configuration with these backends, named A, B and so on, and a free port.
 pub(crate) fn config(urls: &[&str]) -> Config {

@@ -69,7 +69,7 @@ pub(crate) struct Notifier {
     watchdog: Option<Watchdog>,
     /// The longest wait for room.
     patience: Duration,
-    /// Whether a wait for room was in vain. Until a message is sent there is no other wait.
+    /// Whether there was no room after a wait. Until a message is sent there is no other wait.
     is_deaf: Cell<bool>,
 }
 

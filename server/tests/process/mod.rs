@@ -14,7 +14,7 @@ pub(crate) use folder::{Folder, empty_backend, free_port, make_pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The longest wait of a test. Only a failing test waits this long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A running proxy and its log. Dropping it kills the process.
 pub(crate) struct Program {

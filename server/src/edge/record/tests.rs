@@ -18,7 +18,7 @@ fn router() -> RecordedRouter {
     RecordedRouter::new(config, 1, Instant::ZERO).expect("a valid configuration")
 }
 
-/// Waits until all is written, longer than the program does at its end.
+/// Waits until all is written, for longer than the program does at its end.
 fn finish(guard: RecordGuard) {
     assert!(guard.ended.wait(Duration::from_secs(30)), "it is written");
 }
