@@ -28,9 +28,9 @@
 //! The back-off is 250 ms, 2 s, then 8 s, and starts again after 30 s without an ejection. From the
 //! fourth consecutive ejection on, it is a quarter of the time since the first one, 8 s to 2 min: a
 //! backend that has failed for a long time will probably fail the next trial as well, and each such
-//! trial costs a request. The back-off ends early when the others fail or refuse so many more
-//! requests than before that a trial is justified. A probation needs 4 good requests, doubled by
-//! each relapse up to 32, or as many as fit into [`PROBATION_TIME`].
+//! trial costs a request. The back-off ends early when the others fail or refuse enough requests
+//! beyond their usual share to justify a trial. A probation needs 4 good requests, doubled by each
+//! relapse up to 32, or as many as fit into [`PROBATION_TIME`].
 //!
 //! (Envoy ejects after 5 in a row for 30 s, HAProxy's `observe` after 10. Three with the
 //! comparison lost fewer requests in the lab and ejected no good backend.)
@@ -239,8 +239,8 @@ impl Watch {
             || self.errors_in_row >= ERRORS_IN_ROW_ALONE && has_none
     }
 
-    /// Whether its run of failures is so long that another backend that fails less takes over: [a
-    /// backup](Self::is_worse_than_spare), or [one that serves](Self::gives_way_to).
+    /// Whether its run of failures is long enough for another backend that fails less to take over:
+    /// [a backup](Self::is_worse_than_spare), or [one that serves](Self::gives_way_to).
     pub(crate) const fn has_failed_in_row(&self) -> bool {
         self.errors_in_row >= ERRORS_IN_ROW
     }
