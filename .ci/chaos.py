@@ -14,7 +14,8 @@ turn is left alone for ten seconds. Each other one is disturbed at random in one
 Clients send GET requests over kept connections at a fixed total rate. A request is lost if its response is not 200, is
 incomplete, or does not arrive. The proxy's access log shows why: failed exchanges are printed by their ends. The resident
 memory and the open descriptors of the proxy are read twice a second and must not grow: the median of the last third of
-the run is compared with that of the second third. The exit code is 1 if a request was lost or if either has grown. Builds nothing: `cargo build --workspace --release --locked` comes before.
+the run is compared with that of the second third. The exit code is 1 if a request was lost or if either has grown.
+Builds nothing: `cargo build --workspace --release --locked` comes before.
 """
 import argparse
 import collections

@@ -3,11 +3,12 @@
 
     .ci/names.py [BINARY]
 
-The script starts a dnsmasq that resolves the name of the backends. It runs in separate namespaces, where it may use port 53 and
-/etc/resolv.conf names it. The name has two addresses, then three, then one, then two. After each change the shares of the addresses must become
-equal within 20 s; the time that it took is printed. With the resolver stopped (SIGSTOP), and then killed, the shares must stay
-equal. The exit code is 1 if a request failed or if shares are wrong. If the system permits no namespaces, the script reports
-that and its exit code is 0. Builds nothing: `cargo build --workspace --release --locked` comes before.
+The script starts a dnsmasq that resolves the name of the backends. It runs in separate namespaces, where it may use port 53
+and /etc/resolv.conf names it. The name has two addresses, then three, then one, then two. After each change the shares of
+the addresses must become equal within 20 s; the time that it took is printed. With the resolver stopped (SIGSTOP), and then
+killed, the shares must stay equal. The exit code is 1 if a request failed or if shares are wrong. If the system permits no
+namespaces, the script reports that and its exit code is 0. Builds nothing: `cargo build --workspace --release --locked`
+comes before.
 """
 import collections
 import http.client

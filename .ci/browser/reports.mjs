@@ -35,7 +35,7 @@ function report(name, file, args) {
   return { text: stdout, url: pathToFileURL(html).href };
 }
 
-/** Opens a report and scrolls through it, so that its charts are drawn. The console must stay empty. */
+/** Opens a report and scrolls through it, so that its charts are drawn. The console must be empty. */
 async function withReport(url, options, play) {
   const errors = [];
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
@@ -56,7 +56,7 @@ async function withReport(url, options, play) {
   assert.deepEqual(errors, []);
 }
 
-/** Every visible chart is drawn, nothing is wider than the window, and axe finds no serious fault. */
+/** Each visible chart is drawn, nothing is wider than the window, axe finds no serious fault. */
 async function isSound(page) {
   const figures = await page.locator("figure[data-chart]:visible").count();
   assert.ok(figures >= 4, `${figures} charts`);

@@ -72,8 +72,8 @@ impl Regret {
         self.missed = 0.0;
     }
 
-    /// Whether the others have failed or refused enough requests more than usual to justify an early
-    /// trial of an ejected backend. If so, the count starts again.
+    /// Whether the others have failed or refused enough requests more than usual to justify an
+    /// early trial of an ejected backend. If so, the count starts again.
     pub(crate) const fn calls_back(&mut self) -> bool {
         let is_time = self.missed >= MISSED;
         if is_time {

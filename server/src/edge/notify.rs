@@ -9,9 +9,9 @@
 //! | `MAINPID=N` | an upgrade: process N serves now |
 //! | `STOPPING=1` | the proxy stops |
 //!
-//! No crate is used, because a message is a single datagram without a reply. While the manager has no
-//! room, a watchdog message is dropped. Any other message waits for room, but not for long, because
-//! the serving thread waits with it.
+//! No crate is used, because a message is a single datagram without a reply. While the manager has
+//! no room, a watchdog message is dropped. Any other message waits for room, but not for long,
+//! because the serving thread waits with it.
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};

@@ -9,8 +9,8 @@
 //! Sequential test: `x = clamp(y/σ, ±3) − 0.05`, where σ is estimated from about the last 2000
 //! samples. For each λ of 0.1, 0.25, 0.5 there is a one-sided CUSUM (cumulative sum)
 //! `g ← max(0, g + λx − λ²/2)`. The learner is demoted when one of them exceeds ln 10⁶. If the
-//! samples are no worse than the allowance, each `exp g` is bounded by a Shiryaev–Roberts process. A
-//! false alarm therefore comes at most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas,
+//! samples are no worse than the allowance, each `exp g` is bounded by a Shiryaev–Roberts process.
+//! A false alarm therefore comes at most once in 10⁶/3 control samples (Lorden 1971; Shin, Ramdas,
 //! Rinaldo 2023), about once in 5·10⁷ requests at the default slice.
 //!
 //! Logarithms emphasise the typical request, so a learner looks worse if it avoids a backend that

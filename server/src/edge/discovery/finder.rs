@@ -346,9 +346,9 @@ impl Finder {
         }
     }
 
-    /// Publishes the backends of the followed configuration if they differ from those in use. If the
-    /// set of backends with taken names has changed, passes a log line to `tell` before that, so that
-    /// the line precedes those about the change.
+    /// Publishes the backends of the followed configuration if they differ from those in use. If
+    /// the set of backends with taken names has changed, passes a log line to `tell` before that,
+    /// so that the line precedes those about the change.
     fn publish(&mut self, tell: impl FnOnce(&str)) {
         let Some(followed) = &self.followed else { return };
         let known = self.known(&followed.config);

@@ -97,8 +97,8 @@ impl Watch {
         }
     }
 
-    /// Returns the TLS of listeners and of backends, if a file has changed, and the lines to log once
-    /// it is in use.
+    /// Returns the TLS of listeners and of backends, if a file has changed, and the lines to log
+    /// once it is in use.
     pub(crate) fn take(&self) -> Option<(Servers, Clients, Vec<String>)> {
         let mut found = self.result.lock().ok()?;
         let (servers, clients) = found.tls.take()?;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the certificates of the tests in this folder, valid from 2020 to 2120. The CA is new each time.
+# Makes the certificates of the tests in this folder, valid from 2020 to 2120, by a new CA.
 set -e
 cd "$(dirname "$0")"
 T=$(mktemp -d)
