@@ -282,7 +282,7 @@ mod tests {
     /// A message waits for room. A watchdog message does not.
     #[test]
     fn a_message_waits_for_room() {
-        let path = env::temp_dir().join(format!("intelliproxy-full-{}", process::id()));
+        let path = env::temp_dir().join(format!("intelliproxy-no-room-{}", process::id()));
         let name = path.to_str().expect("UTF-8");
         let manager = manager(name);
         manager.set_nonblocking(false).expect("a socket");
