@@ -30,7 +30,9 @@ use crate::proxy::ClientIdentity;
 const BATCH_MAX: usize = 64 * 1024;
 /// The number of ciphertext bytes above which rustls has enlarged its input buffer.
 const GROWN: usize = 4096;
-/// The work of a record beside its bytes, in bytes: 0.3 us, as 700 bytes of plaintext.
+/// The work of a record beside its bytes, in bytes. A record of 1 byte takes 0.22 us, as long as the
+/// decryption of 1500 bytes (measured with rustls alone, records of 1 and 4096 bytes). Chosen: half
+/// of that, because a byte is also copied and sent.
 const RECORD_WORK: u64 = 700;
 
 /// A TLS connection without its socket.
