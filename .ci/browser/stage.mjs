@@ -93,6 +93,7 @@ export class Proxy {
 
   async start() {
     this.port ??= await freePort();
+    if (this.settings.tls) this.settings = { listen: [{ address: `127.0.0.1:${this.port}`, tls: this.settings.tls }] };
     this.adminPort ??= await freePort();
     const config = {
       listen: [`127.0.0.1:${this.port}`],
@@ -175,12 +176,13 @@ export class Load {
   }
 }
 
-export async function openBrowser() {
+/** Starts Chromium, with further arguments for its command line. */
+export async function openBrowser(more = []) {
   const paths = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
   const executablePath = paths.find((path) => path && existsSync(path));
   if (!executablePath) throw new Error("Chromium is not installed: apt-get install chromium");
   const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
-  return chromium.launch({ executablePath, args: [...args, "--disable-component-update", "--disable-sync"] });
+  return chromium.launch({ executablePath, args: [...args, ...more, "--disable-component-update", "--disable-sync"] });
 }
 
 /** Opens the live page. Errors of the console and of the page are added to `errors`. */
