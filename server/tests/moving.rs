@@ -218,6 +218,11 @@ fn what_cannot_be_opened_changes_nothing() {
         assert_eq!(fs::read_to_string(&journal).expect("a file"), "older");
     }
     drop(holder);
+    // A child that another test has just started may still have it.
+    let end = Instant::now() + DEADLINE;
+    while TcpStream::connect(("127.0.0.1", taken)).is_ok() {
+        assert!(Instant::now() < end, "the port is still open");
+    }
     assert!(!Path::new(&format!("{journal}.old")).exists());
     let line = proxy.reload(&format!("{listen}, \"recording\": {{\"file\": \"{journal}\"}}"));
     assert!(line.ends_with("configuration: other listen, recording"), "{line}");

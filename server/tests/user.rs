@@ -3,7 +3,7 @@
 mod process;
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
@@ -26,7 +26,8 @@ fn is_root() -> bool {
 
 /// A free port that only root may open. Each process begins its search at another port.
 fn low_port() -> u16 {
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // A listener would live on for a moment in a child that another test starts.
+    let is_free = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_err();
     let first = std::process::id();
     let mut ports = (0..400).map(|step| 600 + ((first + step) % 400) as u16);
     ports.find(is_free).expect("a free port below 1024")

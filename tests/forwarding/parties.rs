@@ -128,7 +128,8 @@ pub(crate) fn free_port() -> u16 {
     let first = std::process::id() as usize * 61;
     loop {
         let port = 10_000 + (first + TRIED.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+        // A listener of this process would live on for a moment in a child that another test starts.
+        if TcpStream::connect(("127.0.0.1", port as u16)).is_err() {
             return port as u16;
         }
     }

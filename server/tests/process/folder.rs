@@ -1,7 +1,7 @@
 //! Folders, ports and backends for tests of the program.
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,8 @@ pub(crate) fn free_port() -> u16 {
     let first = std::process::id() as usize * 61;
     loop {
         let port = 10_000 + (first + TRIED.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+        // A listener of this process would live on for a moment in a child that another test starts.
+        if TcpStream::connect(("127.0.0.1", port as u16)).is_err() {
             return port as u16;
         }
     }
