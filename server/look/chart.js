@@ -136,13 +136,8 @@ const look = (() => {
         const width = mark.label ? ctx.measureText(mark.label).width : 0;
         const fits = left > free && left + width < bbox.left + bbox.width;
         if (mark.label && fits) {
-          // A background keeps the label readable where a line of the chart crosses it.
-          ctx.fillStyle = colour("--panel");
-          ctx.globalAlpha = 0.85;
-          ctx.fillRect(left + 2 * devicePixelRatio, bbox.top, width + 4 * devicePixelRatio, 15 * devicePixelRatio);
-          ctx.globalAlpha = 1;
-          ctx.fillStyle = ctx.strokeStyle;
-          ctx.fillText(mark.label, left + 4 * devicePixelRatio, bbox.top + 11 * devicePixelRatio);
+          // Above the lines of the chart, so that neither hides the other.
+          ctx.fillText(mark.label, left, bbox.top - 4 * devicePixelRatio);
           free = left + width + 8 * devicePixelRatio;
         }
       }
@@ -178,6 +173,8 @@ const look = (() => {
     const settings = {
       width: Math.max(120, place.clientWidth || figure.clientWidth),
       height: options.height ?? 150,
+      // The labels of the marks are above the lines.
+      padding: [17, null, null, null],
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, sync: options.sync ? { key: options.sync } : undefined },
       scales: {
