@@ -129,7 +129,13 @@ test("the reports of a recording have the figures of the text, and the switch fr
   await Promise.all(backends.map((backend) => backend.stop()));
   for (const [name, more] of [["check.html", []], ["again.html", ["--policy", "learned"]]]) {
     const { text, url } = report(name, program(), ["replay", file, ...more]);
-    for (const look of looks) await withReport(url, { ...look, bypassCSP: true }, isSound);
+    for (const look of looks) {
+      await withReport(url, { ...look, bypassCSP: true }, async (page) => {
+        await isSound(page);
+        const over = () => [...document.querySelectorAll(".scroll")].map((box) => box.scrollWidth - box.clientWidth);
+        assert.deepEqual(await page.evaluate(over), [0], "text breaks into lines");
+      });
+    }
     await withReport(url, {}, async (page) => {
       const shown = (await page.locator("tbody tr").allTextContents()).join(" ").replace(/\s+/g, " ");
       for (const line of text.trim().split("\n")) {
