@@ -93,6 +93,12 @@ test("a backend that fails is shown as ejected, and returns", async () => {
     backends[1].errors = 0;
     await page.waitForSelector('.events [data-kind="return"]');
     await page.waitForSelector(".model path");
+    // The list is as high as its panel, which is as high as that of the policy.
+    const rest = await page.evaluate(() => {
+      const events = document.getElementById("events");
+      return events.closest(".panel").getBoundingClientRect().bottom - events.getBoundingClientRect().bottom;
+    });
+    assert.ok(rest < 24, `${rest} pixels are empty below the time line`);
   });
 });
 
@@ -171,6 +177,16 @@ test("200 backends: all rows, a filter, sorting; the CPU time of the page is pri
     const after = await spent();
     const [all, script, layout] = ["TaskDuration", "ScriptDuration", "LayoutDuration"].map((name) => ((after[name] - before[name]) / 6).toFixed(1));
     console.log(`# 200 backends: ${all} ms of CPU time of the page per second, ${script} ms in scripts, ${layout} ms in layout`);
+    // Only some have the colour of a line in the charts; names and URLs begin at one place in all of them.
+    const places = await page.evaluate(() => {
+      const text = (node) => {
+        const range = document.createRange();
+        range.selectNodeContents(node);
+        return Math.round(range.getBoundingClientRect().left);
+      };
+      return [...document.querySelectorAll(".name button > :last-child, .name .url")].slice(0, 40).map(text);
+    });
+    assert.deepEqual([...new Set(places)].length, 1, `${places}`);
     await page.locator("#filter-text").fill("node-19");
     await until("ten rows", async () => (await page.locator("#rows tr").count()) === 10);
     await page.locator("#filter-text").fill("");
@@ -296,7 +312,10 @@ test("rows beside the screen have their figures", async () => {
     await until("all ages", async () => (await texts("#rows .ages .number")).every((text) => text !== ""));
     await until("all requests", async () => (await texts('#rows td[data-label="Req/s"]')).some((text) => Number(text) > 5));
     assert.ok((await texts("#rows .state")).every((text) => text !== ""));
-    // Without requests the bar of the share is empty.
+    // A picture of the whole page has them, too.
+    const isDrawn = () => [...document.querySelectorAll("#rows tr")].every((row) => row.checkVisibility({ contentVisibilityAuto: true }));
+    assert.ok(await page.evaluate(isDrawn));
+    // Without requests the bar of a share is empty.
     const widths = await page.evaluate(() => [...document.querySelectorAll(".share .bar > span")].map((bar) => bar.offsetWidth / bar.parentElement.offsetWidth));
     assert.ok(widths.reduce((sum, width) => sum + width) < 1.5, `${widths}`);
   });

@@ -21,6 +21,7 @@ const table = (() => {
     ["Score, pts", "score", "score", 1],
     ["Signal age", "ages", null, 1, "Age of ping, report, request"],
   ];
+  const signals = ["ping", "report", "request"];
   const points = ["latency", "loss", "errorPoints", "inFlightPoints", "queuePoints", "cpuPoints", "memoryPoints"];
   /** The number of rows outside the screen that a tick draws. */
   const unseenAtOnce = 24;
@@ -75,6 +76,11 @@ const table = (() => {
         });
         cell.append(button);
       } else cell.textContent = title;
+      if (kind === "ages") {
+        const names = element("span", "signals");
+        names.append(...signals.flatMap((signal) => [element("span", "", signal), " "]));
+        cell.append(" ", names);
+      }
       if (label) cell.title = label;
       head.append(cell);
     }
@@ -137,7 +143,7 @@ const table = (() => {
     row.scoreCell = score;
     row.scoreParts = element("span", "spoken");
     score.append(row.score, stack, row.scoreParts);
-    row.ages = ["ping", "report", "request"].map((signal) => {
+    row.ages = signals.map((signal) => {
       const age = element("span", "number");
       age.title = `age of the last ${signal}`;
       ages.append(element("span", "spoken", ` ${signal}: `), age);
