@@ -77,7 +77,9 @@ fn run(
 fn print_table(options: &Options) -> Result<(), String> {
     let reading = options.source.read(false)?;
     let mut text = String::new();
-    for line in table::once(&reading) {
+    // Lines that a terminal breaks in two are no table.
+    let wide = io::stdout().is_terminal().then(|| terminal::size().0);
+    for line in table::once(&reading, wide) {
         line.write(&mut text, has_colours());
         text.push('\n');
     }

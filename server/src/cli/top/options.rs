@@ -63,7 +63,8 @@ URL is /stats of the proxy (default http://127.0.0.1:3003/stats; if nothing list
   --socket PATH      read from admin.socket of the proxy instead
 
 Counts, shares, times and errors are those since the proxy's start. Times are estimated from buckets:
-see headTimes in server/docs/operations.md.
+see headTimes in server/docs/operations.md. On a terminal the table fits its width: names are cut,
+and columns left out. Into a pipe or a file it has whole names and all columns.
 
 exit codes: 0 if the table was printed, 1 if no proxy can be read, 2 for an invalid argument";
 

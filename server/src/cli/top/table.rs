@@ -45,6 +45,8 @@ const LEAVING: [Column; 7] = [
 const MARK: usize = 3;
 const NAME_MIN: usize = 11;
 const NAME_MAX: usize = 40;
+/// The longest name that a configuration allows: lines in a file have whole names.
+const NAME_WHOLE: usize = 64;
 const BAR_MAX: usize = 30;
 
 /// The columns that fit a window.
@@ -75,10 +77,10 @@ impl Layout {
         Self { name, columns: chosen }
     }
 
-    /// Returns a layout without bars, for lines in a file. The column of states is as wide as it
-    /// must be here, or as in the earlier layout if that is wider. A line with its time of nine
-    /// columns fits a terminal of 80 if no name has more than 12 characters and no state is longer
-    /// than `current`.
+    /// Returns a layout without bars, for lines in a file. The states have the columns that they
+    /// need here, or needed in the layout before. Names are whole: a program reads them. With the
+    /// time, which has nine columns, lines whose longest state is `current` have 80 columns with
+    /// names of 12.
     pub(crate) fn of_lines(reading: &Reading, earlier: Option<&Self>) -> Self {
         let longest = reading.rows.iter().map(|row| columns(&row.name)).max().unwrap_or(0);
         let states = reading.rows.iter().map(|row| columns(row.state.name()));
@@ -86,7 +88,7 @@ impl Layout {
         let mut columns = COLUMNS.to_vec();
         columns.retain(|(column, ..)| *column != Column::Bar);
         columns[0].2 = states.max().unwrap_or(0).max(known);
-        Self { name: longest.clamp("BACKEND".len(), NAME_MAX), columns }
+        Self { name: longest.clamp("BACKEND".len(), NAME_WHOLE), columns }
     }
 
     pub(crate) fn heading(&self) -> Line {
@@ -146,17 +148,22 @@ pub(crate) fn error_style(percent: Option<f64>) -> Style {
     }
 }
 
-/// Returns the lines of the table that `stats` prints.
-pub(crate) fn once(reading: &Reading) -> Vec<Line> {
+/// Headings of the table that `stats` prints.
+const HEADINGS: [&str; 10] = [
+    "BACKEND", "STATE", "REQUESTS", "SHARE", "ERR %", "REFUSED", "FLIGHT", "P50 MS", "P99 MS",
+    "SCORE",
+];
+/// Its columns to leave out on a narrow terminal, in this order.
+const LEAVING_ONCE: [usize; 7] = [7, 5, 9, 6, 3, 4, 1];
+
+/// Returns the lines of the table that `stats` prints: for a terminal of `wide` columns, or for a
+/// file, with whole names.
+pub(crate) fn once(reading: &Reading, wide: Option<usize>) -> Vec<Line> {
     let Rates { rows, all } = since_start(reading);
-    let headings = [
-        "BACKEND", "STATE", "REQUESTS", "SHARE", "ERR %", "REFUSED", "FLIGHT", "P50 MS", "P99 MS",
-        "SCORE",
-    ];
     let known = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
     let cells = reading.rows.iter().zip(&rows).map(|(row, traffic)| {
         [
-            left(&row.name, columns(&row.name).min(NAME_MAX)),
+            left(&row.name, columns(&row.name).min(NAME_WHOLE)),
             row.state.name().to_owned(),
             whole(row.requests as f64),
             traffic.share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", 100.0 * share)),
@@ -169,32 +176,47 @@ pub(crate) fn once(reading: &Reading) -> Vec<Line> {
         ]
     });
     let cells: Vec<[String; 10]> = cells.collect();
-    let wide: Vec<usize> = (0..headings.len())
+    let mut wides: Vec<usize> = (0..HEADINGS.len())
         .map(|at| {
             let widest = cells.iter().map(|row| columns(&row[at])).max().unwrap_or(0);
-            widest.max(headings[at].len())
+            widest.max(HEADINGS[at].len())
         })
         .collect();
+    // Two spaces separate names from numbers.
+    let gap = |at: usize| if at < 2 { "  " } else { " " };
+    let mut shown: Vec<usize> = (0..HEADINGS.len()).collect();
+    if let Some(wide) = wide {
+        let used = |shown: &[usize]| -> usize {
+            let others = shown.iter().filter(|at| **at > 0);
+            gap(0).len() + others.map(|at| wides[*at] + gap(*at).len()).sum::<usize>() - 1
+        };
+        let wanted = wides[0].min(NAME_MIN);
+        for leaving in LEAVING_ONCE {
+            if used(&shown) + wanted > wide {
+                shown.retain(|at| *at != leaving);
+            }
+        }
+        wides[0] = wides[0].min(wide.saturating_sub(used(&shown)));
+    }
     let place = |at: usize, text: &str| {
-        let text = if at < 2 { left(text, wide[at]) } else { right(text, wide[at]) };
-        // Two spaces separate names from numbers. At 80 columns there is room for names of 12.
-        text + if at < 2 { "  " } else { " " }
+        let text = if at < 2 { left(text, wides[at]) } else { right(text, wides[at]) };
+        text + gap(at)
     };
     let mut lines = Vec::with_capacity(cells.len() + 8);
     let mut heading = Line::default();
-    for (at, text) in headings.iter().enumerate() {
-        heading.push(Style::Bold, &place(at, text));
+    for at in &shown {
+        heading.push(Style::Bold, &place(*at, HEADINGS[*at]));
     }
     lines.push(heading);
     for (row, (cells, traffic)) in reading.rows.iter().zip(cells.iter().zip(&rows)) {
         let mut line = Line::default();
-        for (at, text) in cells.iter().enumerate() {
+        for at in &shown {
             let style = match at {
                 1 => state::style(row.state),
                 4 => error_style(traffic.error_percent),
                 _ => Style::Plain,
             };
-            line.push(style, &place(at, text));
+            line.push(style, &place(*at, &cells[*at]));
         }
         lines.push(line);
     }
@@ -284,7 +306,7 @@ mod tests {
     fn the_table_of_stats() {
         let mut reading = reading(&[("A", 3000, 3000), ("B", 1000, 0)]);
         reading.counts.push(("access-log".to_owned(), "dropped=1\u{7}".to_owned()));
-        let text: Vec<String> = once(&reading).iter().map(written).collect();
+        let text: Vec<String> = once(&reading, None).iter().map(written).collect();
         let expected = [
             "BACKEND  STATE  REQUESTS SHARE ERR % REFUSED FLIGHT P50 MS P99 MS SCORE",
             "A        up        3 000 75.0%  10.0       0      2    3.8    5.0   1.5",
@@ -295,6 +317,29 @@ mod tests {
             "access log dropped=1\\u{7}",
         ];
         assert_eq!(text, expected);
-        assert_eq!(once(&Reading::default()).len(), 3);
+        assert_eq!(once(&Reading::default(), None).len(), 3);
+    }
+
+    /// On a terminal, names are cut and columns left out so that no row is broken in two. In a file,
+    /// names are whole.
+    #[test]
+    fn the_table_of_stats_fits_a_terminal() {
+        let name = "a-backend-with-a-long-name-in-Frankfurt-am-Main-number-17-of-64";
+        let reading = reading(&[(name, 123_456, 123_456), ("B", 1000, 0)]);
+        for wide in 24..200 {
+            let lines = once(&reading, Some(wide));
+            for line in &lines[..3] {
+                let text = written(line);
+                assert!(columns(&text) <= wide, "{wide}: {text}");
+                assert!(text.starts_with(['B', 'a']), "{wide}: {text}");
+            }
+        }
+        let text = written(&once(&reading, Some(80))[1]);
+        assert!(text.starts_with("a-backend") && text.contains('…'), "{text}");
+        assert!(written(&once(&reading, Some(80))[0]).ends_with("SCORE"));
+        assert!(written(&once(&reading, None)[1]).starts_with(name));
+        let layout = Layout::of_lines(&reading, None);
+        let line = layout.row(&reading.rows[0], &since_start(&reading).all, false);
+        assert!(written(&line).contains(name));
     }
 }
