@@ -14,9 +14,10 @@ pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> V
     let url = json["url"].as_str().unwrap_or("-");
     lines.push(Line::default().and(Style::Bold, &visible(&format!("{}  {url}", row.name), wide)));
     let weight = json["weight"].as_f64().map_or_else(String::new, |w| format!("weight {w:.0} %; "));
+    // A backend that is "in" has nothing to say: the state before is enough.
     let standing = match &json["standing"] {
-        Value::String(word) => word.clone(),
-        other => words(other),
+        Value::Object(_) => format!("{}; ", words(&json["standing"])),
+        _ => String::new(),
     };
     let is_current = json["current"] == true && row.state != State::Current;
     let current = if is_current { ", current" } else { "" };
@@ -24,7 +25,7 @@ pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> V
         &mut lines,
         "state",
         &[
-            format!("{}{current}; {weight}standing {standing};", row.state.name()),
+            format!("{}{current}; {weight}{standing}", row.state.name()).trim_end().to_owned(),
             format!("{} ejections;", json["ejections"].as_u64().unwrap_or(0)),
             format!("{} requests,", whole(row.requests as f64)),
             format!("{} errors,", whole(row.errors as f64)),
@@ -186,6 +187,7 @@ mod tests {
         let text = texts(&row, Some(&decisions), 80);
         for expected in [
             "A  http://u",
+            "state    up; weight 100 %; 0 ejections; 100 requests, 10 errors, 0 refused",
             "score 1.5 latency 1.0 ████████  loss 0.5 ████",
             "ages     ping 1.5 s, report -, request -",
             "policy   score: fullAt 4;",
