@@ -52,8 +52,8 @@ pub trait Host {
     fn date(&self, seconds: u64) -> String;
 
     /// Reports progress: the number of bytes that were read, and of all bytes. A recording may be
-    /// read several times for one answer.
-    fn progress(&self, _read: u64, _of: u64) {}
+    /// read several times for one answer, and what follows counts its own steps: each begins at 0.
+    fn progress(&self, _done: u64, _of: u64) {}
 }
 
 /// The answer to a question.

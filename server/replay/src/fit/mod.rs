@@ -29,12 +29,17 @@ use super::text::quantile;
 pub(super) fn fit(recording: &Recording<'_>) -> Result<(String, Answer), String> {
     let (history, wrong) = History::read(recording);
     let header = recording.header();
-    let fitted: Vec<Fitted<'_>> = history
-        .backends
-        .iter()
-        .zip(&header.config.backends)
-        .map(|(visits, name)| Fitted::new(name, visits, &history))
-        .collect();
+    let host = recording.host();
+    // A backend takes time for each of its responses.
+    let all = history.backends.iter().map(|backend| backend.visits.len() as u64).sum();
+    let mut done = 0;
+    host.progress(done, all);
+    let mut fitted: Vec<Fitted<'_>> = Vec::with_capacity(history.backends.len());
+    for (backend, name) in history.backends.iter().zip(&header.config.backends) {
+        fitted.push(Fitted::new(name, backend, &history));
+        done += backend.visits.len() as u64;
+        host.progress(done, all);
+    }
     let means: Vec<f64> = fitted.iter().filter_map(Fitted::mean_ms).collect();
     if means.is_empty() {
         return Err("the recording has no good response to fit a backend to".to_owned());
