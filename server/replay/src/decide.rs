@@ -128,7 +128,7 @@ fn describe(text: &mut String, estimate: &Estimate, charge_ms: f64) {
     };
     let _ = writeln!(
         text,
-        "cost       recorded {:.3} ms a request, again {:.3} ms ({change:+.1} %); {interval}",
+        "cost       recorded {:.3} ms a request, again {:.3} ms ({change:+.1} %); {interval};",
         estimate.recorded_ms, estimate.estimated_ms
     );
     let _ = writeln!(
