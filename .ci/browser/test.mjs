@@ -315,7 +315,7 @@ test("rows beside the screen have their figures", async () => {
     // A picture of the whole page has them, too.
     const isDrawn = () => [...document.querySelectorAll("#rows tr")].every((row) => row.checkVisibility({ contentVisibilityAuto: true }));
     assert.ok(await page.evaluate(isDrawn));
-    // Without requests the bar of a share is empty.
+    // Without requests the bar of the share is empty.
     const widths = await page.evaluate(() => [...document.querySelectorAll(".share .bar > span")].map((bar) => bar.offsetWidth / bar.parentElement.offsetWidth));
     assert.ok(widths.reduce((sum, width) => sum + width) < 1.5, `${widths}`);
   });
