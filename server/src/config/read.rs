@@ -44,7 +44,11 @@ impl<'d> Node<'d> {
     fn visit<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, ReadError> {
         match self.value {
             Value::StringLit(string) => visitor.visit_str(self.checked(string)?),
-            Value::NumberLit(number) => visit_number(number.value, visitor),
+            Value::NumberLit(number) => match Number::parse(number.value)? {
+                Number::Whole(number) => visitor.visit_u64(number),
+                Number::Negative(number) => visitor.visit_i64(number),
+                Number::Fraction(number) => visitor.visit_f64(number),
+            },
             Value::BooleanLit(boolean) => visitor.visit_bool(boolean.value),
             Value::NullKeyword(_) => visitor.visit_unit(),
             Value::Array(array) => {
@@ -117,17 +121,25 @@ impl<'d> Node<'d> {
     }
 }
 
-#[inline(never)]
-fn visit_number<'d, V: Visitor<'d>>(literal: &str, visitor: V) -> Result<V::Value, ReadError> {
-    if let Ok(number) = literal.parse::<u64>() {
-        return visitor.visit_u64(number);
-    }
-    if let Ok(number) = literal.parse::<i64>() {
-        return visitor.visit_i64(number);
-    }
-    match literal.parse::<f64>() {
-        Ok(number) if number.is_finite() => visitor.visit_f64(number),
-        _ => Err(ReadError::from(Fault::Other("number out of range".to_owned()))),
+/// A number of a document, as the first of these types that has its value.
+enum Number {
+    Whole(u64),
+    Negative(i64),
+    Fraction(f64),
+}
+
+impl Number {
+    fn parse(literal: &str) -> Result<Self, ReadError> {
+        if let Ok(number) = literal.parse() {
+            return Ok(Self::Whole(number));
+        }
+        if let Ok(number) = literal.parse() {
+            return Ok(Self::Negative(number));
+        }
+        match literal.parse() {
+            Ok(number) if f64::is_finite(number) => Ok(Self::Fraction(number)),
+            _ => Err(ReadError::from(Fault::Other("number out of range".to_owned()))),
+        }
     }
 }
 
