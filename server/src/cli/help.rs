@@ -61,7 +61,7 @@ pub(super) fn explanation(flag: &Flag) -> String {
 /// Returns the default of a flag with a single value, as written in the configuration file.
 fn default_of(flag: &Flag) -> Option<String> {
     flag.value?;
-    let config = serde_json::to_value(Config::default()).ok()?;
+    let config = Config::default().to_value();
     match config.pointer(&format!("/{}", flag.path.replace('.', "/")))? {
         Value::Array(_) | Value::Null => None,
         Value::String(text) => Some(text.clone()),

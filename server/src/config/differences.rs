@@ -54,7 +54,6 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
 
     use super::*;
     use crate::config::Overflow;
@@ -89,7 +88,7 @@ mod tests {
         let told = new.settings_unlike(&old);
         let mut all = [&told[..], &["backends"]].concat();
         all.sort_unstable();
-        let json: Value = serde_json::from_str(&old.to_json()).expect("JSON");
+        let json = old.to_value();
         let mut keys: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
         keys.sort_unstable();
         assert_eq!(all, keys);

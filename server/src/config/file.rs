@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use intelliproxy_core::{ConfigError, Rules};
+use serde_json::Value;
 
 use super::Config;
 use super::document::Document;
@@ -47,6 +48,12 @@ impl Config {
     pub fn to_json(&self) -> String {
         // Plain data with string keys can always be written as JSON.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Returns the whole configuration as a tree. It is read from the text: to serialise into a tree
+    /// would be a second copy of that code, of 80 KB.
+    pub(crate) fn to_value(&self) -> Value {
+        serde_json::from_str(&self.to_json()).unwrap_or_default()
     }
 }
 

@@ -50,8 +50,7 @@ fn distance(one: &str, other: &str) -> usize {
 /// Returns the path of every key of a configuration, except those in lists.
 fn all_keys() -> Vec<String> {
     let mut keys = Vec::new();
-    let mut objects =
-        vec![(String::new(), serde_json::to_value(Config::default()).unwrap_or_default())];
+    let mut objects = vec![(String::new(), Config::default().to_value())];
     while let Some((path, value)) = objects.pop() {
         let Value::Object(object) = value else { continue };
         for (key, value) in object {
