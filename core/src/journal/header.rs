@@ -96,7 +96,7 @@ impl Header {
             payload(bytes, at + 2)?.ok_or_else(|| JournalError::new(at + 2, Fault::CutOff))?;
         let wrong = |text: String| JournalError::new(at + 2 + FRAME_BYTES, Fault::Config(text));
         let json_read: HeaderJson =
-            serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
+            serde_json::from_str(text_of(json)).map_err(|error| wrong(error.to_string()))?;
         // The limits are not a part of the `routing` object, so they are stored next to it.
         let rules = Rules { limits: json_read.limits, ..json_read.routing };
         let config = RouterConfig { backends: json_read.backends, rules };
@@ -148,6 +148,12 @@ pub(super) fn payload(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, JournalE
     Ok(Some(payload))
 }
 
+/// Returns the text of a record, empty if it is not UTF-8, which then is not JSON either. All JSON
+/// is read from text: to read it from bytes would be a second copy of that code.
+pub(super) fn text_of(record: &[u8]) -> &str {
+    str::from_utf8(record).unwrap_or_default()
+}
+
 /// A configuration as the JSON of a record.
 pub(super) fn config_to_json(config: &RouterConfig) -> Vec<u8> {
     let json = ConfigJson {
@@ -161,7 +167,7 @@ pub(super) fn config_to_json(config: &RouterConfig) -> Vec<u8> {
 /// The configuration that [`config_to_json`] wrote.
 pub(super) fn config_from_json(json: &[u8]) -> Result<RouterConfig, &'static str> {
     let json: ConfigJson =
-        serde_json::from_slice(json).map_err(|_| "a configuration of another version")?;
+        serde_json::from_str(text_of(json)).map_err(|_| "a configuration of another version")?;
     if json.backends.len() > BACKENDS_MAX {
         return Err("more backends than there can be");
     }

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::error::{Fault, JournalError};
-use super::header::{FRAME_BYTES, Header, config_from_json, payload};
+use super::header::{FRAME_BYTES, Header, config_from_json, payload, text_of};
 use super::record::{Admission, Entry, Record, tag};
 use super::wire::Cursor;
 use crate::affinity::AffinityKey;
@@ -11,6 +11,7 @@ use crate::event::{
     AgentState, LoadReport, NoRoute, Outcome, ProbeAnswer, ProbeFailure, ProbeKind, RequestFailure,
 };
 use crate::id::{BackendId, LeaseId, ProbeId};
+use crate::policy::PolicyState;
 use crate::time::Instant;
 
 /// The records of a journal in their order. The iterator ends after the first error.
@@ -232,9 +233,9 @@ impl Block<'_> {
             }
             tag::RESTORED => {
                 let len = self.cursor.small()?;
-                let state = serde_json::from_slice(self.cursor.take(len)?)
+                let state = PolicyState::from_json(text_of(self.cursor.take(len)?))
                     .map_err(|_| "a state of another version")?;
-                Record::Restored(state)
+                Record::Restored(Box::new(state))
             }
             tag::ENDED => Record::Ended { is_continued: self.cursor.byte()? != 0 },
             _ => return Err("an unknown kind of record"),

@@ -147,12 +147,12 @@ impl Handover {
             stream.set_read_timeout(Some(time))?;
             stream.set_write_timeout(Some(time))?;
             let (length, sockets) = receive(stream)?;
-            let mut text = Vec::new();
-            stream.take(length).read_to_end(&mut text)?;
+            let mut text = String::new();
+            stream.take(length).read_to_string(&mut text)?;
             Ok((text, sockets))
         };
         let (text, sockets) = take(&stream).map_err(fail)?;
-        let text: Text = serde_json::from_slice(&text).map_err(|error| fail(error.into()))?;
+        let text: Text = serde_json::from_str(&text).map_err(|error| fail(error.into()))?;
         let (said, came) = (text.listeners.len() + text.admin_listeners.len(), sockets.len());
         if said != came {
             return Err(format!("cannot take over: {came} of {said} listeners arrived"));

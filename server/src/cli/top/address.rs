@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cli::top::decisions;
 use crate::cli::top::http::{self, BODY_BYTES_MAX, COUNTS_MAX, Failure};
-use crate::cli::top::reading::Reading;
+use crate::cli::top::reading::{Reading, json};
 use crate::cli::top::url::Url;
 
 /// The address of a proxy's figures.
@@ -76,7 +76,7 @@ fn read_socket(path: &str) -> Result<Reading, String> {
     };
     let mut reading = parsed.map_err(|wrong| format!("{path}: {wrong}"))?;
     // A proxy that does not know `totals` responds with an error, and then no totals are shown.
-    if let Ok(Value::Object(totals)) = serde_json::from_slice(totals) {
+    if let Some(Value::Object(totals)) = json(totals) {
         let fields = totals.into_iter().take(COUNTS_MAX);
         let texts = fields.filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())));
         reading.take_fields(texts);

@@ -1,6 +1,8 @@
 //! Reads the last decisions from /explain.
 use serde_json::Value;
 
+use crate::cli::top::reading::json;
+
 /// A decision of the router.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Decision {
@@ -13,7 +15,7 @@ pub(crate) struct Decision {
 
 /// Parses the body of /explain; `None` if the body is not from /explain.
 pub(crate) fn parse(body: &[u8]) -> Option<Vec<Decision>> {
-    let json: Value = serde_json::from_slice(body).ok()?;
+    let json = json(body)?;
     let rows = json["decisions"].as_array()?.iter();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let decisions = rows.map(|row| Decision {

@@ -48,7 +48,7 @@ impl Reading {
     /// Parses the body of /stats.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
         let wrong = || "the response is not that of /stats".to_owned();
-        let Ok(Value::Array(rows)) = serde_json::from_slice(body) else {
+        let Some(Value::Array(rows)) = json(body) else {
             return Err(wrong());
         };
         let rows: Option<Vec<Row>> = rows.into_iter().map(Row::new).collect();
@@ -122,6 +122,11 @@ impl Row {
             json,
         })
     }
+}
+
+/// Parses a body; `None` if it is not JSON.
+pub(crate) fn json(body: &[u8]) -> Option<Value> {
+    serde_json::from_str(str::from_utf8(body).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(super) fn read(text: &[u8], names: &FigureNames) -> Reading {
 type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 fn object(text: &[u8]) -> Option<Object<'_>> {
-    serde_json::from_slice(text).ok()
+    serde_json::from_str(str::from_utf8(text).ok()?).ok()
 }
 
 /// Returns the value at a path. A key that itself contains dots is also found.
