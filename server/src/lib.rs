@@ -6,6 +6,7 @@ pub(crate) mod access;
 mod admin;
 pub(crate) mod buffer;
 pub mod cli;
+mod collect;
 pub mod config;
 mod control;
 mod digits;

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::{BackendConfig, Config};
+use crate::collect::one_by_one;
 
 impl Config {
     /// Returns the top-level keys in which this configuration differs from `old`, except
@@ -43,8 +44,8 @@ impl Config {
                 backend.reports.clone(),
             )
         };
-        let old: BTreeMap<&str, _> =
-            old.backends.iter().map(|backend| (backend.name.as_str(), share(backend))).collect();
+        let old = old.backends.iter().map(|backend| (backend.name.as_str(), share(backend)));
+        let old: BTreeMap<&str, _> = one_by_one(old);
         let is_other = |backend: &&BackendConfig| {
             old.get(backend.name.as_str()).is_some_and(|old| *old != share(backend))
         };

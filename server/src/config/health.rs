@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::check::{PATH_ALLOWED, is_path, is_token, refuse};
 use super::host::HostPort;
 use super::{BackendConfig, Config, optional_millis};
+use crate::collect::one_by_one;
 use crate::http::field::Name;
 
 /// The health checks of all backends.
@@ -249,7 +250,7 @@ impl Config {
     /// Returns the check of each backend, by its name.
     pub(crate) fn checks(&self) -> BTreeMap<&str, Check> {
         let check = |backend| self.check_of(backend);
-        self.backends.iter().map(|one| (one.name.as_str(), check(one))).collect()
+        one_by_one(self.backends.iter().map(|one| (one.name.as_str(), check(one))))
     }
 
     /// Checks the common health checks and those of each backend.

@@ -13,6 +13,7 @@ use intelliproxy_core::{BackendId, Instant, Notice as RouterNotice};
 use super::id::ConnId;
 use super::session::{OwnPage, OwnText, StreamState};
 use super::{Action, Proxy, earliest};
+use crate::collect::one_by_one;
 use crate::config::Config;
 use crate::pages::explain::{decision_text, list_text};
 use crate::pages::live::{
@@ -381,7 +382,7 @@ impl Proxy {
     /// Lists the backends again after a change.
     fn list_backends(&mut self) {
         let ids = self.upstreams.configured().to_vec();
-        let configured: BTreeSet<BackendId> = ids.iter().copied().collect();
+        let configured: BTreeSet<BackendId> = one_by_one(ids.iter().copied());
         self.live.counted.retain(|id, _| configured.contains(id));
         self.live.adding = Sketch::default();
         let described = |id| {

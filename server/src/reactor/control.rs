@@ -14,6 +14,7 @@ use super::Reactor;
 use super::socket::is_readable;
 use super::token::Source;
 use crate::admin::{Page, Pages};
+use crate::collect::one_by_one;
 use crate::control::{CONNECTIONS_MAX, Command, Control};
 use crate::edge::socket::ControlSocket;
 use crate::proxy::Proxy;
@@ -339,7 +340,7 @@ fn totals_json(fields: &str) -> String {
         let own = name.strip_prefix("X-IntelliProxy-").unwrap_or(name);
         (own.to_ascii_lowercase(), Value::from(value))
     });
-    Value::Object(named.collect()).to_string()
+    Value::Object(one_by_one(named)).to_string()
 }
 
 fn text_of(bytes: &Arc<Vec<u8>>) -> String {

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::cli::top::reading::{Reading, Row, Times};
+use crate::collect::one_by_one;
 
 /// The counters of the last readings.
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ impl History {
     /// Adds a reading made at `at`, later than all earlier ones.
     pub(crate) fn add(&mut self, at: Duration, reading: &Reading) {
         let counters = reading.rows.iter().map(|row| (row.name.clone(), Counters::of(row)));
-        self.samples.push_back((at, counters.collect()));
+        self.samples.push_back((at, one_by_one(counters)));
         // One reading beyond the window, as differences need.
         while self.samples.get(1).is_some_and(|(second, _)| *second + ERRORS_SPAN < at) {
             self.samples.pop_front();

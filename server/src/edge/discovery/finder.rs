@@ -11,6 +11,7 @@ use log::{info, log, warn};
 
 use super::watched::{self, Reading, Watched};
 use super::{LookUp, Results, unused_line};
+use crate::collect::one_by_one;
 use crate::config::{BackendConfig, BackendTarget, Config, Found, Known, is_same_set};
 use crate::plain::os_error_text;
 
@@ -136,7 +137,7 @@ impl Finder {
                     self.files.entry(path.clone()).or_insert_with(|| Watched::new(path)).ask();
                 }
                 let hosts: BTreeSet<String> =
-                    config.hosts(self.backends_in_file(&config)).into_keys().collect();
+                    one_by_one(config.hosts(self.backends_in_file(&config)).into_keys());
                 for host in &hosts {
                     self.hosts.entry(host.clone()).or_default().is_fresh = true;
                 }
@@ -167,8 +168,8 @@ impl Finder {
             let file = self.files.entry(path.clone()).or_insert_with(|| Watched::new(path));
             file.inherit(inherited);
         }
-        let waiting: BTreeSet<&String> =
-            self.waiting.iter().filter_map(|one| one.config.discovery.file.as_ref()).collect();
+        let waiting = self.waiting.iter().filter_map(|one| one.config.discovery.file.as_ref());
+        let waiting: BTreeSet<&String> = one_by_one(waiting);
         let followed = config.discovery.file.as_ref();
         self.files.retain(|path, _| followed == Some(path) || waiting.contains(path));
         let hosts = config.hosts(self.backends_in_file(&config));
@@ -205,7 +206,7 @@ impl Finder {
             self.is_changed = true;
         }
         for one in self.waiting.iter_mut().filter(|one| is_its(&one.config)) {
-            one.hosts = one.config.hosts(backends).into_keys().collect();
+            one.hosts = one_by_one(one.config.hosts(backends).into_keys());
         }
         self.arrange_hosts();
     }
@@ -341,7 +342,7 @@ impl Finder {
             host.addresses.clone().map(|addresses| (name.clone(), addresses))
         };
         Known {
-            hosts: self.hosts.iter().filter_map(addresses).collect(),
+            hosts: one_by_one(self.hosts.iter().filter_map(addresses)),
             file: self.backends_in_file(config).to_vec(),
         }
     }

@@ -32,6 +32,7 @@ use self::history::{History, interval};
 pub(crate) use self::row::{FIELDS, Row, Traffic};
 pub(crate) use self::sketch::{Recent, Sketch};
 use super::state::State;
+use crate::collect::one_by_one;
 
 /// Time between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -194,7 +195,7 @@ impl Live {
         let (old_interval, new_interval) = (interval(self.backends.len()), interval(list.len()));
         let old = std::mem::take(&mut self.backends);
         let mut old: BTreeMap<BackendId, Tracked> =
-            old.into_iter().map(|tracked| (tracked.id, tracked)).collect();
+            one_by_one(old.into_iter().map(|tracked| (tracked.id, tracked)));
         self.backends = list
             .into_iter()
             .map(|(id, name, url)| match old.remove(&id) {

@@ -24,6 +24,7 @@ use self::places::Places;
 pub(crate) use self::places::{Attempt, Move};
 use super::id::ConnId;
 use super::notice::{ConfigChange, ReportFault};
+use crate::collect::one_by_one;
 use crate::config::{BackendTarget, Check, Config, Orca, Reporting};
 use crate::tls::TlsFault;
 
@@ -300,7 +301,7 @@ impl Upstreams {
         wanted: &RouterConfig,
         moved: &[String],
     ) {
-        let moved: BTreeSet<&String> = moved.iter().collect();
+        let moved: BTreeSet<&String> = one_by_one(moved);
         let stays = |name: &&String| !moved.contains(name);
         let backends = wanted.backends.iter().filter(stays).cloned().collect();
         self.reconfigure(now, RouterConfig { backends, rules: wanted.rules.clone() });
@@ -324,14 +325,14 @@ impl Upstreams {
             let check = checks.remove(self.router.name(*id)?).unwrap_or_default();
             Some((*id, Arc::new(check)))
         };
-        self.checks = self.configured().iter().filter_map(check).collect();
+        self.checks = one_by_one(self.configured().iter().filter_map(check));
         let named = config.backends.iter().map(|one| (one.name.as_str(), one));
-        let named: BTreeMap<_, _> = named.collect();
+        let named: BTreeMap<_, _> = one_by_one(named);
         let reporting = |id: &BackendId| {
             let reporting = config.reporting_of(named.get(self.router.name(*id)?)?);
             Some((*id, Arc::new(reporting)))
         };
-        self.reportings = self.configured().iter().filter_map(reporting).collect();
+        self.reportings = one_by_one(self.configured().iter().filter_map(reporting));
     }
 
     /// Returns the report settings of a configured backend.
@@ -342,7 +343,7 @@ impl Upstreams {
     /// Returns the backends whose responses are read for load figures.
     pub(crate) fn response_loads(&self) -> BTreeMap<BackendId, Arc<Reporting>> {
         let reading = self.reportings.iter().filter(|(_, one)| one.orca != Orca::Off);
-        reading.map(|(id, one)| (*id, Arc::clone(one))).collect()
+        one_by_one(reading.map(|(id, one)| (*id, Arc::clone(one))))
     }
 
     /// Whether to report that no backend has the path of its check. The router repeats this after
@@ -368,7 +369,7 @@ impl Upstreams {
     /// Records which backends are in maintenance. `modes` has the backends that are not ready.
     pub(crate) fn set_modes(&mut self, modes: &BTreeMap<String, Mode>) {
         let maintained = modes.iter().filter(|(_, mode)| **mode == Mode::Maintain);
-        self.maintained = maintained.filter_map(|(name, _)| self.router.backend(name)).collect();
+        self.maintained = one_by_one(maintained.filter_map(|(name, _)| self.router.backend(name)));
     }
 
     /// Returns the configured backend with this name.
@@ -510,11 +511,11 @@ pub(crate) fn router_config(
     let checks = config.backends.iter().map(|one| (one.name.clone(), config.probe_rules_of(one)));
     let limits = BackendLimits {
         per_backend: config.limits.per_backend,
-        own: own.collect(),
-        weights: weights.collect(),
+        own: one_by_one(own),
+        weights: one_by_one(weights),
         modes: modes.clone(),
-        backups: backups.collect(),
-        checks: checks.filter(|(_, rules)| *rules != CheckRules::default()).collect(),
+        backups: one_by_one(backups),
+        checks: one_by_one(checks.filter(|(_, rules)| *rules != CheckRules::default())),
     };
     RouterConfig { backends, rules: Rules { limits, ..config.routing.clone() } }
 }
