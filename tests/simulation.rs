@@ -132,8 +132,8 @@ const EXPECTED: [&str; 66] = [
     "configuration refused",
     "finished at an address without a backend",
     "connection closed with its backend",
-    // Every event of the router but `LoadReported`, which the proxy does not send, and every
-    // action.
+    // Every event of the router but `LoadReported`, which `tests/conformance/loads.rs` covers, and
+    // every action.
     "event ProbeFinished",
     "event RequestFinished",
     "event StreamOpened",
@@ -148,9 +148,9 @@ const EXPECTED: [&str; 66] = [
     "action Close",
     "action Close by a reset",
     "action Notify",
-    // All notices except seven, which are covered by tests in `tests/conformance`: `Refused`,
-    // `ClientLimited`, `ClientsGaveWay`, `ClientsLimited`, `UnsolicitedBytes`, `PingsUnserved`,
-    // `InsecureBackend`.
+    // All notices except eight. `server/tests/tls.rs` covers `HandshakeFailed`, and tests in
+    // `tests/conformance` cover `Refused`, `ClientLimited`, `ClientsGaveWay`, `ClientsLimited`,
+    // `UnsolicitedBytes`, `PingsUnserved` and `InsecureBackend`.
     "notice Switched",
     "notice Held",
     "notice HealthChanged",

@@ -106,7 +106,7 @@ impl Learned {
     }
 }
 
-/// The maximum number of backends that one decision evaluates again. Usually one or two are.
+/// The maximum number of backends that one decision evaluates again. Chosen: usually one or two are.
 const LOOKS_MAX: usize = 4;
 /// Longer than any wait, so that ejected backends come after all others.
 const SHUT_MS: f64 = 1e12;

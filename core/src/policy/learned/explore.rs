@@ -165,7 +165,8 @@ fn price(cost_ms: f64, usual_ms: f64) -> f64 {
     if usual_ms > 0.0 { (cost_ms / usual_ms - 1.0).clamp(TRIAL, TRIAL_MAX) } else { TRIAL }
 }
 
-/// The minimum price of a trial, and the balance that it needs.
+/// The minimum price of a trial, and the balance that it needs. The unit in which prices and the
+/// balance are counted.
 const TRIAL: f64 = 1.0;
 /// The highest price, for a backend that fails every request. Every 3200 requests a trial shows
 /// whether it has recovered. Chosen; a quarter of it and four times as much hardly change results

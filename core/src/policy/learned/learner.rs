@@ -57,5 +57,5 @@ impl Learner for Learned {
     }
 }
 
-/// The time for which a good response replaces a ping; about the timeout of a lost ping.
+/// The time for which a good response replaces a ping: the default of `pingTimeoutMs`.
 const VOUCHED: Duration = Duration::from_secs(1);

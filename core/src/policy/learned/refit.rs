@@ -94,5 +94,6 @@ const CURVE_MEMORY_MAX: f64 = 20_000.0;
 /// backend. Chosen; halving or doubling it hardly changes results.
 const UNASKED_MEMORY: f64 = 400.0;
 /// Speeds are rescaled when their median differs from 1 by more than a factor of e^0.7, about 2.
+/// Chosen; no decision depends on it.
 /// Only their product with the curve has a meaning; this keeps both near 1.
 const CENTER_MAX: f64 = 0.7;

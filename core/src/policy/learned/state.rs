@@ -119,7 +119,8 @@ fn are_counts(numbers: &[f64]) -> bool {
 
 /// The largest count. Beyond it additions would lose precision.
 const COUNT_MAX: f64 = 1e12;
-/// The range of a curve's initial scale, ms.
+/// The range of a curve's initial scale, ms: wider than the bounds of the time scale, so that only
+/// damaged files are refused.
 const SCALE_MS: RangeInclusive<f64> = 1e-5..=1e8;
 /// The range of the dispersion.
 const PHI: RangeInclusive<f64> = 0.5..=16.0;

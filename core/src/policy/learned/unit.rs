@@ -505,7 +505,7 @@ pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
 /// Number of good completions that only set the time scale. Chosen; halving or doubling it hardly
 /// changes results.
 const BOOT: u64 = 20;
-/// The initial time scale, which is replaced after [`BOOT`] completions.
+/// The initial time scale. Chosen: it is replaced after [`BOOT`] completions.
 const SCALE_START_MS: f64 = 10.0;
 /// Bounds of the time scale, 0.1 µs and three hours. No backend reaches them; they keep floats
 /// finite.

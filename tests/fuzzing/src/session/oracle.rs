@@ -64,7 +64,7 @@ fn requests(mut bytes: &[u8]) -> Vec<(Head, Option<Body>)> {
 }
 
 /// A request that a backend received, completely or in part.
-struct Begun {
+struct Received {
     /// `None` if only the beginning of the head arrived.
     target: Option<Vec<u8>>,
     /// Possibly only its beginning.
@@ -74,7 +74,7 @@ struct Begun {
 }
 
 /// Checks O1 to O3 for one backend's connection. Returns its requests in order.
-fn check_forwarded(link: &Link<'_>, sent: &mut BTreeMap<Request, usize>) -> Vec<Begun> {
+fn check_forwarded(link: &Link<'_>, sent: &mut BTreeMap<Request, usize>) -> Vec<Received> {
     let (mut rest, mut begun) = (&link.peer.received[..], Vec::new());
     let read_before = |at: usize| {
         link.peer.writes.iter().rev().find(|take| take.0 <= at).map_or(0, |&(_, read)| read)
@@ -85,13 +85,13 @@ fn check_forwarded(link: &Link<'_>, sent: &mut BTreeMap<Request, usize>) -> Vec<
             Verdict::Whole(head) => head,
             Verdict::More => {
                 let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
-                begun.push(Begun { target: None, method: rest[..end].to_vec(), read_before });
+                begun.push(Received { target: None, method: rest[..end].to_vec(), read_before });
                 return begun;
             }
             Verdict::Wrong(why) => panic!("O1: {why} in {}", text(rest)),
         };
         let target = Some(head.line[1].clone());
-        begun.push(Begun { target, method: head.line[0].clone(), read_before });
+        begun.push(Received { target, method: head.line[0].clone(), read_before });
         let extent = head.request_extent().expect("O1: a backend can tell where a body ends");
         let body = match strict::body(&rest[head.len..], extent, false) {
             Verdict::Whole(body) => body,
@@ -121,7 +121,7 @@ fn check_forwarded(link: &Link<'_>, sent: &mut BTreeMap<Request, usize>) -> Vec<
 }
 
 /// Returns whether the last of these requests got a 101.
-fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
+fn is_switched(mut sent: &[u8], begun: &[Received]) -> bool {
     for (request, left) in begun.iter().zip((0..begun.len()).rev()) {
         loop {
             let Verdict::Whole(head) = strict::response(sent) else { return false };
@@ -143,9 +143,9 @@ fn is_switched(mut sent: &[u8], begun: &[Begun]) -> bool {
 }
 
 /// Checks O9: after `request` got a challenge, no other client's request follows.
-fn check_own(request: &Begun, later: &[Begun]) {
+fn check_own(request: &Received, later: &[Received]) {
     // The target is `/CLIENT/NUMBER`. Other targets do not name the client.
-    let owner = |begun: &Begun| {
+    let owner = |begun: &Received| {
         let target = String::from_utf8(begun.target.clone()?).ok()?;
         target.strip_prefix('/')?.split_once('/')?.0.parse::<usize>().ok()
     };
@@ -156,7 +156,12 @@ fn check_own(request: &Begun, later: &[Begun]) {
 }
 
 /// Adds the complete responses that a backend sent. Checks O8 and O9.
-fn read_responses(link: &Link<'_>, begun: &[Begun], responses: &mut Vec<Response>, is_tame: bool) {
+fn read_responses(
+    link: &Link<'_>,
+    begun: &[Received],
+    responses: &mut Vec<Response>,
+    is_tame: bool,
+) {
     let (mut rest, mut begun) = (link.peer.read(), begun.iter());
     let mut asked = begun.next();
     while let (Verdict::Whole(head), Some(request)) = (strict::response(rest), asked) {
