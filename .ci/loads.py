@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Two proxies side by side in front of servers that act like vLLM, with and without its figures.
+"""Two proxies side by side in front of servers that act like vLLM or SGLang, without and with their figures.
 
-Each server has slots and a queue, and serves /metrics with the names of vLLM. The second server is
+Each server has slots and a queue, and serves /metrics with the names of vLLM or SGLang. The second server is
 half as fast. Requests arrive as a Poisson process, half of them at each proxy. Prints mean, p50, p99
 and the shares of the servers. Usage: .ci/loads.py [BINARY] [SECONDS] [POLICY]
 """
@@ -18,13 +18,18 @@ SECONDS = float(sys.argv[2]) if len(sys.argv) > 2 else 20
 POLICY = sys.argv[3] if len(sys.argv) > 3 else "learned"
 SERVERS, SLOTS, SERVICE_S, LOAD = 4, 4, 0.4, 0.8
 SPEEDS = [1.0, 0.5, 1.0, 1.0]
+# The names of the running and the waiting requests, and of the used part of the cache.
+NAMES = {
+    "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+    "sglang": ("sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"),
+}
 
 
 class Server:
     """A server with slots and a queue, first come first served."""
 
-    def __init__(self, speed, seed):
-        self.speed, self.random = speed, random.Random(seed)
+    def __init__(self, speed, seed, names):
+        self.speed, self.random, self.names = speed, random.Random(seed), names
         self.slots = asyncio.Semaphore(SLOTS)
         self.running = self.waiting = self.served = 0
 
@@ -33,12 +38,9 @@ class Server:
         return self.server.sockets[0].getsockname()[1]
 
     def metrics(self):
-        return (
-            "# TYPE vllm:num_requests_running gauge\n"
-            f'vllm:num_requests_running{{engine="0",model_name="m"}} {self.running:.1f}\n'
-            f'vllm:num_requests_waiting{{engine="0",model_name="m"}} {self.waiting:.1f}\n'
-            f'vllm:kv_cache_usage_perc{{engine="0",model_name="m"}} {self.running / SLOTS:.4f}\n'
-        )
+        values = (self.running, self.waiting, self.running / SLOTS)
+        lines = (f'# TYPE {name} gauge\n{name}{{model_name="m"}} {value:.4f}\n' for name, value in zip(self.names, values))
+        return "".join(lines)
 
     async def connection(self, reader, writer):
         try:
@@ -77,7 +79,8 @@ async def request(port, times):
 
 
 async def run(reports, first_port):
-    servers = [Server(speed, seed) for seed, speed in enumerate(SPEEDS)]
+    names = NAMES[reports.get("preset", "vllm")]
+    servers = [Server(speed, seed, names) for seed, speed in enumerate(SPEEDS)]
     ports = [await server.start() for server in servers]
     proxies = []
     for number in range(2):
@@ -122,9 +125,11 @@ async def run(reports, first_port):
 
 
 async def main():
-    port = 20000 + random.randrange(20000)
+    # Below the ports of outgoing connections.
+    port = random.randrange(20000, 32000)
     await run({"kind": "none"}, port)
-    await run({"preset": "vllm", "intervalMs": 100}, port + 2)
+    for number, preset in enumerate(NAMES, start=1):
+        await run({"preset": preset, "intervalMs": 100}, port + 2 * number)
 
 
 asyncio.run(main())
