@@ -29,8 +29,15 @@ impl Router {
     /// Whether a retry would reach a backend outside `tried` that may take a request: like
     /// [`has_other`](Self::has_other), but an idle backup counts, since a retry goes there if every
     /// other backend was tried.
+    ///
+    /// A backend that counts as down is one too, unless [`DOWN_TRIED_MAX`] were tried: it may have
+    /// returned since its last ping.
     pub fn has_next(&self, now: Instant, tried: &[BackendId]) -> bool {
+        let is_perhaps_back =
+            |id| self.table.row(id).is_some_and(|row| row.access <= Access::Refusing);
         self.has_free(now, tried, true)
+            || tried.len() < DOWN_TRIED_MAX
+                && self.table.lowest_except(tried).is_some_and(is_perhaps_back)
     }
 
     fn has_free(&self, now: Instant, tried: &[BackendId], with_backups: bool) -> bool {
@@ -242,6 +249,9 @@ fn declines_most(backend: &Backend) -> bool {
     backend.decline_share_of_late().0 > DECLINES_MANY
 }
 
+/// The number of backends that one request tries at most while each refuses the connection and no
+/// backend is up. Chosen: a refusal is quick, and the retry budget bounds all of them together.
+const DOWN_TRIED_MAX: usize = 8;
 /// The minimum time between two comparisons of a backend. Chosen; halving or doubling it changes no
 /// result.
 const COMPARED_APART: Duration = Duration::from_millis(100);

@@ -87,8 +87,8 @@ impl Session {
             return;
         };
         // A backend that refuses the connection got nothing and now counts as down. While another
-        // one is up, this does not count as an attempt, because several may disappear at the same
-        // moment.
+        // one is up or untried, this does not count as an attempt, because several may disappear at
+        // the same moment, and one that was down may have returned.
         let is_unreached = std::mem::take(&mut exchange.rare().is_unreached) && attempts_max > 1;
         let attempts = match error {
             UpstreamError::Refused if is_unreached => exchange.attempts(),

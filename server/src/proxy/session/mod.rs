@@ -389,7 +389,7 @@ impl Session {
     }
 
     /// Records that the backend of the current attempt refuses connections, and whether another
-    /// backend, or a backup, is up.
+    /// backend, or a backup, may accept them.
     pub(crate) fn handle_gone(&mut self, has_next: bool) {
         if let Some(exchange) = &mut self.exchange {
             exchange.rare().is_unreached = has_next;
