@@ -30,7 +30,7 @@ impl Router {
     /// [`has_other`](Self::has_other), but an idle backup counts, since a retry goes there if every
     /// other backend was tried.
     ///
-    /// A backend that counts as down is one too, unless [`DOWN_TRIED_MAX`] were tried: it may have
+    /// A backend that counts as down is one too, unless eight backends were tried: it may have
     /// returned since its last ping.
     pub fn has_next(&self, now: Instant, tried: &[BackendId]) -> bool {
         let is_perhaps_back =
