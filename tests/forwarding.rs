@@ -6,5 +6,7 @@ mod exchanges;
 mod failures;
 #[path = "forwarding/parties.rs"]
 mod parties;
+#[path = "forwarding/port.rs"]
+mod port;
 #[path = "forwarding/service.rs"]
 mod service;

@@ -58,7 +58,7 @@ fn responses_that_came_during_a_pause_count() {
     for upstream in &mut upstreams {
         upstream.write_all(RESPONSE).expect("sent");
     }
-    // The deadline passes without any bytes. It is so long that the pause begins before it.
+    // The proxy's deadline of 5 s passes without any bytes: it is paused long before.
     clients[0].set_read_timeout(Some(Duration::from_millis(5200))).expect("a timeout");
     // If the test itself is stopped meanwhile, its read is interrupted.
     let mut wait = || clients[0].read(&mut [0]).expect_err("the proxy is stopped");

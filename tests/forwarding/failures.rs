@@ -7,9 +7,10 @@ use intelliproxy::config::CheckKind;
 use intelliproxy_sim::{Backend, Config as SimConfig};
 
 use crate::parties::{
-    DEADLINE, Script, config, connect, free_port, get, proxy, read_body, read_head, read_response,
-    refuse, respond, serve, wait_until,
+    DEADLINE, Script, config, connect, get, proxy, read_body, read_head, read_response, refuse,
+    respond, serve, wait_until,
 };
+use crate::port::free_port;
 
 /// A backend that closes each connection after its response, without `Connection: close`: no client
 /// sees it.

@@ -121,20 +121,6 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// A free port for a listener that ends and returns. It is below the range of outgoing connections
-/// (from 32768 on Linux), which may take a port at any time.
-pub(crate) fn free_port() -> u16 {
-    static TRIED: AtomicUsize = AtomicUsize::new(0);
-    let first = std::process::id() as usize * 61;
-    loop {
-        let port = 10_000 + (first + TRIED.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        // A listener of this process would live on for a moment in a child that another test starts.
-        if TcpStream::connect(("127.0.0.1", port as u16)).is_err() {
-            return port as u16;
-        }
-    }
-}
-
 /// Reserves a port without a listener: connections to it are refused while the socket exists, and
 /// no other test can get the port meanwhile.
 pub(crate) fn refuse(address: SocketAddr) -> (OwnedFd, SocketAddr) {

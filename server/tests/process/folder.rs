@@ -1,10 +1,9 @@
 //! Folders, ports and backends for tests of the program.
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// A folder that is removed at the end of the test.
@@ -53,20 +52,6 @@ impl Drop for Folder {
 /// Creates a named pipe.
 pub(crate) fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
-}
-
-/// A free port on the loopback address. It is below the range of outgoing connections (from 32768
-/// on Linux), which may take a port at any time.
-pub(crate) fn free_port() -> u16 {
-    static TRIED: AtomicUsize = AtomicUsize::new(0);
-    let first = std::process::id() as usize * 61;
-    loop {
-        let port = 10_000 + (first + TRIED.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        // A listener of this process would live on for a moment in a child that another test starts.
-        if TcpStream::connect(("127.0.0.1", port as u16)).is_err() {
-            return port as u16;
-        }
-    }
 }
 
 /// Starts a backend that responds to every request with 204. Returns its URL.

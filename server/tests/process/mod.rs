@@ -2,6 +2,8 @@
 //! part of this.
 #![allow(dead_code, unused_imports)]
 mod folder;
+#[path = "../../../tests/forwarding/port.rs"]
+mod port;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +12,8 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub(crate) use folder::{Folder, empty_backend, free_port, make_pipe};
+pub(crate) use folder::{Folder, empty_backend, make_pipe};
+pub(crate) use port::free_port;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The longest wait of a test. Only a failing test waits this long.

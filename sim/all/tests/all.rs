@@ -3,6 +3,8 @@
 #[path = "../../tests/it/client.rs"]
 #[expect(dead_code, reason = "the tests of `sim` use all of it")]
 mod client;
+#[path = "../../../tests/forwarding/port.rs"]
+mod port;
 #[path = "../../tests/it/program.rs"]
 mod program;
 
@@ -10,7 +12,8 @@ use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
 use client::{Client, wait_until};
-use program::{Program, free_port};
+use port::free_port;
+use program::Program;
 
 fn all() -> Command {
     Command::new(env!("CARGO_BIN_EXE_all"))

@@ -7,7 +7,7 @@ use intelliproxy_sim::{Backend, Config, Faults, Parameters};
 use serde_json::Value;
 
 use crate::client::{Client, DEADLINE, wait_until};
-use crate::program::free_port;
+use crate::port::free_port;
 
 fn start(parameters: Parameters) -> Backend {
     Backend::start(Config { parameters, ..Config::faultless() }).expect("a backend")

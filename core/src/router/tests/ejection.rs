@@ -50,6 +50,25 @@ impl World {
         counts
     }
 
+    /// Fails all of `requests`, 5 ms apart, wherever they go.
+    fn fail_all(&mut self, requests: u32) {
+        for _ in 0..requests {
+            self.pass(5);
+            let lease = self.route();
+            self.finish(lease, 500);
+        }
+    }
+
+    /// At most one backend is ejected or on probation.
+    #[track_caller]
+    fn assert_most_are_in(&self, policy: PolicyKind) {
+        let standings = [A, B, C].map(|id| self.standing(id));
+        let out = standings.iter().filter(|standing| {
+            matches!(standing, StandingView::Ejected { .. } | StandingView::Probation { .. })
+        });
+        assert!(out.count() <= 1, "{policy:?}: {standings:?}");
+    }
+
     /// Fails requests at A until it is ejected; B is excluded.
     fn eject_a(&mut self) {
         for _ in 0..40 {
@@ -245,16 +264,8 @@ fn an_ejected_backend_is_not_usable_when_full() {
 fn failures_of_all_eject_nobody() {
     for policy in PolicyKind::ALL {
         let mut world = world(policy, &["a", "b", "c"]);
-        for _ in 0..2000 {
-            world.pass(5);
-            let lease = world.route();
-            world.finish(lease, 500);
-        }
-        let standings = [A, B, C].map(|id| world.standing(id));
-        let out = standings.iter().filter(|standing| {
-            matches!(standing, StandingView::Ejected { .. } | StandingView::Probation { .. })
-        });
-        assert!(out.count() <= 1, "{policy:?}: {standings:?}");
+        world.fail_all(2000);
+        world.assert_most_are_in(policy);
     }
 }
 
@@ -276,16 +287,8 @@ fn a_failing_majority_is_ejected() {
         }
         assert!(counts[0] + counts[1] <= 60, "{policy:?}: {counts:?}");
         // Once the third one fails as well, failures are usual, and the others are back.
-        for _ in 0..4000 {
-            world.pass(5);
-            let lease = world.route();
-            world.finish(lease, 500);
-        }
-        let standings = [A, B, C].map(|id| world.standing(id));
-        let out = standings.iter().filter(|standing| {
-            matches!(standing, StandingView::Ejected { .. } | StandingView::Probation { .. })
-        });
-        assert!(out.count() <= 1, "{policy:?}: {standings:?}");
+        world.fail_all(4000);
+        world.assert_most_are_in(policy);
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> V
     let url = json["url"].as_str().unwrap_or("-");
     lines.push(Line::default().and(Style::Bold, &visible(&format!("{}  {url}", row.name), wide)));
     let weight = json["weight"].as_f64().map_or_else(String::new, |w| format!("weight {w:.0} %; "));
-    // A backend that is "in" has nothing to say: the state before is enough.
+    // The standing is an object unless it is "in", which the state before already says.
     let standing = match &json["standing"] {
         Value::Object(_) => format!("{}; ", words(&json["standing"])),
         _ => String::new(),
