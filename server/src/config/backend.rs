@@ -1,9 +1,10 @@
 //! The configuration of one backend.
 use std::time::Duration;
 
+use intelliproxy_core::CheckRules;
 use serde::{Deserialize, Serialize};
 
-use super::{OwnBackendTls, OwnHealthChecks, ReportRules, optional_millis};
+use super::{Config, OwnBackendTls, OwnHealthChecks, ReportRules, optional_millis};
 
 /// The configuration of one backend.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,6 +65,14 @@ impl BackendConfig {
             reports: None,
             tls: None,
         }
+    }
+}
+
+impl Config {
+    /// Returns the rules of a backend's probes that the router needs.
+    pub(crate) fn probe_rules_of(&self, backend: &BackendConfig) -> CheckRules {
+        let check = self.check_of(backend.health.as_ref());
+        self.report_rules(backend.reports.as_ref(), check.rules)
     }
 }
 

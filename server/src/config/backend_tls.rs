@@ -3,9 +3,9 @@
 use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use super::check::refuse;
+use super::forms::refuse;
 use super::host::HostPort;
-use super::{BackendConfig, BackendUrl, Config};
+use super::{BackendUrl, Config};
 
 /// TLS towards all backends.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -76,12 +76,13 @@ pub struct TlsIdentity {
 }
 
 impl Config {
-    /// Returns the TLS settings for a backend; `None` if its URL is not `https`.
-    pub(crate) fn tls_of(&self, backend: &BackendConfig) -> Option<TargetTls> {
-        let url = BackendUrl::parse(&backend.url).ok().filter(|url| url.is_https)?;
+    /// Returns the TLS settings for a backend with this URL and these settings of its own; `None` if
+    /// the URL is not `https`.
+    pub(crate) fn tls_of(&self, url: &str, own: Option<&OwnBackendTls>) -> Option<TargetTls> {
+        let url = BackendUrl::parse(url).ok().filter(|url| url.is_https)?;
         let all = &self.tls;
         let usual = OwnBackendTls::default();
-        let own = backend.tls.as_ref().unwrap_or(&usual);
+        let own = own.unwrap_or(&usual);
         let name = own.server_name.as_ref().or(all.server_name.as_ref());
         Some(TargetTls {
             server_name: name.cloned().unwrap_or(url.host),
@@ -97,16 +98,14 @@ impl Config {
     /// Backends of a watched file use those of the top-level `tls`, because they cannot name files.
     #[cfg(feature = "tls")]
     pub(crate) fn backend_identities(&self) -> Vec<(String, TlsIdentity)> {
-        let of = |(index, backend)| {
-            let own = format!("backends[{index}].tls");
-            Some((own, self.tls_of(backend)?.identity))
-        };
-        let mut all: Vec<_> = self.backends.iter().enumerate().filter_map(of).collect();
+        let mut all = Vec::with_capacity(self.backends.len());
+        for (index, backend) in self.backends.iter().enumerate() {
+            let tls = self.tls_of(&backend.url, backend.tls.as_ref());
+            all.extend(tls.map(|tls| (format!("backends[{index}].tls"), tls.identity)));
+        }
         if self.discovery.file.is_some() {
-            all.extend(
-                self.tls_of(&BackendConfig::new("", "https://h"))
-                    .map(|tls| ("tls".to_owned(), tls.identity)),
-            );
+            let tls = self.tls_of("https://h", None);
+            all.extend(tls.map(|tls| ("tls".to_owned(), tls.identity)));
         }
         all
     }

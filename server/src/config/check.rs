@@ -1,12 +1,15 @@
 //! Checks every value of a configuration. A new whole number is a row of [`COUNTS`], a new time a
 //! row of [`SPANS`]; the fields are in `mod.rs`.
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use intelliproxy_core::{BackendLimits, ConfigError};
 
+use super::forms::{
+    FIELD_ALLOWED, NAME_ALLOWED, PATH_ALLOWED, check_length, is_backend_name, is_path,
+    is_plain_name, is_token, refuse,
+};
 use super::tls;
 use super::{
     BackendUrl, Config, Forwarding, HealthChecks, Levels, Limits, Listen, ListenAddress, Network,
@@ -455,33 +458,14 @@ const LISTEN_MAX: usize = 64;
 pub(super) const BACKENDS_MAX: usize = 1000;
 /// The shortest time between two look-ups of a name.
 const RESOLVE_MIN: Duration = Duration::from_millis(100);
-/// The maximum length of the address in a name: a DNS name and a port.
-const ADDRESS_MAX: usize = 260;
 /// The maximum number of entries of `stats.allow`, and of `forwarding.trusted`. Each may be checked
 /// for every client.
 const NETWORKS_MAX: usize = 64;
-/// The maximum length of a name, characters: a backend's, the one in Via, or that of an added
-/// field.
-const NAME_MAX: usize = 64;
-/// A description of valid names of backends.
-pub(super) const NAME_ALLOWED: &str = "1 to 64 letters, digits, '.', '_' and '-'";
 /// A description of valid URLs of backends.
 const URL_ALLOWED: &str = "http(s)://HOST[:PORT]";
-/// A description of valid targets in a watched file.
-pub(super) const TARGET_ALLOWED: &str =
-    "HOST[:PORT] of at most 260 letters, digits, '.', '_', '-' and ':'";
 /// A description of valid levels.
 const LEVEL_ALLOWED: &str =
     "error, warn, info, debug or trace, or a list with up to 16 of MODULE=LEVEL";
-/// A description of valid names of added fields.
-pub(super) const FIELD_ALLOWED: &str =
-    "a token of 1 to 64 characters, not a field that the proxy handles otherwise";
-/// The maximum length of a probe's path, characters.
-const PATH_MAX: usize = 1024;
-/// A description of valid probe paths.
-pub(super) const PATH_ALLOWED: &str =
-    "a path: '/' and at most 1023 visible ASCII characters, without '#'";
-
 /// Returns the text that `path` has after the file name of `start`, if both are in the same folder.
 fn suffix<'p>(start: &'p str, path: &'p str) -> Option<&'p str> {
     // `./a` and `a` are one file.
@@ -491,62 +475,8 @@ fn suffix<'p>(start: &'p str, path: &'p str) -> Option<&'p str> {
     rest.filter(|_| start.parent() == path.parent())
 }
 
-/// Returns the error for a text, with the text itself.
-pub(super) fn refuse(
-    path: &str,
-    allowed: &str,
-    text: &str,
-    wrong: impl fmt::Display,
-) -> ConfigError {
-    ConfigError::new(path, &format!("{allowed}, and {text:?} {wrong}"))
-}
-
-pub(super) fn check_length(
-    path: &str,
-    length: usize,
-    least: usize,
-    most: usize,
-) -> Result<(), ConfigError> {
-    if !(least..=most).contains(&length) {
-        return Err(ConfigError::new(path, &format!("a list of {least} to {most} entries")));
-    }
-    Ok(())
-}
-
-/// Whether a name is safe in a log line, a flag, a URL and a metric label. The name of an expanded
-/// backend ends in a slash and the address.
-pub(super) fn is_backend_name(name: &str) -> bool {
-    let is_of_address = |byte: u8| is_plain(byte) || matches!(byte, b':' | b'[' | b']');
-    let (name, address) = name.split_once('/').unwrap_or((name, "0"));
-    is_plain_name(name)
-        && (1..=ADDRESS_MAX).contains(&address.len())
-        && address.bytes().all(is_of_address)
-}
-
-/// Whether this is a backend's name without a slash, or the part before the slash.
-pub(super) fn is_plain_name(name: &str) -> bool {
-    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
-}
-
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
-}
-
 fn resolve_allowed() -> String {
     format!("milliseconds from {} to {}", RESOLVE_MIN.as_millis(), SPAN_MAX.as_millis())
-}
-
-/// Whether this is a token (RFC 9110 section 5.6.2) of a permitted length.
-pub(super) fn is_token(text: &str) -> bool {
-    let is_token_byte =
-        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(is_token_byte)
-}
-
-pub(super) fn is_path(text: &str) -> bool {
-    text.starts_with('/')
-        && text.len() <= PATH_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 #[cfg(test)]

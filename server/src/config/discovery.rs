@@ -9,10 +9,9 @@ use std::time::Duration;
 use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
-use super::check::{
-    BACKENDS_MAX, NAME_ALLOWED, TARGET_ALLOWED, is_backend_name, is_plain_name, refuse,
-};
-use super::document::Document;
+use super::check::BACKENDS_MAX;
+use super::forms::{NAME_ALLOWED, is_backend_name, is_plain_name, refuse};
+use super::jsonc::Document;
 use super::place::FileError;
 use super::read::SHOWN_MAX;
 use super::{BackendConfig, BackendTarget, BackendUrl, Config, OwnBackendTls, millis};
@@ -86,7 +85,7 @@ impl Config {
                 } else {
                     let BackendConfig { name, url: text, .. } = backend.clone();
                     let authority = url.authority.clone();
-                    let tls = self.tls_of(&backend);
+                    let tls = self.tls_of(&backend.url, backend.tls.as_ref());
                     found.backends.push(backend);
                     found.targets.push(BackendTarget {
                         name,
@@ -258,6 +257,9 @@ fn of_groups(
     }
     Ok(backends)
 }
+
+/// A description of valid targets in a watched file.
+const TARGET_ALLOWED: &str = "HOST[:PORT] of at most 260 letters, digits, '.', '_', '-' and ':'";
 
 #[cfg(test)]
 mod tests;

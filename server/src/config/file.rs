@@ -5,7 +5,7 @@ use intelliproxy_core::{ConfigError, Rules};
 use serde_json::Value;
 
 use super::Config;
-use super::document::Document;
+use super::jsonc::Document;
 use super::place::{FileError, below};
 
 impl Config {

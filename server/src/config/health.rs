@@ -8,9 +8,9 @@ use intelliproxy_core::{CheckRules, ConfigError};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::check::{PATH_ALLOWED, is_path, is_token, refuse};
+use super::forms::{PATH_ALLOWED, is_path, is_token, refuse};
 use super::host::HostPort;
-use super::{BackendConfig, Config, optional_millis};
+use super::{Config, optional_millis};
 use crate::collect::one_by_one;
 use crate::http::field::Name;
 
@@ -182,7 +182,7 @@ pub(crate) struct Check {
 
 impl Default for Check {
     fn default() -> Self {
-        Config::default().check_of(&BackendConfig::new("", ""))
+        Config::default().check_of(None)
     }
 }
 
@@ -202,11 +202,11 @@ impl Check {
 }
 
 impl Config {
-    /// Returns the check of a backend.
-    pub(crate) fn check_of(&self, backend: &BackendConfig) -> Check {
+    /// Returns the check of a backend with these settings of its own.
+    pub(crate) fn check_of(&self, own: Option<&OwnHealthChecks>) -> Check {
         let all = &self.health;
         let usual = OwnHealthChecks::default();
-        let own = backend.health.as_ref().unwrap_or(&usual);
+        let own = own.unwrap_or(&usual);
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         let kind = own.kind.unwrap_or(all.kind);
         let initial = own.initial.unwrap_or(all.initial);
@@ -241,16 +241,13 @@ impl Config {
     /// check.
     pub(crate) fn check_named(&self, name: &str) -> Check {
         let known = self.backends.iter().find(|backend| backend.name == name);
-        known.map_or_else(
-            || self.check_of(&BackendConfig::new("", "")),
-            |backend| self.check_of(backend),
-        )
+        self.check_of(known.and_then(|backend| backend.health.as_ref()))
     }
 
     /// Returns the check of each backend, by its name.
     pub(crate) fn checks(&self) -> BTreeMap<&str, Check> {
-        let check = |backend| self.check_of(backend);
-        one_by_one(self.backends.iter().map(|one| (one.name.as_str(), check(one))))
+        let backends = self.backends.iter();
+        one_by_one(backends.map(|one| (one.name.as_str(), self.check_of(one.health.as_ref()))))
     }
 
     /// Checks the common health checks and those of each backend.
@@ -271,21 +268,21 @@ impl Config {
             initial: Some(initial),
         };
         all.validate("health")?;
-        self.check_method("health", &BackendConfig::new("", ""))?;
+        self.check_method("health", None)?;
         check_initial("health", kind, Some(initial))?;
         for (index, backend) in self.backends.iter().enumerate() {
             if let Some(own) = &backend.health {
                 let path = format!("backends[{index}].health");
                 own.validate(&path)?;
-                self.check_method(&path, backend)?;
+                self.check_method(&path, Some(own))?;
                 check_initial(&path, own.kind.unwrap_or(kind), own.initial)?;
             }
         }
         Ok(())
     }
 
-    fn check_method(&self, path: &str, backend: &BackendConfig) -> Result<(), ConfigError> {
-        let check = self.check_of(backend);
+    fn check_method(&self, path: &str, own: Option<&OwnHealthChecks>) -> Result<(), ConfigError> {
+        let check = self.check_of(own);
         if check.method == CheckMethod::Head && check.body.is_some() {
             let allowed = "another one than HEAD, whose responses have no body, or body null";
             return Err(ConfigError::new(&format!("{path}.method"), allowed));

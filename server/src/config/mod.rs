@@ -1,6 +1,6 @@
 //! The configuration: every option with its default, unit and range.
 //!
-//! The types here are plain data. `document.rs` parses JSON with comments, `read.rs` reads its
+//! The types here are plain data. `jsonc.rs` parses JSON with comments, `read.rs` reads its
 //! values through serde, `check.rs` checks every value against its range, and `file.rs` combines
 //! these steps. This module does not open files or resolve names: see `cli.rs` and
 //! `edge/resolve.rs`.
@@ -26,10 +26,11 @@ mod backend_tls;
 mod check;
 mod differences;
 mod discovery;
-mod document;
 mod file;
+mod forms;
 mod health;
 mod host;
+mod jsonc;
 mod levels;
 mod listen;
 mod logs;

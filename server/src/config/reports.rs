@@ -6,8 +6,8 @@ use std::time::Duration;
 use intelliproxy_core::{CheckRules, ConfigError};
 use serde::{Deserialize, Serialize};
 
-use super::check::{PATH_ALLOWED, is_path};
-use super::{BackendConfig, Config, optional_millis};
+use super::forms::{PATH_ALLOWED, is_path};
+use super::{Config, optional_millis};
 
 /// The load reports of all backends, or of one. For one backend, `null` means the value for all.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -197,16 +197,16 @@ impl FigureNames {
 
 impl Default for Reporting {
     fn default() -> Self {
-        Config::default().reporting_of(&BackendConfig::new("", ""))
+        Config::default().reporting_of(None)
     }
 }
 
 impl Config {
-    /// Returns the report settings of a backend.
-    pub(crate) fn reporting_of(&self, backend: &BackendConfig) -> Reporting {
+    /// Returns the report settings of a backend with these settings of its own.
+    pub(crate) fn reporting_of(&self, own: Option<&ReportRules>) -> Reporting {
         let all = &self.reports;
         let usual = ReportRules::default();
-        let own = backend.reports.as_ref().unwrap_or(&usual);
+        let own = own.unwrap_or(&usual);
         let preset = own.preset.or(all.preset);
         let kind = match own.kind.or(all.kind) {
             Some(kind) => kind,
@@ -235,43 +235,40 @@ impl Config {
     /// the common settings.
     pub(crate) fn reporting_named(&self, name: &str) -> Reporting {
         let known = self.backends.iter().find(|backend| backend.name == name);
-        known.map_or_else(
-            || self.reporting_of(&BackendConfig::new("", "")),
-            |backend| self.reporting_of(backend),
-        )
+        self.reporting_of(known.and_then(|backend| backend.reports.as_ref()))
     }
 
-    /// Returns the rules of a backend's probes that the router needs.
-    pub(crate) fn probe_rules_of(&self, backend: &BackendConfig) -> CheckRules {
+    /// Returns the rules of a backend's probes that the router needs. `check` has those of its pings.
+    pub(super) fn report_rules(&self, own: Option<&ReportRules>, check: CheckRules) -> CheckRules {
+        let kind = self.reporting_of(own).kind;
         let usual = ReportRules::default();
-        let own = backend.reports.as_ref().unwrap_or(&usual);
+        let own = own.unwrap_or(&usual);
         let millis = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-        let kind = self.reporting_of(backend).kind;
         CheckRules {
             is_report_off: kind == ReportKind::None,
             has_agent: kind == ReportKind::Agent,
             report_interval_ms: own.interval.or(self.reports.interval).map(millis),
             report_timeout_ms: own.timeout.or(self.reports.timeout).map(millis),
-            ..self.check_of(backend).rules
+            ..check
         }
     }
 
     /// Checks the common report settings and those of each backend.
     pub(super) fn check_reports(&self) -> Result<(), ConfigError> {
         self.reports.validate("reports")?;
-        self.check_agent("reports", &BackendConfig::new("", ""))?;
+        self.check_agent("reports", None)?;
         for (index, backend) in self.backends.iter().enumerate() {
             if let Some(own) = &backend.reports {
                 let path = format!("backends[{index}].reports");
                 own.validate(&path)?;
-                self.check_agent(&path, backend)?;
+                self.check_agent(&path, Some(own))?;
             }
         }
         Ok(())
     }
 
-    fn check_agent(&self, path: &str, backend: &BackendConfig) -> Result<(), ConfigError> {
-        let reporting = self.reporting_of(backend);
+    fn check_agent(&self, path: &str, own: Option<&ReportRules>) -> Result<(), ConfigError> {
+        let reporting = self.reporting_of(own);
         if reporting.kind == ReportKind::Agent && reporting.port.is_none() {
             let allowed = "the port of the agent, as reports.kind is agent";
             return Err(ConfigError::new(&format!("{path}.port"), allowed));

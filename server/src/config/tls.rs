@@ -3,7 +3,7 @@ use intelliproxy_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
-use super::check::{FIELD_ALLOWED, check_length, is_token};
+use super::forms::{FIELD_ALLOWED, check_length, is_token};
 use crate::http::field::Name;
 
 /// TLS of one listener.

@@ -16,7 +16,8 @@ fn own_keys_replace_the_common_ones() {
          "tls": {"serverName": "c.test", "ca": "own.pem", "verify": false, "certificate": null}}]}"#,
     )
     .expect("valid");
-    let of: Vec<_> = config.backends.iter().map(|backend| config.tls_of(backend)).collect();
+    let of: Vec<_> =
+        config.backends.iter().map(|one| config.tls_of(&one.url, one.tls.as_ref())).collect();
     let certificate = Some(OwnCertificate { chain: "c".to_owned(), key: "k".to_owned() });
     let expected = |name: &str, ca: &str, verify| {
         let (ca, certificate) = (Some(ca.to_owned()), certificate.clone());
@@ -44,7 +45,7 @@ fn found_backends_keep_the_name_of_their_host() {
         let ips = vec!["10.0.0.5".parse().expect("an address"), "fd00::5".parse().expect("one")];
         let known = super::super::Known {
             hosts: [("f.test".to_owned(), ips.clone()), ("svc.test".to_owned(), ips)].into(),
-            file: vec![BackendConfig::new("f", "https://f.test:1")],
+            file: vec![crate::config::BackendConfig::new("f", "https://f.test:1")],
         };
         let found = config.found(&known).expect("few");
         let shown: Vec<_> = found
@@ -67,7 +68,8 @@ fn found_backends_keep_the_name_of_their_host() {
         // The backends in use are a valid configuration with the same settings.
         let used = Config { backends: found.backends.clone(), ..config.clone() };
         assert_eq!(used.validate(), Ok(()));
-        let again: Vec<_> = used.backends.iter().map(|one| used.tls_of(one)).collect();
+        let again: Vec<_> =
+            used.backends.iter().map(|one| used.tls_of(&one.url, one.tls.as_ref())).collect();
         assert_eq!(again, found.targets.iter().map(|one| one.tls.clone()).collect::<Vec<_>>());
         assert_eq!(config.backend_identities().last().map(|(path, _)| path.as_str()), Some("tls"));
     }

@@ -23,7 +23,8 @@ fn keys_are_inherited_one_by_one() {
             {"name": "d", "url": "http://d", "health": {"kind": "none"}}
         ]}"#;
     let config = config(text);
-    let [a, b, c, d] = [0, 1, 2, 3].map(|index| config.check_of(&config.backends[index]));
+    let [a, b, c, d] =
+        [0, 1, 2, 3].map(|index| config.check_of(config.backends[index].health.as_ref()));
     assert_eq!((a.path.as_str(), a.host.as_deref()), ("/old", Some("all.test")));
     assert_eq!(a.status, [(204, 204), (300, 302)]);
     for (status, is_good) in [(200, false), (204, true), (299, false), (302, true), (303, false)] {

@@ -329,7 +329,8 @@ impl Upstreams {
         let named = config.backends.iter().map(|one| (one.name.as_str(), one));
         let named: BTreeMap<_, _> = one_by_one(named);
         let reporting = |id: &BackendId| {
-            let reporting = config.reporting_of(named.get(self.router.name(*id)?)?);
+            let reporting =
+                config.reporting_of(named.get(self.router.name(*id)?)?.reports.as_ref());
             Some((*id, Arc::new(reporting)))
         };
         self.reportings = one_by_one(self.configured().iter().filter_map(reporting));
