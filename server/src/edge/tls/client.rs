@@ -17,10 +17,8 @@ use rustls::{
 };
 
 use super::certificates::read_chain;
-use super::files::{read, refuse};
+use super::files::{Digest, Watched, digest, line, read, refuse};
 use super::roots;
-use super::server::{Digest, digest, line};
-use super::watch::Watched;
 use crate::config::{Config, OwnCertificate, TargetTls, TlsIdentity};
 use crate::edge::disk::read_named;
 use crate::tls::{Facts, Layer, TlsFault};

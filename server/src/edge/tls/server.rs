@@ -3,7 +3,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use ::ring::digest::{Context, SHA256, digest as digest_of};
+use ::ring::digest::{SHA256, digest as digest_of};
 use intelliproxy_core::ConfigError;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::danger::ClientCertVerifier;
@@ -11,9 +11,8 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificates::{Certificate, Certificates, Wrong, read_chain};
-use super::files::{read, refuse};
+use super::files::{Digest, Watched, digest, line, read, refuse};
 use super::tickets::{Ticketer, Tickets, seconds};
-use super::watch::Watched;
 use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion};
 use crate::edge::disk::read_named;
 use crate::tls::{Layer, is_ocsp_response};
@@ -29,9 +28,6 @@ pub(crate) struct Server {
     /// The contents of its files.
     digest: Digest,
 }
-
-/// A digest of the contents of files, or of the reasons why they cannot be read.
-pub(super) type Digest = Vec<u8>;
 
 impl Server {
     /// A layer for a new client. If `is_after_header`, a PROXY protocol header precedes the
@@ -110,10 +106,6 @@ impl Watched for Servers {
     }
 }
 
-pub(super) fn line(error: &ConfigError) -> String {
-    format!("{}: must be {}", error.path, error.allowed)
-}
-
 /// Checks the files of a configuration, which `read_file` reads.
 ///
 /// # Errors
@@ -140,24 +132,6 @@ fn files(tls: &ListenTls) -> impl Iterator<Item = &String> {
     let own = tls.certificates.iter();
     let own = own.flat_map(|one| [Some(&one.chain), Some(&one.key), one.ocsp.as_ref()]).flatten();
     own.chain(tls.client_auth.iter().map(|auth| &auth.ca))
-}
-
-/// Returns the digest of files.
-pub(super) fn digest<'f>(
-    files: impl Iterator<Item = &'f String>,
-    read_file: &impl Fn(&Path) -> io::Result<Vec<u8>>,
-) -> Digest {
-    let mut sum = Context::new(&SHA256);
-    for file in files {
-        let (mark, content) = match read_file(Path::new(file)) {
-            Ok(content) => (b'r', content),
-            Err(error) => (b'e', error.to_string().into_bytes()),
-        };
-        sum.update(&[mark]);
-        sum.update(&(content.len() as u64).to_be_bytes());
-        sum.update(&content);
-    }
-    sum.finish().as_ref().to_vec()
 }
 
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {

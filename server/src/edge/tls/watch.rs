@@ -12,26 +12,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::warn;
 
 use super::client::Clients;
-use super::server::{Digest, Servers};
+use super::files::{Digest, Watched};
+use super::server::Servers;
 use crate::plain::os_error_text;
 
 /// Time between two readings.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// TLS made from files, in several parts.
-pub(super) trait Watched {
-    /// Whether there are no parts.
-    fn is_empty(&self) -> bool;
-
-    /// Returns the index and the path of each part whose files have changed.
-    fn changed(&self) -> Vec<(usize, String)>;
-
-    /// Reads the files of one part again.
-    ///
-    /// # Errors
-    /// The digest of the contents, and one line about the fault. In that case nothing has changed.
-    fn reload(&mut self, index: usize) -> Result<(), (Digest, String)>;
-}
 
 /// Watches the files in its own thread, which starts with the first TLS listener or TLS files of a
 /// backend.
