@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cli::top::decisions;
-use crate::cli::top::http::{self, BODY_BYTES_MAX, COUNTS_MAX, Failure};
-use crate::cli::top::reading::{Reading, json};
+use crate::cli::top::http::{self, BODY_BYTES_MAX, COUNTS_MAX, Failure, json};
+use crate::cli::top::reading::Reading;
 use crate::cli::top::url::Url;
 
 /// The address of a proxy's figures.

@@ -1,7 +1,7 @@
 //! Reads the last decisions from /explain.
 use serde_json::Value;
 
-use crate::cli::top::reading::json;
+use crate::cli::top::http::json;
 
 /// A decision of the router.
 #[derive(Clone, Debug, PartialEq)]

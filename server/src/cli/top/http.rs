@@ -1,7 +1,9 @@
-//! A GET request over a new HTTP/1.1 connection, bounded in time and size.
+//! A GET request over a new HTTP/1.1 connection, bounded in time and size, and its body as JSON.
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::cli::top::url::Url;
 
@@ -230,6 +232,11 @@ pub(crate) fn reason(error: &io::Error) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_lowercase().to_string());
     first.unwrap_or_default() + characters.as_str()
+}
+
+/// Parses a body; `None` if it is not JSON.
+pub(crate) fn json(body: &[u8]) -> Option<Value> {
+    serde_json::from_str(str::from_utf8(body).ok()?).ok()
 }
 
 /// The time limit for an exchange.

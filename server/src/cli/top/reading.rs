@@ -2,6 +2,7 @@
 use serde_json::Value;
 
 use crate::cli::top::decisions::Decision;
+use crate::cli::top::http::json;
 use crate::cli::top::state;
 use crate::pages::state::State;
 
@@ -122,11 +123,6 @@ impl Row {
             json,
         })
     }
-}
-
-/// Parses a body; `None` if it is not JSON.
-pub(crate) fn json(body: &[u8]) -> Option<Value> {
-    serde_json::from_str(str::from_utf8(body).ok()?).ok()
 }
 
 #[cfg(test)]
