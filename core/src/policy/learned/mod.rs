@@ -5,7 +5,7 @@
 //! - v: the backend's relative speed ([`speed`])
 //! - q(n): its latency with n in flight if its speed were 1 ([`curve`])
 //! - w = 1 − q(1)/q(n+1): the share of waiting in that latency
-//! - p: the price of waiting, which rises while queues persist ([`unit`])
+//! - p: the price of waiting, which rises while queues persist ([`pool`])
 //! - T: the charge for a failure, reduced if failed requests are tried again
 //! - excess: its error share above the common one and beyond the noise. The common share is the
 //!   pool's, or three standard errors above the share of the best backend if that is less
@@ -21,13 +21,13 @@
 //! |---|---|
 //! | [`speed`] | completions against exposure, and the choice of the memory |
 //! | [`curve`] | the pool's congestion curve, and each backend's deviation |
-//! | [`unit`] | one backend: counters and cost; the figures of the pool |
+//! | [`unit`] | one backend: counters and cost |
+//! | [`pool`] | the figures of the pool: time scale, price of queues, charge for a failure |
 //! | [`restraints`] | stall, quarantine, probation, caps, slow start |
 //! | [`choosing`] | the ways to choose a backend, except trials of idle ones |
 //! | [`calm`] | the short path for a model that is rarely consulted |
 //! | [`refit`] | the fit over all backends together, every 64 completions |
 //! | [`faults`] | effects of errors on a backend's standing |
-//! | [`losses`] | the charge for a failure, errors beyond the common share, the share of refusals |
 //! | [`rules`] | the configuration |
 //! | [`explore`] | trials of idle backends, and the budget for them |
 //! | [`marks`] | the bits of a request's token |
@@ -58,9 +58,9 @@ mod explore;
 mod faults;
 mod learner;
 mod live_guard;
-mod losses;
 pub(super) mod marks;
 mod outsiders;
+mod pool;
 mod refit;
 mod restraints;
 pub(crate) mod rules;
@@ -76,7 +76,8 @@ use self::curve::{LEVELS, bin};
 use self::explore::Explorer;
 use self::live_guard::LiveGuard;
 use self::marks::{CONTROL, IDLE_TRIAL, LEARNER, PROBATION};
-use self::unit::{Pool, Unit};
+use self::pool::Pool;
+use self::unit::Unit;
 pub use self::view::{GuardView, LearnedStanding, LearnedView};
 use crate::backend::Backend;
 use crate::config::Rules;

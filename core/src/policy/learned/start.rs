@@ -1,5 +1,6 @@
 //! The initial speed of a backend whose relative capacity is configured.
-use super::unit::{Pool, Unit};
+use super::pool::Pool;
+use super::unit::Unit;
 
 impl Unit {
     /// Starts the speed at `factor`, unless there are completions or `factor` is 1. Returns whether

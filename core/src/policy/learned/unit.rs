@@ -1,9 +1,9 @@
-//! Learned figures of one backend, and of the pool as a whole: counters, estimates and the cost.
+//! Learned figures of one backend: counters, estimates and the cost.
 mod taking_back;
 
 use super::curve::{Curve, LEVELS, Shape, bin};
 use super::explore::Trials;
-use super::losses::Losses;
+use super::pool::Pool;
 use super::restraints::Restraints;
 use super::speed::{Estimate, Speed};
 use crate::errors::Errors;
@@ -11,38 +11,6 @@ use crate::event::ReturnReason;
 use crate::id::BackendId;
 use crate::policy::contract::Reasons;
 use crate::time::{Instant, millis};
-
-/// The figures common to the backends of the pool.
-#[derive(Clone, Debug)]
-pub(super) struct Pool {
-    pub(super) curve: Curve,
-    /// Dispersion of all completions, which new backends start with.
-    pub(super) phi: f64,
-    /// The median of the backends' `ln` speed.
-    pub(super) center: f64,
-    /// The speed at the median.
-    pub(super) center_speed: f64,
-    /// Requests and errors, decayed: about the last thousand requests.
-    pub(super) errors: Errors,
-    /// The highest error share that the best backend can have by its recent requests, 0 to 1.
-    pub(super) best_errors: f64,
-    /// Average time of a successful request, ms.
-    pub(super) latency_ms: f64,
-    /// Good completions so far.
-    pub(super) completions: u64,
-    /// The average share of the requests in flight that wait for others, 0 to 1.
-    waiting: f64,
-    /// The cost that a queued request adds for later ones, per request in flight.
-    price: f64,
-    /// While booting: `Σ √n·dt` over all backends, with n in flight for dt ms.
-    pub(super) boot_exposure: f64,
-    /// Number of standard errors by which completions must differ from a speed before older ones
-    /// are forgotten.
-    pub(super) confidence: f64,
-    /// The charge for a failed request, ms.
-    pub(super) charge_ms: f64,
-    pub(super) losses: Losses,
-}
 
 /// The model's state of one backend.
 #[derive(Clone, Debug)]
@@ -107,57 +75,6 @@ pub(super) struct Unit {
     pub(super) cost: f64,
     /// The reasons of its last ejection and return, for observers.
     pub(super) reasons: Reasons,
-}
-
-impl Pool {
-    pub(super) fn new() -> Self {
-        Self {
-            curve: Curve::new(SCALE_START_MS),
-            phi: 1.0,
-            center: 0.0,
-            center_speed: 1.0,
-            errors: Errors::default(),
-            best_errors: 1.0,
-            latency_ms: 0.0,
-            completions: 0,
-            waiting: 0.0,
-            price: 0.0,
-            boot_exposure: 0.0,
-            confidence: 1.5,
-            charge_ms: 5000.0,
-            losses: Losses::default(),
-        }
-    }
-
-    /// Whether only the time scale is being learned.
-    pub(super) const fn is_booting(&self) -> bool {
-        self.completions < BOOT
-    }
-
-    /// Sets the time scale after a completion while booting.
-    pub(super) fn boot(&mut self) {
-        let scale = self.boot_exposure / self.completions as f64;
-        self.curve = Curve::new(scale.clamp(SCALE_MIN_MS, SCALE_MAX_MS));
-    }
-
-    /// The share of errors in the pool, 0 to 1.
-    pub(super) const fn error_share(&self) -> f64 {
-        self.errors.errors / (self.errors.requests + ERRORS_PRIOR)
-    }
-
-    /// Updates the price of queues. `waiting` is the share of the requests in flight that wait for
-    /// others now.
-    pub(super) fn price_queues(&mut self, waiting: f64) {
-        self.waiting += WAITING_ALPHA * (waiting - self.waiting);
-        let ratio = self.waiting / (1.0 - self.waiting).max(WAITING_REST);
-        self.price = (PRICE * ratio * ratio).min(PRICE_MAX);
-    }
-
-    /// Sets the median of the speeds, given as a logarithm.
-    pub(super) fn set_center(&mut self, center: f64) {
-        self.center = center;
-        self.center_speed = libm::exp(center);
-    }
 }
 
 impl Unit {
@@ -446,6 +363,17 @@ impl Unit {
         self.cost = (wait + charge).min(COST_MAX);
     }
 
+    /// The share of its errors above the common one and beyond the noise, 0 to 1.
+    pub(super) fn error_excess(&self, pool: &Pool) -> f64 {
+        // The usual case, without a square root.
+        if self.errors.errors == 0.0 {
+            return 0.0;
+        }
+        let common = pool.common_errors();
+        let noise = 1.0 / (self.errors.requests + 1.0);
+        (self.errors.share() - common - 2.0 * ((common + noise) * noise).sqrt()).max(0.0)
+    }
+
     /// The predicted latency with n in flight, ms.
     pub(super) fn latency_at(&self, pool: &Pool, n: u32) -> f64 {
         self.shape.latency(&pool.curve, n) / self.shrunk_speed
@@ -502,15 +430,6 @@ pub(super) fn median(numbers: &mut [(f64, f64)]) -> f64 {
     middle.map_or(0.0, |(number, _)| *number)
 }
 
-/// Number of good completions that only set the time scale. Chosen; halving or doubling it hardly
-/// changes results.
-const BOOT: u64 = 20;
-/// The initial time scale. Chosen: it is replaced after [`BOOT`] completions.
-const SCALE_START_MS: f64 = 10.0;
-/// Bounds of the time scale, 0.1 µs and three hours. No backend reaches them; they keep floats
-/// finite.
-const SCALE_MIN_MS: f64 = 1e-4;
-const SCALE_MAX_MS: f64 = 1e7;
 /// Share of a new sample in the dispersion. Chosen; halving or doubling it hardly changes results.
 const PHI_RATE: f64 = 0.02;
 /// The weight of the pool's dispersion in a new backend, in samples. Chosen; halving or doubling it
@@ -535,44 +454,10 @@ const FULL: f64 = 4.0;
 /// Chosen; halving or doubling it hardly changes results, except in `hetero80`, where the cost
 /// changes by +5 % and −6 %.
 const CROWD: f64 = 0.08;
-/// The price of a queue if as many requests wait as are worked on; it grows with the square of that
-/// ratio. The queue of a burst soon drains. A persistent queue makes all later requests wait, so it
-/// is cheaper to also use the slow backends. Measured in the lab's `few_fast`, where seven fast
-/// backends can do 93 % of the work: the mean is 48 ms instead of 75. Chosen: at 0.04 it is 50 ms;
-/// at 0.1 the p99 of `llm` is 2 % higher.
-const PRICE: f64 = 0.06;
-/// The highest price. Chosen; reached where about four of five requests wait.
-const PRICE_MAX: f64 = 1.0;
-/// Weight of a new sample in the share of waiting requests. A sample is taken every 64 completions.
-/// Chosen.
-const WAITING_ALPHA: f64 = 0.05;
-/// Keeps the ratio finite where all requests wait.
-const WAITING_REST: f64 = 0.01;
 /// A sum of refusals below this counts as zero. Chosen.
 const REFUSALS_MIN: f64 = 0.01;
 /// A good response multiplies the sum of recent refusals by this. Short queues hold about 16
 /// requests. Chosen on random scenarios.
 const REFUSALS_KEPT: f64 = 1.0 - 1.0 / 16.0;
-/// Number of good requests that are added to the pool's error share. Chosen; halving or doubling it
-/// hardly changes results.
-const ERRORS_PRIOR: f64 = 10.0;
 /// Keeps a cost finite if a speed is almost 0.
 const COST_MAX: f64 = 1e15;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// By hand: the price is 0.06·4² if four of five requests wait, 0.06 if half do, and at most
-    /// 1. One sample moves the average by a twentieth.
-    #[test]
-    fn queues_that_stand_have_a_price() {
-        let mut pool = Pool::new();
-        pool.price_queues(0.8);
-        assert!((pool.price - PRICE * (0.04 / 0.96) * (0.04 / 0.96)).abs() < 1e-12);
-        for (waiting, price) in [(0.5, 0.06), (0.8, 0.96), (0.99, 1.0), (0.0, 0.0)] {
-            (0..1000).for_each(|_| pool.price_queues(waiting));
-            assert!((pool.price - price).abs() < 1e-6, "{waiting}: {}", pool.price);
-        }
-    }
-}

@@ -1,6 +1,7 @@
 //! Takes back the exposure of requests that turned out to cause no work.
-use super::{Pool, Unit};
+use super::Unit;
 use crate::policy::learned::curve::{LEVELS, bin};
+use crate::policy::learned::pool::Pool;
 use crate::time::millis;
 
 impl Unit {
@@ -76,10 +77,10 @@ impl Unit {
 mod tests {
     use std::time::Duration;
 
-    use super::super::BOOT;
     use super::*;
     use crate::id::BackendId;
     use crate::policy::learned::curve::Curve;
+    use crate::policy::learned::pool::BOOT;
     use crate::policy::learned::speed::MEMORIES;
     use crate::time::Instant;
 
