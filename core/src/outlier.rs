@@ -155,9 +155,12 @@ impl Watch {
             self.errors_in_row = 0;
         }
         self.recent.observe(false, RECENT);
+        // Exactly 0, because several rules ask whether there were any failures at all.
         if self.recent.errors < FORGOTTEN {
             self.recent.errors = 0.0;
         }
+        // As in TCP's slow start, one more for each response doubles the window in the time of one
+        // response.
         if self.window < WINDOW_OPEN {
             self.widen(self.window + 1);
         }
@@ -168,6 +171,7 @@ impl Watch {
     /// and the caller need not compute their figures.
     pub(crate) fn failed(&mut self, now: Instant, sent_at: Instant, is_seldom: bool) -> bool {
         self.failed_at = now;
+        // Requests need not end in the order in which they were sent.
         self.erred_at = self.erred_at.max(sent_at);
         self.errors_in_row = self.errors_in_row.saturating_add(1);
         self.recent.observe(true, RECENT);
@@ -254,6 +258,8 @@ impl Watch {
         }
         self.ejections += 1;
         let wait = if self.relapses < RELAPSES_MAX {
+            // A factor of eight each time: short faults end after the first, and long ones cost few
+            // trials.
             (BACK_OFF * (1 << (3 * self.relapses))).min(BACK_OFF_MAX)
         } else {
             (now.since(self.since) / BACK_OFF_SHARE).clamp(BACK_OFF_MAX, BACK_OFF_LONG)
@@ -290,6 +296,7 @@ impl Watch {
                 *good = (*good + 1).min(*needed - 1);
                 false
             }
+            // With few requests, good responses alone would take long to open the window.
             Standing::In if self.window < WINDOW_OPEN && self.troubled_at.is_some() => {
                 self.widen(2 * self.window);
                 false
@@ -337,6 +344,7 @@ impl Watch {
         // The time bounds probations at low rates, where 32 requests would take minutes.
         let is_over = good + 1 >= needed || now.since(since) >= PROBATION_TIME;
         let common = others.map_or(0.0, |others| others.share);
+        // Three times as many failures as the others had in as many requests, and one by chance.
         let usual = 1.0 + 3.0 * common * f64::from(served + bad);
         let is_usual = common >= COMMON_SHARE && served > 0 && f64::from(bad) < usual;
         let (good, served, bad) = match is_good {
@@ -344,6 +352,7 @@ impl Watch {
             Some(true) if is_over => return self.come_back(now),
             Some(false) => (good, served, bad + 1),
             Some(true) => (good + 1, served + 1, bad),
+            // The client left, or the like: the next request decides.
             None => (good, served, bad),
         };
         self.standing = Standing::Probation { good, needed, served, bad, is_out: false, since };

@@ -207,6 +207,8 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(due) = self.probes.due(now) {
             match due {
+                // The schedule goes on without probes: each time stands in for the ping that would
+                // end an ejection.
                 Due::Start(line) if self.is_unchecked(line) => {
                     let rules = self.probe_rules(line.backend);
                     self.probes.skip(now, line, &rules);
@@ -221,6 +223,8 @@ impl Router {
                     let start = Action::StartProbe { probe, backend, kind, deadline };
                     self.actions.push_back(start);
                 }
+                // The driver may still report a result. That probe is then unknown, and counts as
+                // late.
                 Due::GiveUp(probe) => {
                     let Some(ended) = self.probes.finish(probe) else {
                         debug_assert!(false, "a probe is given up only while outstanding");
@@ -261,6 +265,7 @@ impl Router {
         asker: Asker,
     ) -> Result<Lease, NoRoute> {
         let asker = asker.bounded();
+        // Only for a first attempt: a retry must avoid all of `tried`, not only this one backend.
         if self.blame.is_open()
             && tried.is_empty()
             && let Some(not) = self.second_opinion_on(now, asker)
@@ -313,6 +318,7 @@ impl Router {
     pub fn has_usable(&self) -> bool {
         let is_good = |id: &BackendId| {
             let backend = self.table.get(*id).filter(|backend| backend.is_available());
+            // A policy that ejects by itself has the watches. Those in the table are unused then.
             backend.is_some_and(|backend| self.watch_of(*id).unwrap_or(&backend.watch).is_in())
         };
         self.order.iter().any(is_good)
@@ -356,6 +362,7 @@ impl Router {
 
     /// The policy's learned state, to be kept across restarts; `None` if it does not learn.
     pub fn policy_state(&self) -> Option<PolicyState> {
+        // A removed backend has its name until the slot is taken again. Its state is not kept.
         let name = |id| self.name(id).filter(|_| self.table.is_configured(id)).map(str::to_owned);
         let of = self.policy.learner()?.state(&name);
         Some(PolicyState { version: PolicyState::VERSION, of })
@@ -371,6 +378,7 @@ impl Router {
         if state.version != PolicyState::VERSION {
             return Err(PolicyStateError::Version(state.version));
         }
+        // Not `self.name`, because the policy is borrowed mutably below.
         let table = &self.table;
         let name = |id| {
             let is_configured = table.is_configured(id);
@@ -415,6 +423,7 @@ impl Router {
         if let Some(current) = self.current {
             assert!(self.table.is_configured(current), "the current backend is configured");
             let access = |id| self.table.row(id).map(|row| row.access);
+            // Access ranks before score, so the first backend has the best access of all.
             let best = self.table.lowest().and_then(access);
             // Slow start alone is not a reason to leave a backend.
             let slow = if best < Some(Access::Backup) { Access::Slow } else { Access::BackupSlow };
@@ -451,8 +460,10 @@ impl Router {
                 backend.was_down = true;
             });
         } else if self.table.update(backend, |b| std::mem::take(&mut b.was_down)) == Some(true) {
+            // Slow start is for a backend that was down, not for one that was `unknown` until now.
             self.watch_up(now, backend);
         }
+        // For the policy, a backend out of service is down. `arranging.rs` reports its return.
         if self.table.get(backend).is_some_and(|backend| backend.is_in_service()) {
             self.policy.on_health(now, backend, is_up);
         }

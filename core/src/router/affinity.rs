@@ -109,6 +109,8 @@ impl Router {
     ) -> Result<Lease, NoRoute> {
         let slack = self.rules.affinity.slack();
         self.release_holds(now);
+        // Without a slack only the state of the owner matters. The policy is not consulted, unless
+        // that owner cannot serve.
         if slack.is_none() {
             let owner = self.owner(key);
             let access = self.owner_access(tried);
@@ -139,6 +141,7 @@ impl Router {
         if [chosen.2, self.policy.reason(chosen.1)].contains(&RouteReason::Trial) {
             return chosen;
         }
+        // Taken out of `self`, which `measure` and `visits` borrow as a whole.
         let mut delays = std::mem::take(&mut self.ring.delays);
         delays.clear();
         let candidates = self.order.iter().filter(|id| self.is_candidate(**id, tried, access));
@@ -150,6 +153,7 @@ impl Router {
         let within = delays.iter().filter(|(_, delay)| *delay <= bound).map(|(id, _)| *id);
         let to = match owner {
             Some(_) if is_visit => owner,
+            // The owner that a session names need not have the highest rank.
             Some(owner) if key.owner.is_some() && within.clone().any(|id| id == owner) => {
                 Some(owner)
             }
@@ -157,6 +161,7 @@ impl Router {
         };
         self.ring.delays = delays;
         let Some(to) = to else { return chosen };
+        // A token belongs to the policy's own choice of backend.
         let token = if to == chosen.0 { chosen.1 } else { 0 };
         let reason = match owner {
             _ if !tried.is_empty() => RouteReason::Retry,
@@ -203,6 +208,7 @@ impl Router {
     fn visits(&mut self, tried: &[BackendId], owner: Option<BackendId>) -> bool {
         self.ring.passed = self.ring.passed.saturating_add(1);
         let is_idle = owner.and_then(|id| self.table.row(id)).is_some_and(|row| row.load == 0);
+        // A visit is a trial, and a retry is never one.
         let is_due = self.ring.passed >= VISIT_EVERY && tried.is_empty() && is_idle;
         if is_due {
             self.ring.passed = 0;
@@ -214,6 +220,8 @@ impl Router {
     fn owner(&self, key: AffinityKey) -> Option<BackendId> {
         let is_in = |id: &BackendId| self.table.get(*id).is_some_and(|one| one.is_in_service());
         let is_usual = |id: &BackendId| is_in(id) && !self.is_spare(*id);
+        // Unless a session names it, a backup owns keys only if all backends in service are
+        // backups.
         let named = key.owner.filter(is_in);
         named
             .or_else(|| self.highest(key.hash, self.order.iter().copied().filter(is_usual)))

@@ -138,6 +138,7 @@ impl Router {
         };
         let rules = &self.rules;
         let done = self.table.update_often(backend, |backend| {
+            // Determined before the lease ends, because that makes room.
             let was_full = backend.is_full();
             let is_error = backend.lease_home(now, lease.routed_at, &outcome, rules);
             if is_excused {
@@ -179,6 +180,7 @@ impl Router {
         if (is_watched || self.ejections.out > 0) && self.ejects() {
             self.watch_end(now, backend, lease.routed_at, &outcome);
         }
+        // New room, or the hold after a refusal, may require another current backend.
         if was_full || is_refusal {
             self.settle(now);
         }

@@ -150,6 +150,7 @@ impl LogGuard {
 
     fn finish_within(self, time: Duration) {
         let Self { messages, patience, ended, .. } = self;
+        // First of all: a writer that repeats a failed write reads no messages.
         drop(patience);
         if messages.insist(Message::Finish, time).is_ok() {
             let _ = ended.wait(time);
@@ -195,6 +196,7 @@ impl LogWatch {
             *current = levels;
         }
         log::set_max_level(lowest);
+        // Locked first: otherwise the writer could get the message before the change is there.
         let mut next = self.next();
         *next = Some(Next { output, is_queued: messages.nudge(Message::Set) });
     }
@@ -228,6 +230,7 @@ impl Log for LineQueue {
         if !self.enabled(record.metadata()) {
             return;
         }
+        // Nearly all lines name their own module, whose path needs no copy.
         let target = match record.module_path_static() {
             Some(module) if module == record.target() => Cow::Borrowed(module),
             _ => Cow::Owned(record.target().to_owned()),
@@ -332,8 +335,10 @@ fn spawn(levels: Levels, output: Output, lines_max: usize) -> io::Result<(LineQu
             failure: None,
         };
         while let Some(message) = queued.next() {
+            // A change that found the queue full has no message of its own.
             writer.change(|next| !next.is_queued);
             writer.reopen_if_asked();
+            // A failed reopening is reported before later lines, in the file that is kept.
             if let Some(line) = writer.unwritten.take() {
                 writer.write(&line);
             }
@@ -449,6 +454,7 @@ impl Writer {
         let mut written = 0;
         while let Some(rest) = self.buffer.get(written..).filter(|rest| !rest.is_empty()) {
             let error = match self.output.out.write(rest) {
+                // Counts as a failure: repeating it at once could go on for ever.
                 Ok(0) => io::Error::from(ErrorKind::WriteZero),
                 Ok(count) => {
                     written += count;
@@ -465,6 +471,7 @@ impl Writer {
                 return;
             }
             let is_reopen_asked = self.watch.is_reopen_asked.load(Ordering::Acquire);
+            // Another file may be what ends the failure, so it is not left for the next message.
             if self.change(|_| true) || (is_reopen_asked && self.reopen()) {
                 // The line is written completely into the new file.
                 self.encode(line);

@@ -130,6 +130,7 @@ fn relay_plain(
         let Some(buffer) = input.as_mut().filter(|_| len > 0) else {
             break;
         };
+        // `push` would refuse any other buffer. A part of it is copied instead.
         let count = if len == buffer.len() && (output.is_empty() || output.room() >= len) {
             // The body takes the whole buffer, so the buffer itself is moved.
             let Some(buffer) = input.take() else { break };
@@ -162,10 +163,12 @@ fn relay_into_chunks(
     while let Some(buffer) = input.as_mut().filter(|buffer| !buffer.is_empty()) {
         let len = buffer.len();
         let count = if output.is_empty() && buffer.prepend(&size_line(len)[..]) {
+            // Each read leaves room before and after its bytes for this, so no data is copied.
             let fits = buffer.append(b"\r\n");
             debug_assert!(fits, "a read leaves room for a chunk's end");
             let Some(buffer) = input.take() else { break };
             if let Err(mut buffer) = output.push(buffer, pool) {
+                // Other output waits. Without its framing the data can be copied in parts.
                 buffer.consume(size_line(len).len());
                 buffer.truncate(len);
                 *input = Some(buffer);
@@ -198,6 +201,7 @@ fn relay_chunked(
     loop {
         let is_free = output.is_empty();
         let data_max = if is_free {
+            // Leaves room for the end of the body, so that both leave in one write.
             LARGE - CHUNK_OVERHEAD - LAST_CHUNK.len()
         } else if output.room() > CHUNK_OVERHEAD {
             output.room() - CHUNK_OVERHEAD
@@ -208,7 +212,9 @@ fn relay_chunked(
         let (len, (piece, error)) = (bytes.len(), reader.gather(bytes, data_max));
         relayed.data += piece.data.len() as u64;
         relayed.parsed += piece.consumed;
+        // Little data is copied, so that no large buffer waits for the peer because of it.
         let is_all = is_free && piece.consumed == len && piece.data.len() > SMALL;
+        // With an error, the data before it is valid and goes out first.
         if !(is_all && move_chunk(&piece, writer, input, output, pool)) {
             copy_chunk(&piece, writer, input, output, pool);
         }

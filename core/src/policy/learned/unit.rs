@@ -154,6 +154,8 @@ impl Unit {
         let exposure = self.pace * dt;
         self.pending += exposure;
         self.due += self.due_speed * exposure;
+        // Only normal work shapes the curve: a backend on probation gets single trials, and a
+        // stalled one completes nothing.
         if self.restraints.is_normal() && !self.restraints.is_stalled {
             let worked = self.shrunk_speed * dt;
             let n = self.busy(self.in_flight);
@@ -216,6 +218,7 @@ impl Unit {
 
     /// Counts one more request in flight.
     pub(super) fn take(&mut self, now: Instant) {
+        // An idle backend owed no completion, so the wait for one begins with this request.
         if self.in_flight == 0 {
             self.quiet_since = now;
             self.due = 0.0;
@@ -256,10 +259,12 @@ impl Unit {
     /// curve cannot show this: a backend with a short queue refuses before latencies rise much.
     pub(super) fn refused(&mut self, now: Instant) {
         let n = self.in_flight + 1;
+        // A backend on probation is judged by its trials alone.
         if !self.restraints.is_normal() {
             return;
         }
         self.refused_lately += 1.0 / f64::from(n);
+        // A backend that refuses its only request is not full. After some of these it is ejected.
         if n == 1 {
             self.refused_alone += 1;
         } else if !self.restraints.is_stalled {
@@ -310,6 +315,7 @@ impl Unit {
     pub(super) fn came_up(&mut self, now: Instant) {
         self.was_silent();
         self.errors = Errors::default();
+        // Only the return of a backend that was out is reported with a reason.
         if !self.restraints.is_normal() {
             self.reasons.returned = ReturnReason::CameUp;
         }
@@ -352,6 +358,7 @@ impl Unit {
     pub(super) fn weigh(&mut self, pool: &Pool) {
         self.set_pace(pool);
         let busy = self.busy(self.in_flight);
+        // Recent refusals count as work: the backend is fuller than its requests in flight show.
         let next = busy.saturating_add(self.turned_away).saturating_add(1);
         let latency = self.shape.latency(&pool.curve, next);
         // The share of waiting in the latency: this request would lengthen the queue for later

@@ -138,6 +138,7 @@ impl Finder {
                 }
                 let hosts: BTreeSet<String> =
                     one_by_one(config.hosts(self.backends_in_file(&config)).into_keys());
+                // A reload looks up every name again, also those with a recent result.
                 for host in &hosts {
                     self.hosts.entry(host.clone()).or_default().is_fresh = true;
                 }
@@ -147,6 +148,8 @@ impl Finder {
             Message::LookedUp { host, result } => self.looked_up(now, &host, result),
             Message::Read { path, content } => {
                 let in_use = self.in_use().len();
+                // The file may have been forgotten meanwhile, because no configuration names it any
+                // more.
                 let Some(file) = self.files.get_mut(&path) else { return };
                 let Reading { is_news, line } = file.handle_read(content, in_use);
                 if let Some((level, line)) = line {
@@ -174,9 +177,11 @@ impl Finder {
         self.files.retain(|path, _| followed == Some(path) || waiting.contains(path));
         let hosts = config.hosts(self.backends_in_file(&config));
         let last = self.followed.take();
+        // Reading the same configuration again must not repeat the line.
         let told_unused = last.and_then(|followed| followed.told_unused);
         self.followed = Some(Followed { config, hosts, used, generation, told: None, told_unused });
         self.is_changed = true;
+        // The candidate is followed now, or was given up.
         self.candidate.clear();
         self.arrange_hosts();
     }
@@ -193,6 +198,7 @@ impl Finder {
             followed.hosts.contains_key(name)
                 || candidate.contains(name)
                 || waiting.iter().any(|one| one.hosts.contains(name))
+                // Its thread exists until the look-up ends, and counts towards the maximum.
                 || host.since.is_some()
         });
     }
@@ -240,6 +246,8 @@ impl Finder {
                 self.is_changed |= is_news;
             }
             Err(wrong) => {
+                // The last addresses stay, because a failing resolver says nothing about the
+                // backends.
                 host.looked_at = Some(now);
                 host.tell_failure(name, &wrong);
             }
@@ -274,6 +282,7 @@ impl Finder {
                 let _ = sender.send(Message::LookedUp { host: of, result });
             };
             if let Err(error) = thread::Builder::new().name("resolve".to_owned()).spawn(work) {
+                // As after a failed look-up, the next attempt comes after the usual time.
                 (host.since, host.looked_at) = (None, Some(now));
                 let error = os_error_text(&error);
                 host.tell_failure(name, &format!("cannot start a thread: {error}"));
@@ -299,6 +308,7 @@ impl Finder {
             };
             if let Err(error) = thread::Builder::new().name("watch".to_owned()).spawn(work) {
                 let error = os_error_text(&error);
+                // Handled like a failed reading, so that it is logged and repeated in the same way.
                 let content = Err(format!("{path}: cannot start a thread: {error}"));
                 // The sender is this thread's own, so it has a receiver.
                 let _ = self.sender.send(Message::Read { path: path.clone(), content });
@@ -324,6 +334,8 @@ impl Finder {
             }
             for name in new {
                 let host = self.hosts.entry(name.clone()).or_default();
+                // Only hosts that were never looked up. A failed look-up is a result too, else the
+                // caller would wait until its time is up.
                 host.is_fresh |= host.looked_at.is_none() && host.since.is_none();
             }
             self.waiting.push(one);
@@ -389,8 +401,10 @@ impl Finder {
         let is_full =
             self.hosts.values().filter(|host| host.since.is_some()).count() >= LOOK_UPS_MAX;
         let due = self.hosts.iter().filter_map(|(name, host)| match host.since {
+            // To report that it hangs. The end of a look-up is a message, and needs no time.
             Some(since) if !host.is_told => Some(since + SLOW),
             Some(_) => None,
+            // The end of any look-up makes room and wakes the thread.
             None if is_full => None,
             None => host.due(now, followed.and_then(|followed| followed.hosts.get(name))),
         });
