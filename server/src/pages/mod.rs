@@ -1,7 +1,6 @@
 //! The pages that the proxy itself serves: they turn plain data into text, without access to the
 //! proxy. `admin/` serves them on its own listener, `proxy/` serves /stats to clients.
 mod counts;
-mod describe;
 pub(crate) mod explain;
 pub(crate) mod live;
 pub(crate) mod metrics;
@@ -13,6 +12,5 @@ mod testing;
 
 pub use counts::{AccessCounts, LogCounts};
 pub(crate) use counts::{QueueCounts, ReloadCounts, RetryCounts, recording_field};
-pub(crate) use describe::{describe, describe_change, describe_fault};
 pub use metrics::ProcessFigures;
 pub use stats::StatsText;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, Notice as RouterNotice};
 
+use super::describe::describe;
 use super::id::ConnId;
 use super::session::{OwnPage, OwnText, StreamState};
 use super::{Action, Proxy, earliest};
@@ -20,7 +21,7 @@ use crate::pages::live::{
     Cursor, END, Kind, Live, NO_STREAM, Next, PART_EVERY, Pool, Recent, Row, SLOW_EVERY, Sketch,
     Traffic, replaced,
 };
-use crate::pages::{describe, page};
+use crate::pages::page;
 
 /// Number of backends in one step of a sample. Traffic is served between two steps.
 const AT_ONCE: usize = 64;

@@ -7,12 +7,13 @@ use intelliproxy_core::{BackendId, ConfigError, Instant, Lease, ProbeFailure, Ro
 use super::Proxy;
 use super::commands::Overrides;
 use super::conn::Conn;
+use super::describe::describe_change;
 use super::id::ConnId;
 use super::notice::{ConfigChange, Notice};
 use super::upstreams::{Move, router_config};
 use crate::config::{BackendConfig, BackendTarget, Config};
 use crate::pages::live::Kind;
-use crate::pages::{LogCounts, ReloadCounts, describe_change};
+use crate::pages::{LogCounts, ReloadCounts};
 
 impl Proxy {
     /// Applies a new configuration; `targets` are its backends in their order, with their

@@ -1,4 +1,4 @@
-//! Writes the proxy's notices to the log. `pages/describe.rs` describes the router's notices, and
+//! Writes the proxy's notices to the log. `proxy/describe.rs` describes the router's notices, and
 //! `limit.rs` limits the number of lines.
 mod limit;
 
@@ -13,7 +13,7 @@ use log::{Level, debug, error, info, log, log_enabled, warn};
 use self::limit::Kind;
 pub(crate) use self::limit::LineLimits;
 use crate::config::{Config, Limits};
-use crate::pages::{describe, describe_change, describe_fault};
+use crate::proxy::describe::{describe, describe_change, describe_fault};
 use crate::proxy::{Excess, Full, Notice, RemedyTaken, ReportFault};
 
 /// Logs a notice, unless the limit of its kind is exceeded. `name` returns the name of a backend.

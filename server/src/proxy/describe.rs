@@ -4,8 +4,10 @@ use intelliproxy_core::{
     BackendId, EjectReason, HoldReason, Notice, ProbeFailure, ReturnReason, SwitchReason,
 };
 
+use super::notice::{ConfigChange, ReportFault};
+use super::probe::{HEAD_BYTES_MAX, REPORT_BYTES_MAX};
 use crate::config::{Check, CheckKind, Config, ReportKind, Reporting};
-use crate::proxy::{ConfigChange, FIELDS_MAX, PROBE_HEAD_BYTES_MAX, REPORT_BYTES_MAX, ReportFault};
+use crate::http::field::FIELDS_MAX;
 
 /// The line for a notice; `name` returns the name of a backend.
 pub(crate) fn describe<'a>(
@@ -111,7 +113,7 @@ fn describe_failure(failure: ProbeFailure, check: &Check) -> String {
         ProbeFailure::Cut => format!("connection cut before the response to {check}"),
         ProbeFailure::Malformed => format!("response to {check} is not HTTP"),
         ProbeFailure::TooLarge => format!(
-            "head of the response to {check} exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
+            "head of the response to {check} exceeds {HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
         ),
         ProbeFailure::Status(status) => format!("status {status} to {check}"),
         ProbeFailure::Body => format!("response to {check} lacks the text of health.body"),
@@ -148,7 +150,7 @@ pub(crate) fn describe_fault(fault: &ReportFault, reporting: &Reporting) -> Stri
             format!("report from {path} exceeds {REPORT_BYTES_MAX} bytes: ignored")
         }
         ReportFault::HeadTooLarge => format!(
-            "report from {path}: its head exceeds {PROBE_HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
+            "report from {path}: its head exceeds {HEAD_BYTES_MAX} bytes or {FIELDS_MAX} fields"
         ),
         ReportFault::TimedOut => {
             let (limit, key) = (reporting.timeout.0.as_millis(), reporting.timeout.1);
