@@ -10,7 +10,7 @@ use std::time::Duration;
 use intelliproxy_core::Instant;
 
 use super::Reactor;
-use super::secured::Shaken;
+use super::socket::Shaken;
 use crate::proxy::{ConnId, ConnectFailure};
 
 /// Once handshake steps have taken this long, a turn begins no further step. One step takes 0.1 ms

@@ -2,6 +2,8 @@
 //!
 //! The poll is edge-triggered: it reports readiness once, when it begins. The socket remembers
 //! readiness until a read or a write would block.
+mod secured;
+
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -14,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::secured::{Scratch, Secured};
+use self::secured::Secured;
+pub(super) use self::secured::{Scratch, Shaken};
 use super::token::Source;
 use super::transfer::{receive, send};
 use crate::config::ListenTls;
@@ -168,7 +171,7 @@ impl Socket {
 
     /// Reads bytes from the stream.
     #[inline(always)]
-    pub(super) fn receive(&mut self, space: &mut [u8]) -> Moved {
+    fn receive(&mut self, space: &mut [u8]) -> Moved {
         loop {
             match receive(&self.stream, space) {
                 Ok(count @ 1..) => {
@@ -218,7 +221,7 @@ impl Socket {
 
     /// Records the error of a write.
     #[cold]
-    pub(super) fn note_unsent(&mut self, error: &io::Error) -> Moved {
+    fn note_unsent(&mut self, error: &io::Error) -> Moved {
         self.is_writable &= error.kind() != ErrorKind::WouldBlock;
         // A clean end also causes a broken pipe.
         let is_clean = [ErrorKind::WouldBlock, ErrorKind::BrokenPipe];
@@ -232,7 +235,7 @@ impl Socket {
     }
 
     /// The stream, for the TLS layer beside it.
-    pub(super) const fn parts(&mut self) -> (&TcpStream, Option<&mut Box<Secured>>) {
+    const fn parts(&mut self) -> (&TcpStream, Option<&mut Box<Secured>>) {
         (&self.stream, self.secured.as_mut())
     }
 
@@ -246,7 +249,7 @@ impl Socket {
     }
 
     /// Sends the end of the stream below the TLS layer.
-    pub(super) fn shut(&self) {
+    fn shut(&self) {
         // Fails if the connection broke. In that case no end is needed.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }

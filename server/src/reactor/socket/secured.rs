@@ -10,10 +10,10 @@ use std::sync::Arc;
 use mio::Registry;
 use mio::net::TcpStream;
 
-use super::socket::{Moved, Socket};
-use super::transfer::send_all;
+use super::{Moved, Socket};
 use crate::config::ListenTls;
 use crate::proxy::ClientIdentity;
+use crate::reactor::transfer::send_all;
 use crate::tls::{Layer, TlsFault};
 
 /// Size of the shared buffer for received ciphertext, bytes.
@@ -29,14 +29,14 @@ const RECORD_MAX: usize = 5 + 16 * 1024 + 256;
 /// Space for ciphertext that was read, of one connection after another, and the work of decrypting
 /// it (`budget.rs`).
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(in crate::reactor) struct Scratch {
     space: Vec<u8>,
-    pub(super) work: u64,
+    pub(in crate::reactor) work: u64,
 }
 
 /// A TLS layer and what its socket must still do for it.
 #[derive(Debug)]
-pub(super) struct Secured {
+pub(in crate::reactor) struct Secured {
     layer: Layer,
     /// The entry of the configuration, for a client.
     rules: Option<Arc<ListenTls>>,
@@ -54,29 +54,29 @@ impl Secured {
     }
 
     /// The entry of the configuration, for a client.
-    pub(super) fn rules(&self) -> Option<&ListenTls> {
+    pub(in crate::reactor) fn rules(&self) -> Option<&ListenTls> {
         self.rules.as_deref()
     }
 
     /// The client named by a PROXY protocol header.
-    pub(super) fn source(&self) -> Option<SocketAddr> {
+    pub(in crate::reactor) fn source(&self) -> Option<SocketAddr> {
         self.layer.source()
     }
 
     /// Takes the fault of the layer after its handshake.
-    pub(super) const fn take_fault(&mut self) -> Option<TlsFault> {
+    pub(in crate::reactor) const fn take_fault(&mut self) -> Option<TlsFault> {
         self.fault.take()
     }
 
     /// The identity of a client that has shown a certificate.
-    pub(super) fn identity(&self) -> Option<ClientIdentity> {
+    pub(in crate::reactor) fn identity(&self) -> Option<ClientIdentity> {
         self.layer.identity()
     }
 }
 
 /// The state of a handshake after a step.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Shaken {
+pub(in crate::reactor) enum Shaken {
     /// The handshake waits for the peer.
     Waits,
     /// More bytes can be read.
@@ -89,7 +89,7 @@ pub(super) enum Shaken {
 
 impl Socket {
     /// Records that the stream is connected. Returns whether a handshake follows.
-    pub(super) fn begin_handshake(&mut self) -> bool {
+    pub(in crate::reactor) fn begin_handshake(&mut self) -> bool {
         self.secured.as_mut().is_some_and(|secured| {
             secured.is_linked = true;
             secured.layer.is_handshaking()
@@ -97,12 +97,16 @@ impl Socket {
     }
 
     /// Whether a handshake is in progress.
-    pub(super) fn is_handshaking(&self) -> bool {
+    pub(in crate::reactor) fn is_handshaking(&self) -> bool {
         self.is_connecting && self.secured.as_ref().is_some_and(|secured| secured.is_linked)
     }
 
     /// Continues the handshake with what has arrived.
-    pub(super) fn shake(&mut self, scratch: &mut Scratch, registry: &Registry) -> Shaken {
+    pub(in crate::reactor) fn shake(
+        &mut self,
+        scratch: &mut Scratch,
+        registry: &Registry,
+    ) -> Shaken {
         let space = &mut scratch.space;
         space.resize(SCRATCH, 0);
         for _ in 0..HANDSHAKE_READS_MAX {
@@ -219,7 +223,7 @@ impl Socket {
 
     /// Sends the layer's own output: handshake messages, an alert, or close_notify.
     #[cold]
-    pub(super) fn flush_secured(&mut self, registry: &Registry) {
+    pub(in crate::reactor) fn flush_secured(&mut self, registry: &Registry) {
         if !self.is_linked() || !self.has_secured_output() || !self.is_writable {
             return;
         }
