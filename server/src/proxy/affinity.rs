@@ -11,9 +11,7 @@ use std::net::IpAddr;
 
 use intelliproxy_core::{AffinityBy, AffinityKey, AffinityRules, BackendId, Lease};
 
-use super::session::Hop;
 use super::upstreams::Upstreams;
-use crate::http::field::{Name, tokens};
 use crate::http::head::RequestHead;
 
 /// Maximum number of sessions that a request may name. Further ones are ignored.
@@ -67,15 +65,20 @@ impl Affinity {
         self.begun
     }
 
-    /// Returns the key of a request, if it has one. `hop` must already know the client that a
-    /// trusted hop named.
+    /// Returns the key of a request, if it has one. `client` and `is_secure` are the address of the
+    /// client, possibly named by a trusted hop, and whether it uses https.
     #[cold]
-    pub(crate) fn key(&self, head: &RequestHead<'_, '_>, hop: &Hop) -> Option<Box<Sticky>> {
+    pub(crate) fn key(
+        &self,
+        head: &RequestHead<'_, '_>,
+        client: IpAddr,
+        is_secure: bool,
+    ) -> Option<Box<Sticky>> {
         let origin = match self.by {
             AffinityBy::Cookie => {
                 let named = cookies(head, &self.name).filter_map(Session::parse);
                 let named = named.take(NAMED_MAX).collect();
-                Origin::Session { named, is_secure: is_secure(head, hop) }
+                Origin::Session { named, is_secure }
             }
             AffinityBy::Header => {
                 let mut fields = head.fields.iter();
@@ -84,7 +87,7 @@ impl Affinity {
                     fields.find(|(name, _, value)| is_it(name) && !value.is_empty())?;
                 Origin::Hashed(AffinityKey::of(value))
             }
-            AffinityBy::ClientAddress => Origin::Hashed(key_of_address(hop.client().ip())),
+            AffinityBy::ClientAddress => Origin::Hashed(key_of_address(client)),
         };
         Some(Box::new(Sticky { origin, line: String::new() }))
     }
@@ -167,16 +170,6 @@ fn cookies<'a>(head: &'a RequestHead<'_, 'a>, name: &'a str) -> impl Iterator<It
     pairs.filter_map(move |pair| {
         pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::trim_ascii)
     })
-}
-
-/// Whether the client uses https, to this proxy or to the trusted hop before it.
-fn is_secure(head: &RequestHead<'_, '_>, hop: &Hop) -> bool {
-    let said = head.fields.values(Name::XForwardedProto).next().filter(|_| hop.is_trusted);
-    match said {
-        // Each hop may add its own; the first one saw the client.
-        Some(protos) => tokens(protos).next().is_some_and(|it| it.eq_ignore_ascii_case(b"https")),
-        None => hop.fields.contains("\r\nX-Forwarded-Proto: https"),
-    }
 }
 
 /// The key of a client: its IPv4 address, or the IPv6 network of 64 bits that one client usually

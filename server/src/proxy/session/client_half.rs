@@ -8,12 +8,13 @@ use super::exchange::{Exchange, Rare};
 use super::hop::Hop;
 use super::look::Look;
 use super::own_page::OwnPage;
-use crate::access::Visit;
+use crate::access::{Access, Visit};
 use crate::buffer::{Buffer, Outbox};
+use crate::config::Config;
 use crate::http::authentication;
 use crate::http::body::{self, BodyReader, BodyWriter};
 use crate::http::field::{Name, Slots};
-use crate::http::forward::{self, RequestContext, RequestPlan};
+use crate::http::forward::{self, AddedField, RequestContext, RequestPlan};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Parsed, RequestHead, Version, empty_lines_len, parse_request};
 use crate::http::method::is_idempotent;
@@ -423,7 +424,8 @@ impl ClientHalf {
             self.hop.take_origin(&head.fields, shared);
         }
         if let (Some(affinity), Some(exchange)) = (&shared.affinity, exchange) {
-            exchange.sticky = affinity.key(head, &self.hop);
+            let is_secure = self.hop.is_secure(&head.fields);
+            exchange.sticky = affinity.key(head, self.hop.client().ip(), is_secure);
         }
         let aim = if let Some(port) = self.hop.redirects_to() {
             Aim::Redirect(location(&destination, port)?)
@@ -440,6 +442,27 @@ impl ClientHalf {
         };
         let (len, is_last) = (head.len, !asks_to_persist);
         Ok(Parsed::Complete(NewRequest { forwarded, framing, len, is_last, aim }))
+    }
+
+    /// Returns the fields that replace those in the client's request: the request id and the
+    /// identity from the client's certificate. Identity fields that clients send are always
+    /// removed.
+    #[cold]
+    pub(super) fn added_fields<'a>(
+        &'a self,
+        access: &'a Access,
+        config: &'a Config,
+    ) -> Vec<AddedField<'a>> {
+        let id = access.id_for_backend(self.visit.as_deref());
+        let mut added: Vec<_> = id.into_iter().collect();
+        for name in config.identity_fields() {
+            // Several listeners may use the same name.
+            if !added.iter().any(|field| field.name == name) {
+                let value = self.hop.identity(name).map(str::as_bytes);
+                added.push(AddedField { name, value });
+            }
+        }
+        added
     }
 }
 

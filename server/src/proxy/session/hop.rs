@@ -6,12 +6,10 @@ use std::sync::Arc;
 use intelliproxy_core::Instant;
 
 use super::Session;
-use super::client_half::ClientHalf;
-use crate::access::Access;
 use crate::buffer::Buffer;
-use crate::config::{Config, ListenTls};
-use crate::http::field::Fields;
-use crate::http::forward::{AddedField, secured_client_fields};
+use crate::config::ListenTls;
+use crate::http::field::{Fields, Name, tokens};
+use crate::http::forward::secured_client_fields;
 use crate::http::head::Parsed;
 use crate::http::proxy_protocol;
 use crate::proxy::shared::{Facts, Shared};
@@ -140,6 +138,18 @@ impl Hop {
         }
     }
 
+    /// Whether the client uses https, to this proxy or to the trusted hop before it.
+    pub(super) fn is_secure(&self, fields: &Fields<'_, '_>) -> bool {
+        let said = fields.values(Name::XForwardedProto).next().filter(|_| self.is_trusted);
+        match said {
+            // Each hop may add its own; the first one saw the client.
+            Some(protos) => {
+                tokens(protos).next().is_some_and(|it| it.eq_ignore_ascii_case(b"https"))
+            }
+            None => self.fields.contains("\r\nX-Forwarded-Proto: https"),
+        }
+    }
+
     /// Returns the client's group, for the router.
     #[inline]
     pub(super) fn group(&self, shared: &Shared) -> u8 {
@@ -210,29 +220,6 @@ impl Hop {
 
 /// The field that tells browsers to use only HTTPS (RFC 6797).
 pub(crate) const HSTS: &str = "Strict-Transport-Security";
-
-impl ClientHalf {
-    /// Returns the fields that replace those in the client's request: the request id and the
-    /// identity from the client's certificate. Identity fields that clients send are always
-    /// removed.
-    #[cold]
-    pub(super) fn added_fields<'a>(
-        &'a self,
-        access: &'a Access,
-        config: &'a Config,
-    ) -> Vec<AddedField<'a>> {
-        let id = access.id_for_backend(self.visit.as_deref());
-        let mut added: Vec<_> = id.into_iter().collect();
-        for name in config.identity_fields() {
-            // Several listeners may use the same name.
-            if !added.iter().any(|field| field.name == name) {
-                let value = self.hop.identity(name).map(str::as_bytes);
-                added.push(AddedField { name, value });
-            }
-        }
-        added
-    }
-}
 
 impl Session {
     /// Expects a PROXY protocol header if the peer is a trusted hop. From any other peer such a
