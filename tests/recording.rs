@@ -38,12 +38,20 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs `intelliproxy replay`. Returns whether it succeeded, and its output.
-fn replay(arguments: &[&str]) -> (bool, String) {
+/// The end of a run of `intelliproxy replay`.
+struct Replay {
+    is_good: bool,
+    /// What it printed.
+    text: String,
+}
+
+/// Runs `intelliproxy replay`.
+fn replay(arguments: &[&str]) -> Replay {
     let arguments = [&["replay"], arguments].concat();
     let output = command(&arguments).output().expect("a process");
     let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Replay { is_good: output.status.success(), text }
 }
 
 /// A temporary folder, removed with the test.
@@ -208,7 +216,7 @@ fn record(policy: &str, file: &str, further: &[&str]) {
 fn reports(folder: &Folder, file: &str) {
     let html = folder.file("report.html");
     for question in [&["--html", &html][..], &["--html", &html, "--policy", "random"]] {
-        let (is_written, text) = replay(&[&[file], question].concat());
+        let Replay { is_good: is_written, text } = replay(&[&[file], question].concat());
         assert!(is_written, "{text}");
         let page = fs::read_to_string(&html).expect("a report");
         let traffic = text.lines().filter_map(|line| line.strip_prefix("traffic    "));
@@ -220,7 +228,8 @@ fn reports(folder: &Folder, file: &str) {
         let is_check = question.len() == 2;
         assert_eq!(page.contains(" down\",\"tone\":\"--bad\""), is_check, "{text}");
     }
-    let (is_written, text) = replay(&[file, "--html", &folder.file("none/report.html")]);
+    let Replay { is_good: is_written, text } =
+        replay(&[file, "--html", &folder.file("none/report.html")]);
     assert!(!is_written && text.contains("no such file or directory"), "{text}");
 }
 
@@ -232,7 +241,7 @@ fn live_traffic_replays() {
         let folder = Folder::new(policy);
         let file = folder.file("journal");
         record(policy, &file, &[]);
-        let (is_same, text) = replay(&[&file]);
+        let Replay { is_good: is_same, text } = replay(&[&file]);
         assert!(is_same, "{text}");
         assert!(text.contains(" 0 differ, 0 could not be checked"), "{text}");
         let decisions = text.split_once("decisions  ").and_then(|(_, rest)| rest.split_once(' '));
@@ -240,21 +249,21 @@ fn live_traffic_replays() {
         assert!(decisions >= 450, "{text}");
 
         reports(&folder, &file);
-        let (is_found, text) = replay(&[&file, "--request", "100"]);
+        let Replay { is_good: is_found, text } = replay(&[&file, "--request", "100"]);
         assert!(is_found && text.contains("the replay decides the same"), "{text}");
         for word in ["points", "known", "rule ", "changes"] {
             assert!(text.contains(word), "{word} in {text}");
         }
-        assert!(replay(&[&file, "--at", "100ms"]).0);
-        assert!(!replay(&[&file, "--at", "2h"]).0);
+        assert!(replay(&[&file, "--at", "100ms"]).is_good);
+        assert!(!replay(&[&file, "--at", "2h"]).is_good);
 
-        let (_, text) = replay(&[&file, "--policy", policy]);
+        let text = replay(&[&file, "--policy", policy]).text;
         assert!(text.contains("agreement  "), "{text}");
-        let (is_answered, text) = replay(&[&file, "--policy", "random"]);
+        let Replay { is_good: is_answered, text } = replay(&[&file, "--policy", "random"]);
         assert!(is_answered && text.contains("not known"), "{text}");
 
         let scenario = folder.file("scenario.json");
-        let (is_fitted, text) = replay(&[&file, "--fit", &scenario]);
+        let Replay { is_good: is_fitted, text } = replay(&[&file, "--fit", &scenario]);
         assert!(is_fitted && text.contains("speed"), "{text}");
         let scenario = fs::read_to_string(scenario).expect("a scenario");
         let scenario = Scenario::from_json(&scenario).expect("the lab reads it");
@@ -303,10 +312,10 @@ fn traffic_over_new_configurations_replays() {
     }
     proxy.stop();
     backends.into_iter().for_each(Backend::kill);
-    let (is_same, text) = replay(&[&journal]);
+    let Replay { is_good: is_same, text } = replay(&[&journal]);
     assert!(is_same && text.contains(" 0 differ, 0 could not be checked"), "{text}");
-    assert!(replay(&[&journal, "--request", "500"]).0);
-    assert!(replay(&[&journal, "--policy", "round_robin"]).0);
+    assert!(replay(&[&journal, "--request", "500"]).is_good);
+    assert!(replay(&[&journal, "--policy", "round_robin"]).is_good);
 }
 
 /// Returns the number of signals that were handled, successfully or not, from the head of /stats.
@@ -326,7 +335,7 @@ fn damage_is_reported() {
     record("least_request", &file, &[]);
     let bytes = fs::read(&file).expect("a file");
     fs::write(&file, &bytes[..bytes.len() - 5]).expect("a file");
-    let (is_same, text) = replay(&[&file]);
+    let Replay { is_good: is_same, text } = replay(&[&file]);
     assert!(!is_same);
     assert!(text.contains("cut off") && text.contains(": offset "), "{text}");
     assert!(text.contains(" 0 differ, 0 could not be checked"), "{text}");
@@ -336,10 +345,10 @@ fn damage_is_reported() {
     let mut flipped = bytes;
     flipped[places[places.len() / 2] as usize] ^= 4;
     fs::write(&file, &flipped).expect("a file");
-    let (is_same, text) = replay(&[&file]);
+    let Replay { is_good: is_same, text } = replay(&[&file]);
     assert!(!is_same && text.contains("corrupt: the checksum"), "{text}");
     fs::write(&file, "no journal").expect("a file");
-    let (is_same, text) = replay(&[&file]);
+    let Replay { is_good: is_same, text } = replay(&[&file]);
     assert!(!is_same && text.contains("offset 0: not a recording of IntelliProxy"), "{text}");
 }
 
@@ -356,9 +365,9 @@ fn rings_replay_from_their_start() {
         .collect();
     assert!(files.len() > 1, "{files:?}");
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
-    let (is_same, text) = replay(&files);
+    let Replay { is_good: is_same, text } = replay(&files);
     assert!(is_same && text.contains(" 0 differ, 0 could not be checked"), "{text}");
-    let (is_same, text) = replay(&files[1..]);
+    let Replay { is_good: is_same, text } = replay(&files[1..]);
     assert!(!is_same && text.contains("what the router knew before is gone"), "{text}");
-    assert!(replay(&[files[1], "--policy", "p2c"]).0);
+    assert!(replay(&[files[1], "--policy", "p2c"]).is_good);
 }

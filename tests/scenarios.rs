@@ -18,7 +18,7 @@ use intelliproxy_tests::backend::Reply;
 use intelliproxy_tests::client::{End, Pace, Step};
 use intelliproxy_tests::net::{Listening, Path};
 use intelliproxy_tests::reader::Asked;
-use intelliproxy_tests::world::{CALM_PATH, Change, Report, World};
+use intelliproxy_tests::world::{CALM_PATH, Change, Report, Shown, World};
 
 /// Returns the steps that send this request and expect a response.
 fn ask(text: &str) -> Vec<Step> {
@@ -68,7 +68,7 @@ fn pipelined_requests_are_served_in_order() {
         .backend(vec![slow, Reply::ok("second"), Reply::ok("third")])
         .client([get("/1"), get("/2"), get("/3")].concat())
         .run();
-    let bodies: Vec<_> = report.responses(0).into_iter().map(|(_, body, _)| body).collect();
+    let bodies: Vec<_> = report.responses(0).into_iter().map(|one| one.body).collect();
     assert_eq!(bodies, ["first", "second", "third"]);
     assert_eq!(report.requests(0), ["GET /1", "GET /2", "GET /3"]);
     assert_eq!(report.backends[0].connections, 1 + probes(&report, 0), "one connection for all");
@@ -199,7 +199,7 @@ fn a_cut_response_looks_cut() {
             .backend(vec![Reply::steps(vec![response, wait(5), end])])
             .client(ask(request))
             .run();
-        assert_eq!(report.responses(0), [(200, "hello".to_owned(), false)], "{name}");
+        assert_eq!(report.responses(0), [Shown::cut(200, "hello")], "{name}");
         let looks_whole = ["chunked, 1.0", "until close, 1.0"].contains(&name);
         let expected = if looks_whole { End::Reset } else { End::Clean };
         assert_eq!(report.end(0), Some(expected), "{name}");
@@ -220,7 +220,7 @@ fn slow_peers_get_everything() {
         .client(script)
         .run();
     let responses = report.responses(0);
-    assert!(responses[0].2 && responses[0].1 == body, "{} bytes", responses[0].1.len());
+    assert!(responses == [Shown::whole(200, &body)], "{} bytes", responses[0].body.len());
     let report =
         World::new().backend(Vec::new()).backend_pace(pace).client(post("/slow", &body)).run();
     assert_eq!(report.statuses(0), [200]);
@@ -236,7 +236,7 @@ fn an_old_client_gets_no_chunks() {
         .backend(vec![Reply::bytes(chunks)])
         .client(ask("GET / HTTP/1.0\r\nHost: a.test\r\nConnection: keep-alive\r\n\r\n"))
         .run();
-    assert_eq!(report.responses(0), [(200, "abcde".to_owned(), true)]);
+    assert_eq!(report.responses(0), [Shown::whole(200, "abcde")]);
     assert_eq!(report.end(0), Some(End::Clean));
 }
 
@@ -293,7 +293,7 @@ fn a_tunnel_opens_after_the_101_only() {
         .backend(vec![Reply { at_head: false, steps, is_tunnel: true }])
         .client(script)
         .run();
-    assert_eq!(report.responses(0), [(101, "early late".to_owned(), true)]);
+    assert_eq!(report.responses(0), [Shown::whole(101, "early late")]);
 }
 
 /// A tunnel stays open while bytes arrive in either direction in time. After that it is closed.
@@ -310,7 +310,7 @@ fn an_idle_tunnel_is_closed() {
         .backend(vec![Reply { at_head: false, steps: vec![send(granted)], is_tunnel: true }])
         .client(script)
         .run();
-    assert_eq!(report.responses(0), [(101, "one two three".to_owned(), true)]);
+    assert_eq!(report.responses(0), [Shown::whole(101, "one two three")]);
     assert_eq!(report.end(0), Some(End::Clean));
     assert!(report.backends[0].conns.is_empty(), "its other half is closed, too");
 }
@@ -327,7 +327,7 @@ fn stats_are_served_among_other_requests() {
         .run();
     assert_eq!(report.statuses(0), [200; 5]);
     assert_eq!(report.requests(0), ["GET /1", "GET /2"]);
-    let bodies: Vec<_> = report.responses(0).into_iter().map(|(_, body, _)| body).collect();
+    let bodies: Vec<_> = report.responses(0).into_iter().map(|one| one.body).collect();
     assert_eq!([&*bodies[0], &*bodies[2], &*bodies[3]], ["1", "2", ""]);
     for (index, requests) in [(1, 1), (4, 2)] {
         assert!(bodies[index].starts_with("[{\"name\":\"b0\",\"url\":\"http://b0.test\""));
@@ -360,7 +360,7 @@ fn bytes_behind_a_response_are_dropped() {
             .backend(vec![Reply::steps(steps), Reply::bytes(good)])
             .client([get("/1"), vec![Step::AwaitResponses(1), wait(100)], get("/2")].concat())
             .run();
-        let bodies: Vec<_> = report.responses(0).into_iter().map(|(_, body, _)| body).collect();
+        let bodies: Vec<_> = report.responses(0).into_iter().map(|one| one.body).collect();
         assert_eq!(bodies, ["good", "good"], "after {pause} ms");
         assert_eq!(report.backends[0].connections, 2 + probes(&report, 0));
     }

@@ -186,37 +186,42 @@ impl Blame {
     ) -> bool {
         let until = now + OPINION;
         let opinion = &mut self.opinions[usize::from(asker.target)];
-        let (next, is_common) = match *opinion {
+        match *opinion {
             // The second opinion itself failed: two backends fail the same target.
             Opinion::Asked { lease: asked, .. } if asked == lease => {
                 self.open -= 1;
-                (Opinion::Common { until }, true)
+                *opinion = Opinion::Common { until };
+                true
             }
             // Another request of this group has failed at another backend before the second opinion
             // ended.
             Opinion::Wanted { not } | Opinion::Asked { not, .. } if not != backend => {
                 self.open -= 1;
-                (Opinion::Common { until }, is_suspect)
+                *opinion = Opinion::Common { until };
+                is_suspect
             }
-            known @ (Opinion::Wanted { .. } | Opinion::Asked { .. }) => (known, is_suspect),
-            known @ Opinion::Common { until } if now < until => (known, is_suspect),
+            Opinion::Wanted { .. } | Opinion::Asked { .. } => is_suspect,
+            Opinion::Common { until } if now < until => is_suspect,
             // The target has just succeeded at another backend, so there is no excuse.
-            known @ Opinion::Own { until } if now < until => (known, false),
+            Opinion::Own { until } if now < until => false,
             // The target has failed at two backends recently, without a request for a second
             // opinion.
             Opinion::Unknown { failed: Some((other, at)) }
                 if is_suspect && other != backend && now.since(at) < OPINION =>
             {
-                (Opinion::Common { until }, true)
+                *opinion = Opinion::Common { until };
+                true
             }
             _ if is_suspect => {
                 self.open += 1;
-                (Opinion::Wanted { not: backend }, true)
+                *opinion = Opinion::Wanted { not: backend };
+                true
             }
-            _ => (Opinion::Unknown { failed: Some((backend, now)) }, false),
-        };
-        *opinion = next;
-        is_common
+            _ => {
+                *opinion = Opinion::Unknown { failed: Some((backend, now)) };
+                false
+            }
+        }
     }
 
     /// Records that the second opinion ended without an error.

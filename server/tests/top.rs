@@ -12,7 +12,7 @@ use std::thread;
 use serde_json::Value;
 
 use process::{Folder, Program, empty_backend, free_port, output};
-use terminal::{Terminal, strip};
+use terminal::{Ended, Terminal, strip};
 
 /// Starts a proxy with two backends and admin pages. Returns the proxy and the URL of the pages.
 fn start_proxy(flags: &[&str]) -> (Program, String) {
@@ -103,7 +103,7 @@ fn the_socket_has_the_same_times() {
     let times = totals["times"].as_str().expect("times");
     assert!(times.starts_with("p50Ms=") && times.contains(", p99Ms="), "{totals}");
     terminal.press("q");
-    assert_eq!(terminal.end(), (Some(0), true));
+    assert_eq!(terminal.end(), Ended::CLEAN);
 }
 
 /// In a terminal the table is redrawn. Keys sort and select, the window can be resized, and q
@@ -141,7 +141,7 @@ fn top_is_redrawn_in_a_terminal() {
     let frame = terminal.frame_with("8 lines", |frame| frame.len() == 8);
     assert!(frame.iter().all(|line| line.chars().count() <= 40), "{frame:#?}");
     terminal.press("q");
-    assert_eq!(terminal.end(), (Some(0), true), "{:?}", terminal.written);
+    assert_eq!(terminal.end(), Ended::CLEAN, "{:?}", terminal.written);
 }
 
 /// The terminal is also restored on signals that end the program, with exit code 0.
@@ -152,7 +152,7 @@ fn signals_restore_the_terminal() {
         let mut terminal = Terminal::start(top(&[&url, "--interval", "0.1"]), (80, 24));
         terminal.wait_for("2 of 2 usable");
         terminal.signal(signal);
-        assert_eq!(terminal.end(), (Some(0), true), "{signal}: {:?}", terminal.written);
+        assert_eq!(terminal.end(), Ended::CLEAN, "{signal}: {:?}", terminal.written);
     }
 }
 
@@ -178,7 +178,7 @@ fn a_lost_proxy_comes_back() {
     terminal.wait_for("again ");
     terminal.frame_with("no error", |frame| frame.get(2).is_some_and(String::is_empty));
     terminal.press("q");
-    assert_eq!(terminal.end(), (Some(0), true));
+    assert_eq!(terminal.end(), Ended::CLEAN);
 }
 
 /// Whatever a server sends, the terminal gets only the program's own control sequences. With
@@ -201,7 +201,7 @@ fn foreign_text_does_not_reach_the_terminal() {
         terminal.wait_for("\\u{1b}[5m");
         terminal.wait_for("\x1b[H");
         terminal.press("q");
-        assert_eq!(terminal.end(), (Some(0), true));
+        assert_eq!(terminal.end(), Ended::CLEAN);
         let (plain, sequences) = strip(&terminal.written);
         let plain = plain.replace("\r\n", "");
         assert!(!plain.contains(char::is_control), "{plain:?}");
@@ -217,7 +217,7 @@ fn foreign_text_does_not_reach_the_terminal() {
     command.env("TERM", "dumb");
     let mut terminal = Terminal::start(command, (80, 24));
     terminal.wait_for("\\u{1b}]0;title");
-    assert_eq!(terminal.end().0, Some(0));
+    assert_eq!(terminal.end().code, Some(0));
     assert!(!terminal.written.contains('\x1b'), "{:?}", terminal.written);
 }
 

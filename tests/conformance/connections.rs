@@ -139,17 +139,17 @@ fn only_last_bytes_wait_for_the_end() {
         let client = driver.client_with(request.as_bytes());
         let upstream = driver.upstream();
         assert!(!driver.proxy.write_ready(upstream).is_empty());
-        assert!(!driver.proxy.output(upstream).1, "a request is never the last");
+        assert!(!driver.proxy.output(upstream).is_last, "a request is never the last");
         driver.take(upstream, usize::MAX);
         driver.take(client, 0);
         driver.send(upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na");
         assert!(!driver.proxy.write_ready(client).is_empty());
-        assert!(!driver.proxy.output(client).1);
+        assert!(!driver.proxy.output(client).is_last);
         driver.take(client, usize::MAX);
         driver.take(client, 0);
         driver.send(upstream, b"b");
         assert_eq!(driver.proxy.write_ready(client), b"b");
-        assert_eq!(driver.proxy.output(client).1, closes, "{fields:?}");
+        assert_eq!(driver.proxy.output(client).is_last, closes, "{fields:?}");
         driver.take(client, usize::MAX);
         assert_eq!(!driver.peer(client).is_open(), closes, "its end follows at once");
     }

@@ -143,14 +143,15 @@ impl Driver {
         self.carry_out(net);
     }
 
-    /// Makes room for one more client. Returns whether there is room, and the connections of
+    /// Makes room for one more client. Returns whether there is room. `gone` gets the connections of
     /// clients that gave way.
-    pub fn make_room(&mut self, net: &mut Net) -> (bool, Vec<usize>) {
+    pub fn make_room(&mut self, net: &mut Net, gone: &mut Vec<usize>) -> bool {
         let before: Vec<usize> = self.socks.iter().flatten().map(|sock| sock.link).collect();
         let has_room = self.proxy.make_room(net.now);
         self.carry_out(net);
         let is_gone = |link: &usize| !self.socks.iter().flatten().any(|sock| sock.link == *link);
-        (has_room, before.into_iter().filter(is_gone).collect())
+        gone.extend(before.into_iter().filter(is_gone));
+        has_room
     }
 
     /// Returns all open connections if there are more than `most` clients, otherwise none. The

@@ -79,7 +79,7 @@ impl World {
         }
         let mut gone = Vec::new();
         let mut has_room = false;
-        self.drive(|driver, net| (has_room, gone) = driver.make_room(net));
+        self.drive(|driver, net| has_room = driver.make_room(net, &mut gone));
         for link in gone {
             let Some(index) = self.owner(link) else { continue };
             let client = &mut self.clients[index];

@@ -59,7 +59,7 @@ fn good_response(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Repl
         steps.push(Step::Send(interim[net.pick(0, 1) as usize].as_bytes().to_vec()));
         steps.push(pause(net, 20));
     }
-    let (bytes, ends) = render(net, head, run);
+    let Rendered { bytes, ends } = render(net, head, run);
     if net.chance(15) && bytes.len() > 2 {
         let cut = net.pick(1, bytes.len() as u64 - 1) as usize;
         steps.push(Step::Send(bytes[..cut].to_vec()));
@@ -80,8 +80,15 @@ fn good_response(net: &mut Net, head: &Head, run: u64, weather: Weather) -> Repl
     Reply { at_head: is_early, steps, is_tunnel: false }
 }
 
-/// Returns the bytes of a complete response, and whether the connection ends with it.
-fn render(net: &mut Net, head: &Head, run: u64) -> (Vec<u8>, bool) {
+/// A complete response.
+struct Rendered {
+    bytes: Vec<u8>,
+    /// Whether the connection ends with it.
+    ends: bool,
+}
+
+/// Returns the response to a request.
+fn render(net: &mut Net, head: &Head, run: u64) -> Rendered {
     let id = head.number("x-id").unwrap_or_default();
     let is_old = net.chance(10);
     let framing = match net.pick(0, 9) {
@@ -140,7 +147,7 @@ fn render(net: &mut Net, head: &Head, run: u64) -> (Vec<u8>, bool) {
             Framing::Length | Framing::Close => bytes.extend(own),
         }
     }
-    (bytes, ends)
+    Rendered { bytes, ends }
 }
 
 /// Returns a response with a fault.

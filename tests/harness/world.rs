@@ -90,12 +90,36 @@ pub struct Report {
     pub ended_at: Instant,
 }
 
+/// A response that a client got.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shown {
+    /// Its status.
+    pub status: u16,
+    /// Its body.
+    pub body: String,
+    /// Whether it looks complete.
+    pub is_whole: bool,
+}
+
+impl Shown {
+    /// Returns a complete response.
+    pub fn whole(status: u16, body: &str) -> Self {
+        Self { status, body: body.to_owned(), is_whole: true }
+    }
+
+    /// Returns a response whose end is missing.
+    pub fn cut(status: u16, body: &str) -> Self {
+        Self { is_whole: false, ..Self::whole(status, body) }
+    }
+}
+
 impl Report {
-    /// Returns the responses of client `index` as (status, body, whether it looks complete).
-    pub fn responses(&self, index: usize) -> Vec<(u16, String, bool)> {
-        let show = |response: &Response| {
-            let body = String::from_utf8_lossy(&response.body).into_owned();
-            (response.head.status, body, response.is_whole)
+    /// Returns the responses of client `index`.
+    pub fn responses(&self, index: usize) -> Vec<Shown> {
+        let show = |response: &Response| Shown {
+            status: response.head.status,
+            body: String::from_utf8_lossy(&response.body).into_owned(),
+            is_whole: response.is_whole,
         };
         self.clients[index].responses.iter().map(show).collect()
     }

@@ -16,7 +16,7 @@ fn assert_work(name: &str, world: World, expected: &[(u64, u32, u32)]) {
     }
     let report = world.run();
     for (client, (at, in_flight, at_work)) in expected.iter().enumerate() {
-        let (_, stats, _) = report.responses(client + 1).remove(0);
+        let stats = report.responses(client + 1).remove(0).body;
         for (field, value) in [("activeRequests", in_flight), ("workingRequests", at_work)] {
             assert!(stats.contains(&format!("\"{field}\":{value},")), "{name} at {at} ms: {stats}");
         }
@@ -53,7 +53,7 @@ fn a_stalled_upload_is_not_the_backends_time() {
         .client(script)
         .client_at(1500, get("/stats"))
         .run();
-    let (_, stats, _) = report.responses(1).remove(0);
+    let stats = report.responses(1).remove(0).body;
     let time = stats.split("\"responseEwma\":").nth(1).and_then(|rest| rest.split(',').next());
     let time: f64 = time.and_then(|text| text.parse().ok()).expect("a number");
     assert!((200.0..300.0).contains(&time), "{time} ms");

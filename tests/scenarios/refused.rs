@@ -15,7 +15,7 @@ fn refusal(status: u16, fields: &str, body: &str) -> Reply {
 
 /// Returns the statuses and bodies that the client got.
 fn responses(report: &Report) -> Vec<(u16, String)> {
-    report.responses(0).into_iter().map(|(status, body, _)| (status, body)).collect()
+    report.responses(0).into_iter().map(|one| (one.status, one.body)).collect()
 }
 
 /// A GET that one backend refuses goes to the other. So does the next request, 20 ms later, with

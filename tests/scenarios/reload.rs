@@ -12,7 +12,7 @@ fn later(millis: u64, body: &str) -> Reply {
 }
 
 fn bodies(report: &Report, client: usize) -> Vec<String> {
-    report.responses(client).into_iter().map(|(_, body, _)| body).collect()
+    report.responses(client).into_iter().map(|one| one.body).collect()
 }
 
 /// Makes this machine the only backend, under its own name.

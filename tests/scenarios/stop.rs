@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use intelliproxy_tests::backend::Reply;
 use intelliproxy_tests::client::{End, Pace, Step};
-use intelliproxy_tests::world::{CALM_PATH, Change, World};
+use intelliproxy_tests::world::{CALM_PATH, Change, Shown, World};
 
 use super::{ask, get, narrow, send, wait};
 
@@ -38,7 +38,7 @@ fn stopping_lets_the_current_exchange_finish() {
         .client([get("/1"), get("/2")].concat())
         .client(vec![Step::AwaitEnd])
         .run();
-    assert_eq!(report.responses(0), [(200, "last".to_owned(), true)]);
+    assert_eq!(report.responses(0), [Shown::whole(200, "last")]);
     assert_eq!(report.requests(0), ["GET /1"]);
     assert_eq!(report.end(1), Some(End::Clean));
 }

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn what_was_failed_before_an_ejection_is_forgotten() {
         let mut bench = Bench::new(PolicyKind::Score, 4);
-        let mut out: [Vec<(u64, bool)>; 4] = Default::default();
+        let mut out: [Vec<(u64, u16)>; 4] = Default::default();
         let mut workers = [[0_u64; 4]; 4];
         let mut counts = [0_u32; 4];
         for now in (0..105_000_u64).step_by(10) {
@@ -206,16 +206,15 @@ mod tests {
                 if !is_failed {
                     workers[slot][0] = ends;
                 }
-                out[slot].push((ends, is_failed));
+                out[slot].push((ends, if is_failed { 500 } else { 200 }));
                 counts[slot] += u32::from(now >= 75_000);
             }
             bench.wait(10);
             bench.mind_pings();
             for (slot, out) in out.iter_mut().enumerate() {
                 while out.first().is_some_and(|(ends, _)| *ends <= now + 10) {
-                    let (_, is_failed) = out.remove(0);
+                    let (_, status) = out.remove(0);
                     let latency = Duration::from_secs(2);
-                    let status = if is_failed { 500 } else { 200 };
                     bench.end(slot, Outcome::Answered { status, latency });
                 }
             }

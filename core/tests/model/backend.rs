@@ -13,8 +13,8 @@ pub(crate) struct Backend {
     /// The time at which its reported figures were last evaluated for the score.
     pub(crate) heard_at: u64,
     pub(crate) reports_failed: u64,
-    /// Requests that have ended: the time, and whether in error.
-    pub(crate) requests: Vec<(u64, bool)>,
+    /// Requests that have ended.
+    pub(crate) requests: Vec<Ended>,
     /// Requests refused without a time: the time, and the part of a request that each counts.
     pub(crate) turned_away: Vec<(u64, f64)>,
     /// The number of refused requests.
@@ -29,6 +29,12 @@ pub(crate) struct Backend {
     /// The time at which its error rate was last evaluated for the score.
     pub(crate) touched_at: u64,
     pub(crate) lines: BTreeMap<ProbeKind, Line>,
+}
+
+/// A request that has ended.
+pub(crate) struct Ended {
+    pub(crate) at: u64,
+    pub(crate) is_error: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -181,9 +187,9 @@ impl Backend {
     pub(crate) fn error_rate(&self, now: u64, rules: &Rules) -> f64 {
         let half_life = rules.errors.half_life.as_millis() as f64;
         let weight = |at: u64| libm::pow(0.5, now.saturating_sub(at) as f64 / half_life);
-        let requests: f64 = self.requests.iter().map(|(at, _)| weight(*at)).sum();
+        let requests: f64 = self.requests.iter().map(|ended| weight(ended.at)).sum();
         let errors: f64 =
-            self.requests.iter().filter(|(_, is_error)| *is_error).map(|(at, _)| weight(*at)).sum();
+            self.requests.iter().filter(|ended| ended.is_error).map(|ended| weight(ended.at)).sum();
         if errors == 0.0 { 0.0 } else { errors / (requests + rules.errors.prior) }
     }
 

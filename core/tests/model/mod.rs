@@ -11,7 +11,7 @@ use intelliproxy_core::{
 };
 
 use self::backend::Line;
-pub(crate) use self::backend::{Answer, Backend, Fact, Outstanding, average, seeded};
+pub(crate) use self::backend::{Answer, Backend, Ended, Fact, Outstanding, average, seeded};
 
 /// The rules applied to a set of backends.
 pub(crate) struct Model {
@@ -42,6 +42,13 @@ pub(crate) enum Decision {
     /// A retry, or a request while no backend is usable: nothing else changes.
     Aside(BackendId),
     Nowhere,
+}
+
+/// The result of [`Model::route`].
+pub(crate) struct Routed {
+    pub(crate) decision: Decision,
+    /// Whether the request may go past the current backend.
+    pub(crate) may_spill: bool,
 }
 
 impl Model {
@@ -230,14 +237,14 @@ impl Model {
     }
 
     /// Decides a request by the current scores and by the numbers in flight at which backends are
-    /// full. Returns the decision, and whether the request may go past the current backend.
+    /// full.
     pub(crate) fn route(
         &mut self,
         now: u64,
         tried: &[BackendId],
         scores: &BTreeMap<BackendId, ScoreParts>,
         full_at: &BTreeMap<BackendId, Option<u32>>,
-    ) -> (Decision, bool) {
+    ) -> Routed {
         let totals = scores.iter().map(|(id, score)| (*id, score.total)).collect();
         let free = lowest(&totals, |id| self.is_free(id) && !tried.contains(&id));
         let usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
@@ -263,7 +270,7 @@ impl Model {
         }
         let is_by_rule = !matches!(decision, Decision::Aside(_) | Decision::Nowhere);
         let may_spill = self.current.is_some_and(|id| self.is_full(id, full_at));
-        (decision, is_by_rule && may_spill)
+        Routed { decision, may_spill: is_by_rule && may_spill }
     }
 
     /// Records that a request went to a backend, and whether past the current one.

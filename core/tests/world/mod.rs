@@ -9,7 +9,7 @@ use intelliproxy_core::{
     ScoreParts, Snapshot, SwitchReason,
 };
 
-use crate::model::{self, Answer, Decision, Fact, Model, Outstanding};
+use crate::model::{self, Answer, Decision, Ended, Fact, Model, Outstanding, Routed};
 
 /// One step. Indices are taken modulo the number of choices.
 #[derive(Clone, Debug)]
@@ -251,7 +251,8 @@ impl World {
         let scores = self.scores();
         let usable = |id: &BackendId| self.model.is_usable(*id);
         let was_usable_left = scores.keys().any(|id| usable(id) && !tried.contains(id));
-        let (decision, may_spill) = self.model.route(self.now, tried, &scores, &self.full_at());
+        let Routed { decision, may_spill } =
+            self.model.route(self.now, tried, &scores, &self.full_at());
         let now = Instant::from_millis(self.now);
         let result = self.router.route(now, tried);
         self.trace.push(format!("{} {decision:?} {result:?}", self.now));
@@ -329,13 +330,13 @@ impl World {
                 backend.held_until = backend.held_until.max(until);
             }
             Outcome::Answered { status, latency } => {
-                backend.requests.push((now, status >= 500));
+                backend.requests.push(Ended { at: now, is_error: status >= 500 });
                 if status < 500 {
                     backend.responses.push(latency.as_secs_f64() * 1e3);
                 }
             }
             Outcome::Failed(failure) => {
-                backend.requests.push((now, true));
+                backend.requests.push(Ended { at: now, is_error: true });
                 if failure == RequestFailure::Refused {
                     backend.facts.push((now, Fact::RequestRefused));
                 }

@@ -22,13 +22,14 @@ use crate::utc::Utc;
 mod options;
 mod progress;
 
+use self::options::Call;
 pub(super) use self::options::HELP;
 use self::progress::Progress;
 
 /// Answers the question in the arguments after `replay`.
 pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let (options, has_progress) = match options::parse(args) {
-        Ok(Some(parsed)) => parsed,
+    let Call { options, has_progress } = match options::parse(args) {
+        Ok(Some(call)) => call,
         Ok(None) => return print(HELP),
         Err(error) => {
             complain(&error.to_string());

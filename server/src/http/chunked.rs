@@ -94,6 +94,7 @@ impl ChunkedReader {
             if let State::Data { left } = self.state {
                 let available = (input.len() - at).min(data_max);
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(available);
+                // More input is needed, or room for more data.
                 if len == 0 {
                     break;
                 }
@@ -101,6 +102,8 @@ impl ChunkedReader {
                 self.state = if left == 0 { State::DataCr } else { State::Data { left } };
                 return Ok(Piece { consumed: at + len, data: at..at + len, is_end: false });
             }
+            // What peers usually send is read in one step. `step` alone decides what is valid, byte
+            // by byte.
             if let Some((state, len)) = self.leap(&input[at..]) {
                 at += len;
                 self.state = state;
@@ -132,6 +135,7 @@ impl ChunkedReader {
             if all.data.is_empty() {
                 all.data = start..start + len;
             } else {
+                // Overwrites framing that is already consumed.
                 input.copy_within(start..start + len, all.data.end);
                 all.data.end += len;
             }
@@ -149,6 +153,7 @@ impl ChunkedReader {
     fn leap(&self, input: &[u8]) -> Option<(State, usize)> {
         match self.state {
             State::Size { value: 0, digits: 0 } => {
+                // Any other line is left to `step`, which names the error or waits for more.
                 let (size, len) = size_line_of(input)?;
                 Some((if size == 0 { State::Trailer } else { State::Data { left: size } }, len))
             }
@@ -157,6 +162,7 @@ impl ChunkedReader {
             }
             State::Extension { size, len } => {
                 let room = self.limits.extension_bytes_max.saturating_sub(len);
+                // Stops at the limit, where `step` refuses the next byte.
                 let most = &input[..input.len().min(room)];
                 let is_allowed = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
                 let run = most.iter().position(|byte| !is_allowed(byte)).unwrap_or(most.len());
@@ -205,6 +211,7 @@ impl ChunkedReader {
             (State::Size { value, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16).unwrap_or_default();
                 let value = value * 16 + u64::from(digit);
+                // Leading zeros count as digits. Otherwise a size line could be of any length.
                 if value >= SIZE_END || digits == SIZE_DIGITS_MAX {
                     return Err(ChunkError::SizeOverflow);
                 }
@@ -215,6 +222,8 @@ impl ChunkedReader {
             (State::Size { value, digits: 1.. }, b' ' | b'\t') => {
                 State::Blank { size: value, len: 1 }
             }
+            // Readers differ in whether a bare LF ends a line. If the backend's reader did, it
+            // would see other chunks than the proxy (request smuggling).
             (State::Size { digits: 1.., .. }, b'\n') => return Err(ChunkError::BareLineFeed),
             (State::Size { .. }, _) => return Err(ChunkError::InvalidSize),
             (State::Blank { size, .. }, b'\r') => State::SizeEnd { size },
@@ -255,9 +264,11 @@ impl ChunkedReader {
 
     fn step_trailer(&mut self, byte: u8) -> Result<State, ChunkError> {
         let is_after_cr = self.trailer.last() == Some(&b'\r');
+        // CR and LF are accepted only as a pair, for the same reason as in a size line.
         if is_after_cr != (byte == b'\n') {
             return Err(ChunkError::BareLineFeed);
         }
+        // The limit does not include the empty line.
         if self.trailer.len() >= self.limits.trailer_bytes_max + 2 {
             return Err(ChunkError::TrailerTooLarge);
         }
@@ -375,9 +386,19 @@ mod tests {
     const LIMITS: ChunkLimits =
         ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 32, fields_max: 2 };
 
-    /// Reads `input` in steps of `step` bytes. Returns the data, the number of bytes that were not
-    /// consumed, whether the body ended, and the trailer to forward; or the error.
-    fn read_all(input: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool, Vec<u8>), ChunkError> {
+    /// What was read of an input.
+    #[derive(Debug, Default, PartialEq)]
+    struct Body {
+        data: Vec<u8>,
+        is_ended: bool,
+        /// The number of bytes after its end.
+        left: usize,
+        /// The trailer to forward.
+        trailer: Vec<u8>,
+    }
+
+    /// Reads `input` in steps of `step` bytes.
+    fn read_all(input: &[u8], step: usize) -> Result<Body, ChunkError> {
         let mut reader = ChunkedReader::new(LIMITS);
         let (mut data, mut at, mut seen) = (Vec::new(), 0, 0);
         loop {
@@ -387,19 +408,15 @@ mod tests {
                 data.extend_from_slice(&input[at..seen][piece.data.clone()]);
                 at += piece.consumed;
                 if piece.is_end {
-                    return Ok((
-                        data,
-                        input.len() - at,
-                        true,
-                        reader.forwarded_trailer(Trailer::All),
-                    ));
+                    let trailer = reader.forwarded_trailer(Trailer::All);
+                    return Ok(Body { data, is_ended: true, left: input.len() - at, trailer });
                 }
                 if piece.consumed == 0 {
                     break;
                 }
             }
             if seen == input.len() {
-                return Ok((data, 0, false, Vec::new()));
+                return Ok(Body { data, ..Body::default() });
             }
         }
     }
@@ -422,11 +439,9 @@ mod tests {
             let name = String::from_utf8_lossy(name);
             let whole = [input, b"GET / next"].concat();
             for step in [1, 2, 3, whole.len()] {
-                let (got, left, is_end, lines) = read_all(&whole, step).expect(&name);
-                assert!(is_end, "{name}");
-                assert_eq!(got, data, "{name} in steps of {step}");
-                assert_eq!(left, 10, "{name} in steps of {step}");
-                assert_eq!(lines, trailer, "{name}");
+                let (data, trailer) = (data.to_vec(), trailer.to_vec());
+                let expected = Body { data, is_ended: true, left: 10, trailer };
+                assert_eq!(read_all(&whole, step), Ok(expected), "{name} in steps of {step}");
             }
         }
     }

@@ -82,6 +82,7 @@ use self::shared::Shared;
 use self::stats::Stats;
 use self::timers::Timers;
 pub(crate) use self::timers::earliest;
+pub use self::traffic::Output;
 use self::upstreams::Upstreams;
 use crate::config::{BackendTarget, Config, ListenTls};
 use crate::pages::{LogCounts, ReloadCounts};

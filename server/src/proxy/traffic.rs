@@ -13,6 +13,16 @@ use super::{Owner, Proxy};
 use crate::config::TargetTls;
 use crate::tls::TlsFault;
 
+/// Bytes that wait for a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Output<'b> {
+    /// The bytes; empty if none wait.
+    pub bytes: &'b [u8],
+    /// Whether the connection's end follows them in the same turn. The driver may hold the bytes
+    /// back until then, so that both leave together.
+    pub is_last: bool,
+}
+
 impl Proxy {
     /// Handles the result of an [`Action::Connect`](super::Action::Connect).
     pub fn handle_connected(
@@ -161,26 +171,26 @@ impl Proxy {
 
     /// Returns the bytes that wait for a connection.
     pub fn write_ready(&self, conn: ConnId) -> &[u8] {
-        self.output(conn).0
+        self.output(conn).bytes
     }
 
-    /// Returns the bytes that wait for a connection, and whether the connection's end follows them
-    /// in the same turn. The driver may hold the bytes back until then, so that both leave
-    /// together.
+    /// Returns the bytes that wait for a connection.
     #[inline]
-    pub fn output(&self, conn: ConnId) -> (&[u8], bool) {
+    pub fn output(&self, conn: ConnId) -> Output<'_> {
         match self.table.get(conn).map(|entry| &entry.conn) {
             Some(Conn::Client(session)) => {
-                (session.write_ready(Side::Client), session.is_closing())
+                Output { bytes: session.write_ready(Side::Client), is_last: session.is_closing() }
             }
             Some(Conn::Upstream(Upstream { session: Some(id), .. })) => {
                 match self.table.get(*id).map(|entry| &entry.conn) {
-                    Some(Conn::Client(session)) => (session.write_ready(Side::Upstream), false),
-                    _ => (&[], false),
+                    Some(Conn::Client(session)) => {
+                        Output { bytes: session.write_ready(Side::Upstream), is_last: false }
+                    }
+                    _ => Output::default(),
                 }
             }
-            Some(Conn::Probe(probe)) => (probe.write_ready(), false),
-            Some(Conn::Upstream(_)) | None => (&[], false),
+            Some(Conn::Probe(probe)) => Output { bytes: probe.write_ready(), is_last: false },
+            Some(Conn::Upstream(_)) | None => Output::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Reactor;
 use super::budget::{COSTLY_READ, READS_MAX, is_costly, share_end};
 use super::socket::Moved;
-use crate::proxy::ConnId;
+use crate::proxy::{ConnId, Output};
 
 impl Reactor {
     /// Continues with connections that had more bytes than their share.
@@ -143,7 +143,7 @@ impl Reactor {
             return false;
         };
         loop {
-            let (bytes, is_last) = self.proxy.output(conn);
+            let Output { bytes, is_last } = self.proxy.output(conn);
             if bytes.is_empty() || socket.is_connecting {
                 if socket.secured.is_some() {
                     socket.flush_secured(self.poll.registry());

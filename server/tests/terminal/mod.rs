@@ -11,6 +11,18 @@ use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::process::DEADLINE;
 
+/// How a program ended.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    /// Whether the terminal is as it was before.
+    pub(crate) is_restored: bool,
+}
+
+impl Ended {
+    pub(crate) const CLEAN: Self = Self { code: Some(0), is_restored: true };
+}
+
 /// A program in a terminal. Dropping it kills the program.
 pub(crate) struct Terminal {
     ours: File,
@@ -108,8 +120,8 @@ impl Terminal {
         self.frame()
     }
 
-    /// Waits for the end. Returns the exit code, and whether the terminal is as it was before.
-    pub(crate) fn end(&mut self) -> (Option<i32>, bool) {
+    /// Waits for the end of the program.
+    pub(crate) fn end(&mut self) -> Ended {
         let status = self.child.wait().expect("a status");
         while self.read_until(Instant::now()) {}
         let after = tcgetattr(&self.theirs).expect("a mode");
@@ -117,7 +129,7 @@ impl Terminal {
             && after.input_modes == self.before.input_modes
             && after.output_modes == self.before.output_modes;
         let is_left = self.written.ends_with("\x1b[?7h\x1b[?25h\x1b[?1049l");
-        (status.code(), is_same && is_left)
+        Ended { code: status.code(), is_restored: is_same && is_left }
     }
 
     /// Reads what arrives before `end`. Returns whether anything did.

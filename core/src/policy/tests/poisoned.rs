@@ -30,13 +30,12 @@ const TAKES: [u64; 3] = [5, 60, 150];
 fn means(policy: PolicyKind, client: u8) -> (f64, f64) {
     let mut bench = Bench::new(policy, 3);
     bench.ping_ms = |slot| TAKES[slot];
-    let mut out: [Vec<(u64, bool)>; 3] = Default::default();
+    let mut out: [Vec<(u64, u16)>; 3] = Default::default();
     let mut sums = [(0.0, 0.0), (0.0, 0.0)];
     for now in 0..25_000_u64 {
         for (slot, out) in out.iter_mut().enumerate() {
             while out.first().is_some_and(|(since, _)| now - since >= TAKES[slot]) {
-                let (since, is_poison) = out.remove(0);
-                let status = if is_poison { 500 } else { 200 };
+                let (since, status) = out.remove(0);
                 let latency = Duration::from_millis(TAKES[slot]);
                 bench.end(slot, Outcome::Answered { status, latency });
                 let phase = match since {
@@ -44,7 +43,7 @@ fn means(policy: PolicyKind, client: u8) -> (f64, f64) {
                     13_000.. => 1,
                     _ => continue,
                 };
-                if !is_poison {
+                if status == 200 {
                     sums[phase].0 += TAKES[slot] as f64;
                     sums[phase].1 += 1.0;
                 }
@@ -54,7 +53,7 @@ fn means(policy: PolicyKind, client: u8) -> (f64, f64) {
             let honest = Asker { client: 0, target: 1 };
             let asker = if is_poison { Asker { client, target: 2 } } else { honest };
             let slot = bench.send_for(asker);
-            out[slot].push((now, is_poison));
+            out[slot].push((now, if is_poison { 500 } else { 200 }));
         };
         if now.is_multiple_of(10) {
             send(&mut bench, false);

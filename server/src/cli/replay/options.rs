@@ -31,11 +31,15 @@ checked against the recorded one, bit for bit.
 exit codes: 0 if all decisions are the same, or the question was answered; 1 if a decision differs
 or cannot be checked, or a file is damaged; 2 for an invalid argument";
 
-/// Parses the arguments; `None` for `--help`. Returns the question, and whether the progress is
-/// shown wherever stderr goes.
-pub(super) fn parse(
-    args: impl Iterator<Item = OsString>,
-) -> Result<Option<(Options, bool)>, ArgumentError> {
+/// The arguments of `replay`.
+pub(super) struct Call {
+    pub(super) options: Options,
+    /// Whether the progress is shown wherever stderr goes.
+    pub(super) has_progress: bool,
+}
+
+/// Parses the arguments; `None` for `--help`.
+pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Call>, ArgumentError> {
     let mut files = Vec::new();
     let (mut which, mut policy, mut rules, mut fit) = (None, None, None, None);
     let (mut html, mut has_progress) = (None, false);
@@ -93,7 +97,7 @@ pub(super) fn parse(
         let wrong = "not together with --at, --request or --fit";
         return Err(ArgumentError::new("--html", wrong));
     }
-    Ok(Some((Options { files, question, html }, has_progress)))
+    Ok(Some(Call { options: Options { files, question, html }, has_progress }))
 }
 
 fn set<T>(place: &mut Option<T>, value: T, flags: &str) -> Result<(), ArgumentError> {
@@ -117,7 +121,7 @@ mod tests {
 
     fn parse(args: &str) -> Result<Option<Options>, ArgumentError> {
         let parsed = super::parse(args.split(' ').map(OsString::from))?;
-        Ok(parsed.map(|(options, _)| options))
+        Ok(parsed.map(|call| call.options))
     }
 
     /// Each question is parsed. Two questions at once are an error, as are other invalid arguments.
