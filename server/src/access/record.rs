@@ -127,7 +127,7 @@ impl Why {
     }
 }
 
-/// The end of an exchange. `server/docs/operations.md` explains each word.
+/// The end of an exchange. `server/docs/logs.md` explains each word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ending {
     /// The response is complete, and the client's connection accepted it.
