@@ -338,6 +338,7 @@ impl BufferPool {
     }
 
     /// Takes a buffer back.
+    #[inline(never)]
     pub(crate) fn give(&mut self, buffer: Buffer) {
         debug_assert!(self.lent > 0, "only what was handed out comes back");
         self.lent -= 1;

@@ -160,11 +160,12 @@ pub(crate) fn encode_request(
         if is_own { head.line } else { encode_line(head.method, plan.destination.path, out) };
     let client_host = plan.destination.host;
     let host_start = out.len() - start + line.len() + HOST.len();
-    if context.keeps_host && !client_host.is_empty() {
-        out.extend(&[line, HOST.as_bytes(), client_host, b"\r\n"]);
+    let (name, value, end): (&str, _, &[u8]) = if context.keeps_host && !client_host.is_empty() {
+        (HOST, client_host, b"\r\n")
     } else {
-        out.extend(&[line, context.host_line.0.as_bytes()]);
-    }
+        (&context.host_line.0, &b""[..], b"")
+    };
+    out.extend(&[line, name.as_bytes(), value, end]);
     let host = host_start..out.len() - start - "\r\n".len();
     let keeps = |name| match name {
         // `request_framing` has checked that the head has one Content-Length and that it is a
@@ -188,18 +189,17 @@ pub(crate) fn encode_request(
         encode_connection(plan, fields, out);
     }
     if let Some(max) = plan.max_forwards {
-        out.extend(&[format!("Max-Forwards: {max}\r\n").as_bytes()]);
+        encode_max_forwards(max, out);
     }
     if plan.framing == Framing::Chunked {
-        out.extend(&[b"Transfer-Encoding: chunked\r\n"]);
+        encode_chunked(out);
     }
     let mut client = context.client;
     if fields.has(Name::XForwardedFor) {
-        client = client.strip_prefix(FORWARDED_FOR).unwrap_or(client);
-        encode_forwarders(fields, out);
+        client = encode_forwarders(fields, client, out);
     }
     if client_host.is_empty() {
-        client = client.strip_suffix(FORWARDED_HOST).unwrap_or(client);
+        client = without_forwarded_host(client);
     }
     if context.is_trusted {
         encode_trusted(head, client, client_host, out);
@@ -256,14 +256,31 @@ fn encode_connection(plan: &RequestPlan<'_>, fields: &Fields<'_, '_>, out: &mut 
     }
 }
 
-/// Appends the client's own X-Forwarded-For values, each with a comma after it. The client's
-/// address follows them.
+/// Appends the client's own X-Forwarded-For values, each with a comma after it. Returns the rest of
+/// `client`, which begins with the client's address and follows them.
 #[cold]
-fn encode_forwarders(fields: &Fields<'_, '_>, out: &mut Buffer) {
+fn encode_forwarders<'a>(fields: &Fields<'_, '_>, client: &'a str, out: &mut Buffer) -> &'a str {
     out.extend(&[FORWARDED_FOR.as_bytes()]);
     for value in fields.values(Name::XForwardedFor).filter(|value| !value.is_empty()) {
         out.extend(&[value, b", "]);
     }
+    client.strip_prefix(FORWARDED_FOR).unwrap_or(client)
+}
+
+/// Returns the fields about a client whose request names no host.
+#[cold]
+fn without_forwarded_host(client: &str) -> &str {
+    client.strip_suffix(FORWARDED_HOST).unwrap_or(client)
+}
+
+#[cold]
+fn encode_max_forwards(max: u64, out: &mut Buffer) {
+    out.extend(&[format!("Max-Forwards: {max}\r\n").as_bytes()]);
+}
+
+#[cold]
+fn encode_chunked(out: &mut Buffer) {
+    out.extend(&[b"Transfer-Encoding: chunked\r\n"]);
 }
 
 /// Appends a request line that differs from the client's. Returns the rest of the line, which the

@@ -369,9 +369,8 @@ impl ClientHalf {
             return refuse(ClientError::BodyTooLarge);
         }
         if shared.access.is_on() {
-            debug_assert!(self.visit.is_none(), "the last exchange has its record");
             let started = self.head_since.unwrap_or(now);
-            self.visit = Some(shared.access.begin_request(now, started, head, self.hop.is_trusted));
+            begin_visit(&mut self.visit, now, started, head, self.hop.is_trusted, shared);
         }
         let is_upgrade = upgrade::is_asked(head);
         let hops = max_forwards(head);
@@ -427,19 +426,11 @@ impl ClientHalf {
             let is_secure = self.hop.is_secure(&head.fields);
             exchange.sticky = affinity.key(head, self.hop.client().ip(), is_secure);
         }
-        let aim = if let Some(port) = self.hop.redirects_to() {
-            Aim::Redirect(location(&destination, port)?)
-        } else if hops == Some(0) {
-            Aim::LastHop
-        } else if self.hop.may_ask_for_stats()
-            && framing == Framing::None
-            && let Some(page) = OwnPage::of(head, destination.path)
-            && shared.trust.shows_stats(&head.fields, self.hop.peer.ip(), self.hop.is_trusted)
+        let mut aim = Aim::Backend;
+        if self.hop.redirects_to().is_some() || hops.is_some() || OwnPage::may_be(destination.path)
         {
-            Aim::Own(page)
-        } else {
-            Aim::Backend
-        };
+            aim = self.aim(head, &destination, framing, shared)?;
+        }
         let (len, is_last) = (head.len, !asks_to_persist);
         Ok(Parsed::Complete(NewRequest { forwarded, framing, len, is_last, aim }))
     }
@@ -464,6 +455,43 @@ impl ClientHalf {
         }
         added
     }
+
+    /// Returns the party that responds to a request that may not be for a backend.
+    #[cold]
+    fn aim(
+        &self,
+        head: &RequestHead<'_, '_>,
+        destination: &Destination<'_>,
+        framing: Framing,
+        shared: &Shared,
+    ) -> Result<Aim, ClientError> {
+        if let Some(port) = self.hop.redirects_to() {
+            return Ok(Aim::Redirect(location(destination, port)?));
+        }
+        if max_forwards(head) == Some(0) {
+            return Ok(Aim::LastHop);
+        }
+        let may_ask = self.hop.may_ask_for_stats() && framing == Framing::None;
+        let page = OwnPage::of(head, destination.path).filter(|_| may_ask);
+        let is_shown = |_: &OwnPage| {
+            shared.trust.shows_stats(&head.fields, self.hop.peer.ip(), self.hop.is_trusted)
+        };
+        Ok(page.filter(is_shown).map_or(Aim::Backend, Aim::Own))
+    }
+}
+
+/// Starts the access log's record of a request.
+#[cold]
+fn begin_visit(
+    visit: &mut Option<Box<Visit>>,
+    now: Instant,
+    started: Instant,
+    head: &RequestHead<'_, '_>,
+    is_trusted: bool,
+    shared: &mut Shared,
+) {
+    debug_assert!(visit.is_none(), "the last exchange has its record");
+    *visit = Some(shared.access.begin_request(now, started, head, is_trusted));
 }
 
 /// Returns the https:// location to which a request is redirected.

@@ -21,6 +21,12 @@ pub(crate) enum OwnPage {
 }
 
 impl OwnPage {
+    /// Whether a request for this path may be for a page of the proxy.
+    #[inline]
+    pub(crate) fn may_be(path: &[u8]) -> bool {
+        path.starts_with(b"/stats")
+    }
+
     /// Returns the proxy's own page that a request is for, if any.
     ///
     /// A client gets the live page or its events if it accepts their media types by name and does

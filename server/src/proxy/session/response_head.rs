@@ -41,15 +41,10 @@ impl Session {
             // The result is matched in place, because moving it is expensive.
             match &upstream.parse(exchange, visit, hsts, has_whole_request, shared) {
                 Ok(Parsed::Complete(headed)) => {
-                    if let HeadKind::Final { status: status @ (429 | 500..), .. } = headed.kind {
-                        let is_refusal = matches!(status, 429 | 503);
-                        let is_trial = exchange.lease.as_ref().is_some_and(Lease::is_trial);
-                        if (is_refusal || is_trial)
-                            && self.asks_elsewhere(headed.len, headed.kind, shared)
-                        {
-                            shared.loads.keep();
-                            return false;
-                        }
+                    if let HeadKind::Final { status: 429 | 500.., .. } = headed.kind
+                        && self.withholds(headed, shared)
+                    {
+                        return false;
                     }
                     return self.pass_head(now, headed, shared);
                 }
@@ -65,6 +60,21 @@ impl Session {
             return true;
         }
         false
+    }
+
+    /// Whether an error response is not forwarded yet, because another backend may take the
+    /// request: a refusal, and any error in a trial.
+    #[cold]
+    fn withholds(&mut self, headed: &PassedHead, shared: &mut Shared) -> bool {
+        let HeadKind::Final { status, .. } = headed.kind else { return false };
+        let Some(exchange) = &self.exchange else { return false };
+        let is_trial = exchange.lease.as_ref().is_some_and(Lease::is_trial);
+        let is_withheld = (matches!(status, 429 | 503) || is_trial)
+            && self.asks_elsewhere(headed.len, headed.kind, shared);
+        if is_withheld {
+            shared.loads.keep();
+        }
+        is_withheld
     }
 
     /// Forwards a head to the client, and begins the body or tunnel after it. Returns false if the
@@ -158,6 +168,7 @@ impl Session {
 
     /// Copies a response's head to the client's output, or drops it; returns false if there is no
     /// room.
+    #[inline(never)]
     fn copy_head(&mut self, head: &PassedHead, is_dropped: bool, shared: &mut Shared) -> bool {
         let Some(input) = &mut self.upstream.input else { return false };
         if !is_dropped {

@@ -1,5 +1,9 @@
 //! The joint rules J1 to J7 of LIFECYCLE.md, which connect the halves of a session, applied until
 //! nothing changes. Each rule returns whether it changed something. No rule waits.
+//!
+//! The rules that a request without a body needs are inlined into [`Session::settle`]. The others are
+//! functions of their own, and so is rare code: between the instructions of every request it
+//! would spread them over more cache lines (534 with it and 509 without, at 64 connections).
 use intelliproxy_core::Instant;
 
 use super::Session;
@@ -130,12 +134,7 @@ impl Session {
         }
         if aim != Aim::Backend {
             shared.buffers.give(forwarded);
-            match aim {
-                Aim::Own(page) => self.upstream.await_own(page),
-                Aim::Redirect(to) => return self.answer_itself(now, framing, Some(&to), shared),
-                _ => return self.answer_itself(now, framing, None, shared),
-            }
-            return self.needs.stats();
+            return self.serve_itself(now, framing, aim, shared);
         }
         shared.retries.earn();
         // A request that must not be repeated is no longer held once it was sent.
@@ -152,6 +151,19 @@ impl Session {
         }
         self.upstream.last_write = now;
         self.needs.dispatch();
+    }
+
+    /// Begins the response to a request that is not for a backend.
+    #[cold]
+    fn serve_itself(&mut self, now: Instant, framing: Framing, aim: Aim, shared: &mut Shared) {
+        match aim {
+            Aim::Own(page) => {
+                self.upstream.await_own(page);
+                self.needs.stats();
+            }
+            Aim::Redirect(to) => self.answer_itself(now, framing, Some(&to), shared),
+            Aim::LastHop | Aim::Backend => self.answer_itself(now, framing, None, shared),
+        }
     }
 
     /// Responds to a request that Max-Forwards stops here, or redirects it. If the request has a
@@ -177,6 +189,7 @@ impl Session {
 
     /// Begins a body after the forwarded head. Returns that head for the backend, with the received
     /// part of a long body.
+    #[inline(never)]
     fn expect_body(&mut self, framing: Framing, head: Buffer, shared: &mut Shared) -> Buffer {
         let client = &mut self.client;
         let head_len = head.len();
@@ -212,6 +225,7 @@ impl Session {
     }
 
     /// J2: forwards the request's body as far as there is room.
+    #[inline(never)]
     fn relay_request(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let upstream = &self.upstream;
         let is_tunnel = upstream.is_tunnel();
@@ -269,6 +283,7 @@ impl Session {
     }
 
     /// J4: forwards the response's body as far as there is room.
+    #[inline(never)]
     fn relay_answer(&mut self, now: Instant, shared: &mut Shared) -> bool {
         let (client, upstream) = (&mut self.client, &mut self.upstream);
         let was_empty = client.output.is_empty();
@@ -393,6 +408,7 @@ impl Session {
 
     /// Ends the output as [`close_client`](Self::close_client) does, after all waiting bytes were
     /// written.
+    #[inline(never)]
     fn say_end(&mut self, now: Instant, with_reset: bool, shared: &Shared) -> bool {
         let client = &mut self.client;
         // A client that learns of the end only from its response may already have sent its next

@@ -25,6 +25,7 @@ impl Session {
 
     /// J6: forwards the bytes of a tunnel, and the end of each side after its bytes. Returns
     /// whether the tunnel ended.
+    #[inline(never)]
     pub(super) fn relay_tunnel(&mut self, now: Instant, shared: &mut Shared) -> bool {
         self.drop_undeliverable(shared);
         let (client, upstream) = (&mut self.client, &mut self.upstream);

@@ -387,16 +387,8 @@ impl UpstreamHalf {
                 plan.is_chunked = has_body_mark && !is_old;
                 let kept =
                     kept_for(head.version, &head.fields).filter(|_| framing != Framing::UntilClose);
-                let mut binds = exchange.binds;
-                if status >= 400 {
-                    if status == 401 || status == 407 {
-                        binds |= authentication::challenges_connection(head);
-                    }
-                    let refusal = Refusal::of(status, &head.fields, &shared.date);
-                    if refusal.is_some() || status >= 500 && exchange.rare.is_some() {
-                        exchange.rare().refusal = refusal;
-                    }
-                }
+                let is_bound = status >= 400 && read_error(head, exchange, shared);
+                let binds = exchange.binds || is_bound;
                 // If the response begins before the end of the request, unread bytes of the request
                 // may remain, so no request can follow.
                 let is_client_persistent = exchange.is_persistent
@@ -426,23 +418,58 @@ impl UpstreamHalf {
         let lacks_date = !shared.date.is_empty() && forward::lacks_date(head);
         let date_at = if lacks_date { forward::status_line_len(head) } else { 0 };
         if !is_verbatim {
-            let date = if lacks_date { &shared.date[..] } else { "" };
             shared.scratch.clear();
             if adds_fields {
-                let mut lines = date.to_owned();
-                lines.push_str(cookie);
-                shared.access.push_fields(visit, &mut lines);
-                lines.push_str(hsts.unwrap_or_default());
-                let hsts = hsts.map(|_| HSTS);
-                let names = shared.access.added_names().into_iter().flatten();
-                let names: Vec<&str> = names.chain(hsts).chain(removed.iter().copied()).collect();
-                forward::encode_response(head, &plan, &lines, &names, &mut shared.scratch);
+                let own = OwnFields { lacks_date, cookie, hsts, visit };
+                encode_with_fields(head, &plan, &own, removed, shared);
             } else {
+                let date = if lacks_date { &shared.date[..] } else { "" };
                 forward::encode_response(head, &plan, date, removed, &mut shared.scratch);
             }
         }
         Ok(Parsed::Complete(PassedHead { len, is_verbatim, date_at, kind }))
     }
+}
+
+/// Reads the head of an error response: records a refusal in `exchange`. Returns whether the
+/// response binds the connection to its client.
+#[cold]
+fn read_error(head: &ResponseHead<'_, '_>, exchange: &mut Exchange, shared: &Shared) -> bool {
+    let status = head.status;
+    let refusal = Refusal::of(status, &head.fields, &shared.date);
+    if refusal.is_some() || status >= 500 && exchange.rare.is_some() {
+        exchange.rare().refusal = refusal;
+    }
+    matches!(status, 401 | 407) && authentication::challenges_connection(head)
+}
+
+/// Fields that the proxy adds to a response.
+struct OwnFields<'a> {
+    lacks_date: bool,
+    /// The line of the affinity's cookie.
+    cookie: &'a str,
+    /// The line of Strict-Transport-Security.
+    hsts: Option<&'a str>,
+    visit: Option<&'a Visit>,
+}
+
+/// Encodes a response's head with the proxy's own fields into `shared.scratch`, without `removed`.
+#[cold]
+fn encode_with_fields(
+    head: &ResponseHead<'_, '_>,
+    plan: &ResponsePlan,
+    own: &OwnFields<'_>,
+    removed: &[&str],
+    shared: &mut Shared,
+) {
+    let mut lines = if own.lacks_date { shared.date.clone() } else { String::new() };
+    lines.push_str(own.cookie);
+    shared.access.push_fields(own.visit, &mut lines);
+    lines.push_str(own.hsts.unwrap_or_default());
+    let hsts = own.hsts.map(|_| HSTS);
+    let names = shared.access.added_names().into_iter().flatten();
+    let names: Vec<&str> = names.chain(hsts).chain(removed.iter().copied()).collect();
+    forward::encode_response(head, plan, &lines, &names, &mut shared.scratch);
 }
 
 /// Reads the load figures in the head of a final response. Returns the names of the fields to
