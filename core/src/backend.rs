@@ -460,9 +460,9 @@ impl Backend {
     /// The time until which the weights of the reported figures remain those at `now`, without
     /// further reports.
     pub(crate) fn reports_hold_until(&self, now: Instant, rules: &Rules) -> Instant {
-        let Reports { queue, cpu_busy_ms, memory_bytes, .. } = &self.reports;
+        let Reports { queue, cpu_busy_ms, memory_bytes, pressure, .. } = &self.reports;
         let interval = rules.probes.report_interval;
-        let figures = [queue, cpu_busy_ms, memory_bytes].into_iter().flatten();
+        let figures = [queue, cpu_busy_ms, memory_bytes, pressure].into_iter().flatten();
         figures.map(|figure| figure.holds_until(now, interval)).min().unwrap_or(Instant::FAR_FUTURE)
     }
 
@@ -499,7 +499,12 @@ impl Backend {
         let weight = |figure| weight_of(figure, now, rules);
         let value = |figure: Option<Figure>| figure.map(|figure| figure.value);
         self.parts.queue = weight(queue) * weights.queue_points(self.reports.queue_ewma.value());
-        self.parts.cpu = weight(cpu) * weights.cpu_points(value(cpu));
+        self.parts.cpu = match (cpu, self.reports.pressure) {
+            (None, Some(pressure)) => {
+                weight(Some(pressure)) * weights.pressure_points(pressure.value)
+            }
+            _ => weight(cpu) * weights.cpu_points(value(cpu)),
+        };
         self.parts.memory = weight(memory) * weights.memory_points(value(memory));
         self.parts.total = self.parts.sum();
     }

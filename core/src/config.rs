@@ -109,7 +109,8 @@ pub struct Weights {
     pub in_flight: f64,
     /// The limit of the points for a growing queue: `queue · tanh(queueEwma / 50)` (12).
     pub queue: f64,
-    /// The limit of the points for a growing CPU busy time: `cpu · tanh(cpuBusyMs / 100)` (30).
+    /// The limit of the points for a growing CPU busy time: `cpu · tanh(cpuBusyMs / 100)` (30). A
+    /// backend that reports its pressure and no CPU time has `cpu · pressure`.
     pub cpu: f64,
     /// The limit of the points for growing memory: `memory · tanh(bytes / 200 MiB)` (12).
     pub memory: f64,

@@ -5,6 +5,8 @@
 //! + inFlight · inFlight      + queue · tanh(queueEwma / 50)     + cpu · tanh(cpuBusyMs / 100)
 //! + memory · tanh(memory / 200 MiB)
 //! ```
+//! A backend that reports its pressure, from 0 to 1, and no CPU time has `cpu · pressure` instead.
+//!
 //! The words before the dots are [`Weights`]. An unknown latency counts as 10 000 ms; other
 //! unknown factors count as 0. All points are finite and not negative.
 use crate::config::Weights;
@@ -22,7 +24,7 @@ pub struct ScoreParts {
     pub in_flight: f64,
     /// Points of the reported queue's average.
     pub queue: f64,
-    /// Points of the reported CPU busy time.
+    /// Points of the reported CPU busy time, or of the reported pressure without it.
     pub cpu: f64,
     /// Points of the reported memory.
     pub memory: f64,
@@ -43,7 +45,7 @@ pub enum Factor {
     InFlight,
     /// The reported queue.
     Queue,
-    /// The reported CPU busy time.
+    /// The reported CPU busy time, or the reported pressure without it.
     Cpu,
     /// The reported memory.
     Memory,
@@ -115,6 +117,11 @@ impl Weights {
     /// Points of a CPU busy time in ms.
     pub(crate) fn cpu_points(&self, busy_ms: Option<f64>) -> f64 {
         self.cpu * libm::tanh(busy_ms.unwrap_or(0.0) / CPU_SCALE_MS)
+    }
+
+    /// Points of a pressure from 0 to 1, for a backend that reports no CPU busy time.
+    pub(crate) fn pressure_points(&self, pressure: f64) -> f64 {
+        self.cpu * pressure
     }
 
     /// Points of memory in bytes.

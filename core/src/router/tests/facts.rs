@@ -30,6 +30,30 @@ fn the_score_is_the_rule() {
     world.end(lease, Outcome::Abandoned);
 }
 
+/// A backend that reports its pressure and no CPU time gets points for it: 30 at most, none after
+/// three report intervals without a report. With a CPU time the pressure adds nothing.
+#[test]
+fn pressure_counts_without_a_cpu_time() {
+    let mut world = World::new(&["a"]);
+    world.answer(A, 100);
+    let points = |world: &World| world.snapshot().backends[0].score.cpu;
+    let pressed = |pressure| LoadReport { pressure: Some(pressure), ..LoadReport::default() };
+    for (pressure, expected) in [(0.0, 0.0), (0.5, 15.0), (1.0, 30.0), (7.0, 30.0)] {
+        world.tell(Event::LoadReported { backend: A, report: pressed(pressure) });
+        assert_eq!(points(&world), expected, "pressure {pressure}");
+    }
+    let interval = Rules::default().probes.report_interval.as_millis() as u64;
+    world.advance(2 * interval);
+    world.tell(Event::LoadReported { backend: A, report: LoadReport::default() });
+    assert!((points(&world) - 15.0).abs() < 0.1, "half its weight: {}", points(&world));
+    world.advance(2 * interval);
+    world.tell(Event::LoadReported { backend: A, report: LoadReport::default() });
+    assert_eq!(points(&world), 0.0);
+    let both = LoadReport { cpu_busy_ms: Some(0.0), ..pressed(1.0) };
+    world.tell(Event::LoadReported { backend: A, report: both });
+    assert_eq!(points(&world), 0.0);
+}
+
 /// Loss counts from the fifth ping. By hand: the second of five fails, so the loss is 0.2 · 0.8³.
 #[test]
 fn loss_counts_from_the_fifth_ping_on() {
