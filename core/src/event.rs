@@ -473,6 +473,17 @@ impl Outcome {
         }
     }
 
+    /// Whether the backend has sent at least the head of a response.
+    pub(crate) const fn is_response(&self) -> bool {
+        matches!(self, Self::Answered { .. } | Self::Refused { .. })
+            || matches!(self, Self::Failed(RequestFailure::Truncated))
+    }
+
+    /// Whether the request failed before the head of a response.
+    pub(crate) const fn is_without_response(&self) -> bool {
+        matches!(self, Self::Failed(_)) && !self.is_response()
+    }
+
     /// Returns the outcome with every 429 (RFC 6585 section 4) and 503 (RFC 9110 section 15.6.4)
     /// as a refusal, and with a hold above 0 and at most [`HOLD_MAX`].
     pub(crate) fn normal(self) -> Self {

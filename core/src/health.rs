@@ -13,9 +13,10 @@
 //! is down.
 //!
 //! A backend that is down refuses connections if the last ping or request found that no process
-//! listens.
+//! listens. A response to a later request shows at once that one listens again.
 use crate::config::HealthRules;
 use crate::event::ProbeFailure;
+use crate::time::Instant;
 
 /// Whether a backend is believed to be able to serve.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,8 +44,19 @@ impl Health {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HealthTracker {
     state: State,
-    /// Whether the last ping or request found that no process listens.
-    is_refusing: bool,
+    /// Present if the last ping or request found that no process listens.
+    refusal: Option<Refusal>,
+}
+
+/// The finding that no process listens.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    /// The time of the last refused connection.
+    at: Instant,
+    /// That time, or the time at which a later request failed without a response.
+    failed_at: Instant,
+    /// Whether a request found it, and not only pings.
+    is_of_request: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,12 +85,12 @@ impl HealthTracker {
     pub(crate) const fn new(starts_down: bool) -> Self {
         let state =
             if starts_down { State::Awaited } else { State::Unknown { failures_in_row: 0 } };
-        Self { state, is_refusing: false }
+        Self { state, refusal: None }
     }
 
     /// Records a successful ping.
     pub(crate) fn ping_answered(&mut self, rules: &HealthRules) -> bool {
-        self.is_refusing = false;
+        self.refusal = None;
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
                 State::Down { answers_in_row: answers_in_row + 1 }
@@ -92,7 +104,7 @@ impl HealthTracker {
 
     /// Records a ping for a path that no backend has.
     pub(crate) fn ping_unserved(&mut self, rules: &HealthRules) -> bool {
-        self.is_refusing = false;
+        self.refusal = None;
         let state = match self.state {
             State::Down { answers_in_row } if answers_in_row + 1 < rules.rise => {
                 State::Down { answers_in_row: answers_in_row + 1 }
@@ -104,9 +116,20 @@ impl HealthTracker {
         self.enter(state)
     }
 
-    /// Records a failed ping.
-    pub(crate) fn ping_failed(&mut self, cause: ProbeFailure, rules: &HealthRules) -> bool {
-        self.is_refusing = cause == ProbeFailure::Refused;
+    /// Records a failed ping. One that went to another port than requests (`is_elsewhere`) does not
+    /// show whether a process listens for requests.
+    pub(crate) fn ping_failed(
+        &mut self,
+        now: Instant,
+        cause: ProbeFailure,
+        is_elsewhere: bool,
+        rules: &HealthRules,
+    ) -> bool {
+        match cause {
+            _ if is_elsewhere => {}
+            ProbeFailure::Refused => self.note_refusal(now, false),
+            _ => self.refusal = None,
+        }
         let is_last = |failures_in_row: u32| {
             cause == ProbeFailure::Refused || failures_in_row + 1 >= rules.fall
         };
@@ -126,13 +149,32 @@ impl HealthTracker {
     }
 
     /// Records that a request's connection was refused: no process listens.
-    pub(crate) fn refused(&mut self) -> bool {
-        self.is_refusing = true;
+    pub(crate) fn refused(&mut self, now: Instant) -> bool {
+        self.note_refusal(now, true);
         let state = match self.state {
             State::Awaited => State::Awaited,
             _ => State::Down { answers_in_row: 0 },
         };
         self.enter(state)
+    }
+
+    /// Records that a request failed without a response.
+    pub(crate) const fn failed(&mut self, now: Instant) {
+        if let Some(refusal) = &mut self.refusal {
+            refusal.failed_at = now;
+        }
+    }
+
+    /// Records a response to a request that was sent at `sent_at`. Returns whether it shows that a
+    /// process listens again. A request from before the refusal shows an earlier state: a process
+    /// that stops refuses connections and still completes its responses.
+    #[inline]
+    pub(crate) fn responded(&mut self, sent_at: Instant) -> bool {
+        let is_back = self.refusal.is_some_and(|refusal| sent_at >= refusal.at);
+        if is_back {
+            self.refusal = None;
+        }
+        is_back
     }
 
     /// The current health.
@@ -146,7 +188,17 @@ impl HealthTracker {
 
     /// Whether it is down and the last contact found that no process listens.
     pub(crate) const fn is_refusing(&self) -> bool {
-        self.is_refusing && !self.health().is_usable()
+        self.refusal.is_some() && !self.health().is_usable()
+    }
+
+    /// Whether a request found that no process listens, and no contact since then showed otherwise.
+    pub(crate) fn has_refused_request(&self) -> bool {
+        self.refusal.is_some_and(|refusal| refusal.is_of_request)
+    }
+
+    /// The time at which a ping or a request last failed at a backend where no process listens.
+    pub(crate) fn failed_at(&self) -> Instant {
+        self.refusal.map_or(Instant::ZERO, |refusal| refusal.failed_at)
     }
 
     /// Whether the last pings contradict the current state without having changed it yet. The next
@@ -161,6 +213,12 @@ impl HealthTracker {
         }
     }
 
+    fn note_refusal(&mut self, now: Instant, is_of_request: bool) {
+        let is_known = self.has_refused_request();
+        let is_of_request = is_of_request || is_known;
+        self.refusal = Some(Refusal { at: now, failed_at: now, is_of_request });
+    }
+
     fn enter(&mut self, state: State) -> bool {
         let before = self.health();
         self.state = state;
@@ -172,8 +230,10 @@ impl HealthTracker {
 mod tests {
     use super::*;
 
-    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused, n had no path)
-    /// and R is a request's refused connection; the health and whether the verdict is open follow.
+    /// Every path of the table. Letters are pings (a succeeded, f failed, r refused, e refused at
+    /// another port than that of requests, n had no path) and requests (R refused, F failed without
+    /// a response, S and O got a response and were sent now, or before all others). The health and
+    /// whether the verdict is open follow.
     #[test]
     fn follows_the_table() {
         let cases = [
@@ -185,6 +245,9 @@ mod tests {
             ("ffa", Health::Up, false),
             ("r", Health::Down, false),
             ("R", Health::Down, false),
+            ("e", Health::Down, false),
+            ("RS", Health::Down, false),
+            ("aF", Health::Up, false),
             ("af", Health::Up, true),
             ("affaff", Health::Up, true),
             ("afff", Health::Down, false),
@@ -237,37 +300,64 @@ mod tests {
     #[track_caller]
     fn follow(tracker: &mut HealthTracker, pings: &str) {
         let rules = HealthRules::default();
-        for ping in pings.chars() {
+        for (ping, at) in pings.chars().zip(1..) {
+            let now = Instant::from_millis(at);
             let before = tracker.health();
             let changed = match ping {
                 'a' => tracker.ping_answered(&rules),
-                'f' => tracker.ping_failed(ProbeFailure::TimedOut, &rules),
-                'r' => tracker.ping_failed(ProbeFailure::Refused, &rules),
+                'f' => tracker.ping_failed(now, ProbeFailure::TimedOut, false, &rules),
+                'r' => tracker.ping_failed(now, ProbeFailure::Refused, false, &rules),
+                'e' => tracker.ping_failed(now, ProbeFailure::Refused, true, &rules),
                 'n' => tracker.ping_unserved(&rules),
-                _ => tracker.refused(),
+                'R' => tracker.refused(now),
+                'S' | 'O' => {
+                    let sent_at = if ping == 'S' { now } else { Instant::ZERO };
+                    let was_refusing = tracker.is_refusing();
+                    let is_back = tracker.responded(sent_at);
+                    assert_eq!(is_back, was_refusing && !tracker.is_refusing(), "{pings}");
+                    false
+                }
+                _ => {
+                    tracker.failed(now);
+                    false
+                }
             };
             assert_eq!(changed, before != tracker.health(), "{pings}: the change is returned");
         }
     }
 
     /// A backend that is down refuses connections from a refused one until a ping that is answered
-    /// or fails otherwise, even before its first good ping.
+    /// or fails otherwise, or a response to a later request, even before its first good ping. The
+    /// time of the last failure and whether a request was refused follow.
     #[test]
     fn refusing_lasts_until_other_news() {
-        for (pings, is_refusing) in [
-            ("", false),
-            ("R", true),
-            ("r", true),
-            ("Rf", false),
-            ("fffR", true),
-            ("Ra", false),
-            ("RaR", true),
-            ("Rn", false),
+        for (pings, is_refusing, failed_at, has_refused_request) in [
+            ("", false, 0, false),
+            ("R", true, 1, true),
+            ("r", true, 1, false),
+            ("e", false, 0, false),
+            ("Re", true, 1, true),
+            ("Rf", false, 0, false),
+            ("fffR", true, 4, true),
+            ("Ra", false, 0, false),
+            ("RaR", true, 3, true),
+            ("Rn", false, 0, false),
+            ("RS", false, 0, false),
+            ("rS", false, 0, false),
+            ("RO", true, 1, true),
+            ("RSr", true, 3, false),
+            ("RrO", true, 2, true),
+            ("RrF", true, 3, true),
+            ("rrF", true, 3, false),
+            ("rFS", false, 0, false),
+            ("FS", false, 0, false),
         ] {
             for starts_down in [false, true] {
                 let mut tracker = HealthTracker::new(starts_down);
                 follow(&mut tracker, pings);
                 assert_eq!(tracker.is_refusing(), is_refusing, "{pings} {starts_down}");
+                assert_eq!(tracker.failed_at(), Instant::from_millis(failed_at), "{pings}");
+                assert_eq!(tracker.has_refused_request(), has_refused_request, "{pings}");
             }
         }
     }
@@ -277,7 +367,8 @@ mod tests {
     fn single_pings_decide() {
         let rules = HealthRules { fall: 1, rise: 1 };
         let mut tracker = HealthTracker::default();
-        assert!(tracker.ping_failed(ProbeFailure::Status(500), &rules));
+        let now = Instant::ZERO;
+        assert!(tracker.ping_failed(now, ProbeFailure::Status(500), false, &rules));
         assert_eq!(tracker.health(), Health::Down);
         assert!(tracker.ping_answered(&rules));
         assert_eq!(tracker.health(), Health::Up);

@@ -66,6 +66,8 @@ struct Line {
     state: LineState,
     /// The wait after the first probe, which spreads the backends; `None` once it has passed.
     first_wait: Option<Duration>,
+    /// The start of the last probe.
+    last_start: Option<Instant>,
     is_retired: bool,
 }
 
@@ -99,7 +101,7 @@ impl ProbeSchedule {
         nth: usize,
         rules: &ProbeRules,
     ) {
-        let at = now + BATCHES_APART * u32::try_from(nth / BATCH).unwrap_or(u32::MAX);
+        let at = now + batch_wait(nth);
         for kind in [ProbeKind::Ping, ProbeKind::Report] {
             let line = LineId { backend, kind };
             let first_wait = Some(portion(rules.interval(kind), index + 1, count));
@@ -110,6 +112,7 @@ impl ProbeSchedule {
                     self.outstanding.remove(&probe);
                     old.state = LineState::Idle;
                 }
+                old.last_start = old.last_start.filter(|_| old.id == line);
                 old.id = line;
                 old.is_retired = false;
                 old.first_wait = first_wait;
@@ -120,7 +123,8 @@ impl ProbeSchedule {
             }
             debug_assert!(self.lines.len() == line.slot(), "slots are given out without gaps");
             let idle = LineState::Idle;
-            self.lines.push(Line { id: line, state: idle, first_wait, is_retired: false });
+            let (last_start, is_retired) = (None, false);
+            self.lines.push(Line { id: line, state: idle, first_wait, last_start, is_retired });
             self.deadlines.push(ABSENT);
             self.enter(line, LineState::Due { at });
         }
@@ -177,6 +181,7 @@ impl ProbeSchedule {
         let probe = ProbeId(self.started);
         let deadline = now + rules.timeout(line.kind);
         self.outstanding.insert(probe, line);
+        self.lines[line.slot()].last_start = Some(now);
         self.enter(line, LineState::Outstanding { probe, started_at: now, deadline });
         (probe, deadline)
     }
@@ -237,6 +242,18 @@ impl ProbeSchedule {
         }
     }
 
+    /// Moves a backend's next ping to a moment after `now`, or to [`HASTENED_APART`] after the start
+    /// of its last one if that is later. It is the `nth` backend for which this happens now: many
+    /// are pinged in batches, like those that join. Does nothing if the ping is due earlier, or
+    /// while one is outstanding.
+    pub(crate) fn hasten_early(&mut self, now: Instant, backend: BackendId, nth: usize) {
+        let line = LineId { backend, kind: ProbeKind::Ping };
+        let last = self.lines[line.slot()].last_start;
+        let at = now + HASTENED_BY;
+        let at = last.map_or(at, |last| at.max(last + HASTENED_APART));
+        self.hasten(backend, at + batch_wait(nth));
+    }
+
     /// The earliest time at which a line is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadlines.winner().map(|entry| Instant::from_nanos(entry.key))
@@ -278,6 +295,19 @@ const BATCH: usize = 16;
 /// The first probes of two such batches are this far apart. A probe costs the proxy some 0.1 ms:
 /// without batches the 2000 first probes of 1000 backends would occupy it for 0.2 s.
 const BATCHES_APART: Duration = Duration::from_millis(8);
+/// The minimum time between the starts of two pings of a backend of which the second is early
+/// because no backend is usable. Whatever requests do, a pool without a usable backend gets at most
+/// five times the pings of the default interval. Chosen: a backend that was found dead less than a
+/// second ago has rarely returned, and requests find it as well.
+const HASTENED_APART: Duration = Duration::from_secs(1);
+/// The wait before an early ping. With it, no event makes work due at its own time, so a driver
+/// never handles a timeout twice at one time.
+const HASTENED_BY: Duration = Duration::from_millis(1);
+
+/// The wait of the `nth` of several first or early probes.
+fn batch_wait(nth: usize) -> Duration {
+    BATCHES_APART * u32::try_from(nth / BATCH).unwrap_or(u32::MAX)
+}
 
 impl LineId {
     const fn slot(self) -> usize {

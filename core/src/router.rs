@@ -62,7 +62,8 @@ use crate::time::Instant;
 ///   if every other usable backend was tried or is held.
 /// - A backup gets requests only while no other backend can take them: each is down, full, ejected,
 ///   held, out of service, or was tried.
-/// - While no backend is usable, requests go to the least bad one, which does not become current.
+/// - While no backend is usable, requests go to the least bad one, which does not become current. If
+///   no process listens at any of them, that is the one that failed longest ago.
 /// - The requests in flight of all backends are the outstanding leases. Leases of a backend whose
 ///   slot was taken by another one do not count, and their end changes nothing.
 #[derive(Debug)]
@@ -450,6 +451,23 @@ impl Router {
         }
     }
 
+    /// Pings the backends that are down, except `but`, because no backend is usable: one that has
+    /// returned is found at once. [`ProbeSchedule::hasten_early`] bounds the rate.
+    #[cold]
+    fn hasten_down(&mut self, now: Instant, but: Option<BackendId>) {
+        if self.has_usable() {
+            return;
+        }
+        let is_down = |id: &BackendId| {
+            let backend = self.table.get(*id).filter(|backend| backend.is_in_service());
+            Some(*id) != but && backend.is_some_and(|backend| !backend.is_up())
+        };
+        let down = self.order.iter().copied().filter(is_down);
+        for (nth, id) in down.enumerate() {
+            self.probes.hasten_early(now, id, nth);
+        }
+    }
+
     #[cold]
     fn health_changed(&mut self, now: Instant, backend: BackendId, cause: Option<ProbeFailure>) {
         let is_up = self.table.get(backend).is_some_and(|backend| backend.is_up());
@@ -459,6 +477,7 @@ impl Router {
                 backend.release_now();
                 backend.was_down = true;
             });
+            self.hasten_down(now, Some(backend));
         } else if self.table.update(backend, |b| std::mem::take(&mut b.was_down)) == Some(true) {
             // Slow start is for a backend that was down, not for one that was `unknown` until now.
             self.watch_up(now, backend);

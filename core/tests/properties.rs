@@ -118,6 +118,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         20 => Just(Step::Route),
         2 => any::<u8>().prop_map(|tried| Step::Retry { tried }),
         8 => (any::<usize>(), any_outcome()).prop_map(|(which, outcome)| Step::Finish { which, outcome }),
+        1 => (1_usize..6).prop_map(|requests| Step::Outage { requests }),
         2 => (any::<usize>(), select(vec![Aside::Paused, Aside::Resumed, Aside::Stream]))
             .prop_map(|(which, to)| Step::SetAside { which, to }),
         12 => (any::<usize>(), any_result()).prop_map(|(which, result)| Step::EndProbe { which, result }),

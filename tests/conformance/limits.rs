@@ -331,6 +331,62 @@ fn a_backend_that_returns_gets_the_next_request() {
     }
 }
 
+/// All backends are down, and one returns. Without retries each request goes to the backend that
+/// failed longest ago, so at most four are lost until one reaches it. From then on each request is
+/// sent there at once, although it still counts as down.
+#[test]
+fn requests_find_a_backend_that_returns() {
+    for place in 1..=5 {
+        let mut config = Config::default();
+        config.limits.retry_percent = 0;
+        let mut driver = Driver::with_backends(config, &["a", "b", "c", "d", "e"]);
+        (0..5).for_each(|_| assert_refused(&mut driver, 5, 1, 502));
+        driver.refusing.retain(|address| *address != SocketAddr::from(([10, 0, 0, place], 80)));
+        let (mut lost, mut served) = (0, 0);
+        for _ in 0..30 {
+            // No ping is started in this time.
+            driver.now += Duration::from_millis(1);
+            let client = driver.client_with(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            if driver.text(client).is_empty() {
+                driver.send(driver.upstream(), OWN);
+                assert!(driver.text(client).starts_with("HTTP/1.1 200 "));
+                served += 1;
+            } else {
+                assert_eq!(served, 0, "backend {place} was found before");
+                lost += 1;
+            }
+        }
+        assert!(lost <= 4, "backend {place}: {lost} lost");
+    }
+}
+
+/// Two of three backends are down. One of them returns, and the third refuses a connection. Then
+/// both are pinged within a second, so the next request reaches the one that has returned.
+#[test]
+fn the_last_backend_that_is_up_brings_pings() {
+    for back in [1, 2] {
+        let mut config = Config::default();
+        config.limits.retry_percent = 0;
+        config.routing.probes.ping_interval = Duration::from_secs(60);
+        let mut driver = Driver::with_backends(config, &["a", "b", "c"]);
+        (0..2).for_each(|_| assert_refused(&mut driver, 2, 1, 502));
+        let address = |place| SocketAddr::from(([10, 0, 0, place], 80));
+        driver.refusing =
+            [1, 2, 3].into_iter().filter(|place| *place != back).map(address).collect();
+        let get = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        let client = driver.client_with(get);
+        assert!(driver.text(client).starts_with("HTTP/1.1 502 "));
+        driver.pass(Duration::from_secs(1));
+        let client = driver.client_with(get);
+        driver.send(driver.upstream(), OWN);
+        assert!(
+            driver.text(client).starts_with("HTTP/1.1 200 "),
+            "{back}: {}",
+            driver.text(client)
+        );
+    }
+}
+
 /// Of many backends that are down, one request tries eight at most.
 #[test]
 fn a_request_tries_eight_backends_that_are_down() {

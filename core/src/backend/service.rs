@@ -44,8 +44,8 @@ impl Backend {
 
     /// Records that a request's connection was refused. Returns whether the backend is down now. A
     /// backend without pings never goes down, because only a ping could bring it up again.
-    pub(crate) fn connection_refused(&mut self) -> bool {
-        !self.checks.is_off && self.health.refused()
+    pub(crate) fn connection_refused(&mut self, now: Instant) -> bool {
+        !self.checks.is_off && self.health.refused(now)
     }
 
     /// Records a ping for a path that no backend has. The ping counts neither for the latency nor

@@ -7,7 +7,8 @@ use crate::id::BackendId;
 use crate::time::Instant;
 use crate::tournament::{ABSENT, Ranked, Tournament};
 
-/// The backends by id, ranked by access, then by score, then by id.
+/// The backends by id, ranked by access, then by score, then by id. Those that refuse connections
+/// are ranked by the time of their last failure instead of their score.
 #[derive(Debug)]
 pub(crate) struct BackendTable {
     backends: Vec<Backend>,
@@ -270,6 +271,9 @@ impl BackendTable {
         let best = configured.filter(|(_, backend)| backend.access() < Access::Full);
         let best = best.min_by(|a, b| {
             let order = a.1.access().cmp(&b.1.access());
+            if order.is_eq() && a.1.access() == Access::Refusing {
+                return a.1.health.failed_at().cmp(&b.1.health.failed_at());
+            }
             // The key of a backend that is not free keeps all bits of its score but the lowest
             // three.
             let lost = 3 * u32::from(a.1.access() != Access::Free);
@@ -278,7 +282,8 @@ impl BackendTable {
         });
         assert!(
             self.lowest() == best.map(|(id, _)| id),
-            "the ranking's winner is the backend of best access with the lowest score and id"
+            "the ranking's winner is the backend of best access with the lowest score or the \
+             earliest failure, and the lowest id"
         );
     }
 
@@ -320,7 +325,10 @@ impl BackendTable {
             Access::BackupHeld => 0b1100 << 60 | score >> 3,
             Access::Ejected => 0b1101 << 60 | score >> 3,
             Access::Down => 0b1110 << 60 | score >> 3,
-            Access::Refusing => 0b1111 << 60 | score >> 3,
+            // The one that failed longest ago comes first.
+            Access::Refusing => {
+                0b1111 << 60 | backend.health.failed_at().as_nanos().min(FAILED_MAX)
+            }
             Access::Full | Access::Drained | Access::Gone => ABSENT,
         }
     }
@@ -329,3 +337,7 @@ impl BackendTable {
         self.backends[entry.slot].id
     }
 }
+
+/// The latest time of a failure that the ranking distinguishes: 36 years. The key must stay below
+/// [`ABSENT`].
+const FAILED_MAX: u64 = (1 << 60) - 2;

@@ -57,6 +57,10 @@ pub struct CheckRules {
     /// ([`AgentState`](crate::AgentState)).
     #[serde(skip_serializing_if = "is_false")]
     pub has_agent: bool,
+    /// Whether pings go to another port than requests. A refused ping then does not show that the
+    /// connection of a request would be refused.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_elsewhere: bool,
 }
 
 /// Whether a value is the default one, which is not written.

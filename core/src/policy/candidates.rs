@@ -6,7 +6,8 @@ use crate::rng::Rng;
 
 /// The backends that may be chosen: free ones that were not tried. Without any, those in slow start
 /// are candidates too, then held ones, then backups, then ejected ones. If all are down (fail
-/// open), the candidates are those that are not known to refuse connections, otherwise all.
+/// open), the candidates are those that are not known to refuse connections. If all are, no policy
+/// is asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates<'a> {
     table: &'a BackendTable,
@@ -57,6 +58,11 @@ impl<'a> Candidates<'a> {
     /// Whether no usable backend is left, so that unusable ones are candidates.
     pub(super) fn is_fail_open(&self) -> bool {
         self.access >= Access::Down
+    }
+
+    /// Whether every backend that is left is known to refuse connections.
+    pub(crate) fn are_refusing(&self) -> bool {
+        self.access == Access::Refusing
     }
 
     /// Whether this is the first attempt of the request.

@@ -85,7 +85,7 @@ impl Router {
     /// configured, or is a backup while others serve. A session stays with a full owner.
     pub fn has_left(&self, owner: BackendId) -> bool {
         let access = self.table.row(owner).map_or(Access::Gone, |row| row.access);
-        access != Access::Full && !self.is_candidate(owner, &[], self.owner_access(&[]))
+        access != Access::Full && !self.may_own(owner, &[], self.owner_access(&[]))
     }
 
     /// Stores the hash of each configured backend's name.
@@ -114,7 +114,7 @@ impl Router {
         if slack.is_none() {
             let owner = self.owner(key);
             let access = self.owner_access(tried);
-            if let Some(owner) = owner.filter(|owner| self.is_candidate(*owner, tried, access)) {
+            if let Some(owner) = owner.filter(|owner| self.may_own(*owner, tried, access)) {
                 return Ok(self.give(now, (owner, 0, RouteReason::Owner), asker));
             }
         } else if tried.is_empty()
@@ -144,10 +144,13 @@ impl Router {
         // Taken out of `self`, which `measure` and `visits` borrow as a whole.
         let mut delays = std::mem::take(&mut self.ring.delays);
         delays.clear();
-        let candidates = self.order.iter().filter(|id| self.is_candidate(**id, tried, access));
+        let owner = self.owner(key);
+        let candidates = self.order.iter().filter(|id| {
+            self.is_candidate(**id, tried, access)
+                || owner == Some(**id) && self.may_own(**id, tried, access)
+        });
         delays.extend(candidates.map(|id| (*id, 0.0)));
         let bound = slack.map_or(f64::INFINITY, |slack| self.measure(now, slack, &mut delays));
-        let owner = self.owner(key);
         let is_slow = |one: &(BackendId, f64)| Some(one.0) == owner && one.1 > bound && bound > 0.0;
         let is_visit = delays.iter().any(is_slow) && self.visits(tried, owner);
         let within = delays.iter().filter(|(_, delay)| *delay <= bound).map(|(id, _)| *id);
@@ -257,6 +260,16 @@ impl Router {
     /// only other requests.
     fn owner_access(&self, tried: &[BackendId]) -> Access {
         self.best_access(tried).max(Access::Slow)
+    }
+
+    /// Whether a backend serves its keys: it is a candidate. While no backend is usable, it is also
+    /// enough that it has not refused a request: a refused ping does not move its keys to a backend
+    /// that is down as well.
+    fn may_own(&self, id: BackendId, tried: &[BackendId], access: Access) -> bool {
+        self.is_candidate(id, tried, access)
+            || access >= Access::Down
+                && self.is_candidate(id, tried, Access::Refusing)
+                && self.table.get(id).is_some_and(|one| !one.health.has_refused_request())
     }
 
     /// Whether a backend has at least this access, was not tried, and is not ejected by the policy.

@@ -87,6 +87,13 @@ impl Router {
         }
         let others = Some(&self.others).filter(|others| others.is_known(now));
         let mut candidates = Candidates::new(&self.table, tried, others);
+        let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
+        if candidates.are_refusing()
+            && let Some(backend) = self.table.lowest_except(tried)
+        {
+            // Policies rank by measurements, which do not show which backend will listen first.
+            return Ok((backend, 0, reason));
+        }
         if self.has_backups && self.habits.guards_itself && self.are_out(tried) {
             candidates = candidates.with_backups();
         }
@@ -99,7 +106,6 @@ impl Router {
                 None => NoRoute::AllTried,
             });
         };
-        let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
         Ok((choice.backend, choice.token, reason))
     }
 
@@ -119,6 +125,7 @@ impl Router {
     pub(super) fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         let backend = lease.backend;
         let (mut is_excused, mut has_answered) = (false, false);
+        let (is_response, is_failure) = (outcome.is_response(), outcome.is_without_response());
         let outcome = if let Outcome::Answered { status: ..400, .. } = outcome {
             self.blame.ended(now, lease.id, lease.asker, true);
             outcome
@@ -146,13 +153,17 @@ impl Router {
             }
             let is_good = is_error == Some(false);
             let is_watched = is_error == Some(true) || backend.watch.is_troubled();
+            if is_failure {
+                backend.health.failed(now);
+            }
             let is_newly_down = !is_good
                 && outcome == Outcome::Failed(RequestFailure::Refused)
-                && backend.connection_refused();
-            LeaseEnd { is_good, is_newly_down, is_watched, was_full }
+                && backend.connection_refused(now);
+            let is_back = is_response && backend.health.responded(lease.routed_at);
+            LeaseEnd { is_good, is_newly_down, is_back, is_watched, was_full }
         });
         self.leases_home += 1;
-        let Some(LeaseEnd { is_good, is_newly_down, is_watched, was_full }) = done else {
+        let Some(LeaseEnd { is_good, is_newly_down, is_back, is_watched, was_full }) = done else {
             debug_assert!(self.leases_orphaned > 0, "a lease ends at the router that gave it");
             self.leases_orphaned = self.leases_orphaned.saturating_sub(1);
             return;
@@ -186,6 +197,10 @@ impl Router {
         }
         if is_newly_down {
             self.health_changed(now, backend, Some(ProbeFailure::Refused));
+        }
+        if is_back {
+            // Others may have returned at the same time.
+            self.hasten_down(now, None);
         }
     }
 
@@ -225,6 +240,8 @@ struct LeaseEnd {
     is_good: bool,
     /// Whether a refused connection has just brought the backend down.
     is_newly_down: bool,
+    /// Whether a response shows that a process listens again.
+    is_back: bool,
     /// Whether the watch must evaluate the end.
     is_watched: bool,
     /// Whether the backend had the maximum number of outstanding leases.

@@ -165,7 +165,10 @@ impl Router {
             let has_changed = match result {
                 Err(_) if is_vouched => false,
                 Ok(_) => backend.health.ping_answered(&rules.health),
-                Err(cause) => backend.health.ping_failed(*cause, &rules.health),
+                Err(cause) => {
+                    let is_elsewhere = backend.checks().is_elsewhere;
+                    backend.health.ping_failed(now, *cause, is_elsewhere, &rules.health)
+                }
             };
             PingEnd { has_changed, is_open: backend.wants_ping() }
         });

@@ -7,7 +7,8 @@ pub(crate) struct Backend {
     pub(crate) id: BackendId,
     pub(crate) is_configured: bool,
     pub(crate) in_flight: u32,
-    /// Pings that have ended, and requests whose connection was refused, since it joined.
+    /// Pings that have ended, and requests that got a response or failed without one, since it
+    /// joined.
     pub(crate) facts: Vec<(u64, Fact)>,
     pub(crate) reports: Vec<(u64, LoadReport)>,
     /// The time at which its reported figures were last evaluated for the score.
@@ -39,9 +40,17 @@ pub(crate) struct Ended {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fact {
-    Answered { ms: f64 },
+    Answered {
+        ms: f64,
+    },
     Failed(ProbeFailure),
     RequestRefused,
+    /// Another failure without a response.
+    RequestFailed,
+    /// A response to a request that was sent at this time.
+    Responded {
+        sent: u64,
+    },
 }
 
 /// One backend's pings or reports.
@@ -49,6 +58,8 @@ pub(crate) struct Line {
     pub(crate) due: Option<u64>,
     pub(crate) outstanding: Option<Outstanding>,
     pub(crate) first_wait: Option<u64>,
+    /// The start of the last probe.
+    pub(crate) started: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -122,9 +133,25 @@ impl Backend {
                 Fact::Answered { .. } if health != Health::Down => Health::Up,
                 Fact::Answered { .. } if answers_in_row(facts) >= rules.health.rise => Health::Up,
                 Fact::Answered { .. } => Health::Down,
+                Fact::RequestFailed | Fact::Responded { .. } => health,
             };
         }
         health
+    }
+
+    /// Present if the last contact found that no process listens: the times of the last refused
+    /// connection and of the last failure.
+    pub(crate) fn refusal(&self) -> Option<(u64, u64)> {
+        let mut refusal = None;
+        for (at, fact) in &self.facts {
+            refusal = match fact {
+                Fact::RequestRefused | Fact::Failed(ProbeFailure::Refused) => Some((*at, *at)),
+                Fact::RequestFailed => refusal.map(|(refused, _)| (refused, *at)),
+                Fact::Responded { sent } => refusal.filter(|(refused, _)| refused > sent),
+                Fact::Answered { .. } | Fact::Failed(_) => None,
+            };
+        }
+        refusal
     }
 
     pub(crate) fn is_verdict_open(&self, rules: &Rules) -> bool {
@@ -138,7 +165,7 @@ impl Backend {
     pub(crate) fn latencies(&self) -> Vec<f64> {
         let latency = |fact: &(u64, Fact)| match fact.1 {
             Fact::Answered { ms } => Some(ms),
-            Fact::Failed(_) | Fact::RequestRefused => None,
+            _ => None,
         };
         self.facts.iter().filter_map(latency).collect()
     }
@@ -147,7 +174,7 @@ impl Backend {
         let loss = |fact: &(u64, Fact)| match fact.1 {
             Fact::Answered { .. } => Some(0.0),
             Fact::Failed(_) => Some(1.0),
-            Fact::RequestRefused => None,
+            _ => None,
         };
         self.facts.iter().filter_map(loss).collect()
     }
@@ -177,8 +204,8 @@ impl Backend {
 
     /// Whether its next ping should come soon.
     pub(super) fn wants_ping(&self, rules: &Rules) -> bool {
-        let is_ping = |(_, fact): &&(u64, Fact)| *fact != Fact::RequestRefused;
-        let last = self.facts.iter().rfind(is_ping);
+        let is_ping = |fact: &Fact| matches!(fact, Fact::Answered { .. } | Fact::Failed(_));
+        let last = self.facts.iter().rfind(|(_, fact)| is_ping(fact));
         let was_answered = matches!(last, Some((_, Fact::Answered { .. })));
         let is_new = self.latencies().len() < 5 && (was_answered || self.losses().len() < 5);
         self.is_verdict_open(rules) || is_new
@@ -255,5 +282,7 @@ fn failures_in_row(facts: &[(u64, Fact)]) -> u32 {
 
 fn answers_in_row(facts: &[(u64, Fact)]) -> u32 {
     let is_answer = |(_, fact): &&(u64, Fact)| matches!(fact, Fact::Answered { .. });
-    facts.iter().rev().take_while(is_answer).count() as u32
+    let is_about_health =
+        |(_, fact): &&(u64, Fact)| !matches!(fact, Fact::RequestFailed | Fact::Responded { .. });
+    facts.iter().rev().filter(is_about_health).take_while(is_answer).count() as u32
 }

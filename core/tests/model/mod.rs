@@ -103,10 +103,13 @@ impl Model {
             };
             let mut old_lines = old.map(|old| old.lines).unwrap_or_default();
             for kind in [ProbeKind::Ping, ProbeKind::Report] {
-                let outstanding = old_lines.remove(&kind).and_then(|line| line.outstanding);
+                let old_line = old_lines.remove(&kind);
+                let started = old_line.as_ref().and_then(|line| line.started);
+                let outstanding = old_line.and_then(|line| line.outstanding);
                 let wait = self.interval(kind) * (index as u64 + 1) / names.len() as u64;
                 let due = outstanding.is_none().then_some(now);
-                backend.lines.insert(kind, Line { due, outstanding, first_wait: Some(wait) });
+                let first_wait = Some(wait);
+                backend.lines.insert(kind, Line { due, outstanding, first_wait, started });
             }
             self.backends.insert(name, backend);
         }
@@ -208,13 +211,18 @@ impl Model {
 
     /// Replaces a current backend that is unusable or held as soon as another one is better.
     pub(crate) fn settle(&mut self, now: u64) {
+        let mut newly_down = None;
         for backend in self.backends.values_mut() {
             let is_down = backend.health(&self.rules) == Health::Down;
             // A hold that a backend requests while it is down outlasts its recovery.
             if is_down && !backend.was_down {
                 backend.held_until = 0;
+                newly_down = Some(backend.id);
             }
             backend.was_down = is_down;
+        }
+        if newly_down.is_some() {
+            self.hasten_pings(now, newly_down);
         }
         let Some(current) = self.current.filter(|id| !self.is_free(*id)) else {
             return;
@@ -236,6 +244,19 @@ impl Model {
         }
     }
 
+    /// While no backend is usable, pings those that are down, except `but`: after a millisecond, or a
+    /// second after the start of the last ping.
+    pub(crate) fn hasten_pings(&mut self, now: u64, but: Option<BackendId>) {
+        if self.backends.values().any(|backend| self.is_usable(backend.id)) {
+            return;
+        }
+        for backend in self.backends.values_mut().filter(|backend| Some(backend.id) != but) {
+            let line = backend.lines.get_mut(&ProbeKind::Ping).expect("two lines for each backend");
+            let soonest = line.started.map_or(now + 1, |started| (now + 1).max(started + 1000));
+            line.due = line.due.map(|due| due.min(soonest));
+        }
+    }
+
     /// Decides a request by the current scores and by the numbers in flight at which backends are
     /// full.
     pub(crate) fn route(
@@ -249,8 +270,12 @@ impl Model {
         let free = lowest(&totals, |id| self.is_free(id) && !tried.contains(&id));
         let usable = lowest(&totals, |id| self.is_usable(id) && !tried.contains(&id));
         let best_usable = free.or(usable);
-        let listening = lowest(&totals, |id| !self.is_refusing(id) && !tried.contains(&id));
-        let least_bad = listening.or_else(|| lowest(&totals, |id| !tried.contains(&id)));
+        let is_listening = |id| self.by_id(id).refusal().is_none();
+        let listening = lowest(&totals, |id| is_listening(id) && !tried.contains(&id));
+        // Without any, the one that failed longest ago.
+        let failed_at = |id| self.by_id(id).refusal().map(|(_, failed_at)| failed_at);
+        let untried = totals.keys().copied().filter(|id| !tried.contains(id));
+        let least_bad = listening.or_else(|| untried.min_by_key(|id| (failed_at(*id), *id)));
         let decision = match (best_usable, least_bad, self.current) {
             (_, None, _) => Decision::Nowhere,
             (None, Some(least_bad), _) => Decision::Aside(least_bad),
@@ -344,12 +369,6 @@ impl Model {
             .map(|other| f64::from(self.by_id(other).at_work()))
             .collect();
         others.iter().sum::<f64>() / others.len().max(1) as f64
-    }
-
-    /// Whether the last contact found that no process listens.
-    fn is_refusing(&self, id: BackendId) -> bool {
-        let last = self.by_id(id).facts.last().map(|(_, fact)| fact);
-        matches!(last, Some(Fact::RequestRefused | Fact::Failed(ProbeFailure::Refused)))
     }
 
     pub(crate) fn is_usable(&self, id: BackendId) -> bool {

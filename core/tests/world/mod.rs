@@ -30,6 +30,10 @@ pub(crate) enum Step {
         which: usize,
         outcome: Outcome,
     },
+    /// Requests arrive one after another, and the connection of each is refused.
+    Outage {
+        requests: usize,
+    },
     /// A request begins to wait for its client, waits for its backend again, or becomes a stream.
     SetAside {
         which: usize,
@@ -127,6 +131,18 @@ impl World {
                 self.route(&tried);
             }
             Step::Finish { which, outcome } => self.finish(*which, *outcome),
+            Step::Outage { requests } => {
+                for _ in 0..*requests {
+                    let before = self.leases.len();
+                    self.route(&[]);
+                    if self.leases.len() > before {
+                        self.finish(before, Outcome::Failed(RequestFailure::Refused));
+                    }
+                    if self.is_tied {
+                        return;
+                    }
+                }
+            }
             Step::SetAside { which, to } => self.set_aside(*which, *to),
             Step::EndProbe { which, result } if !self.untold.is_empty() => {
                 let probe = self.untold.remove(which % self.untold.len());
@@ -192,6 +208,7 @@ impl World {
             assert!(line.outstanding.is_none(), "never two outstanding for the same backend");
             assert!(line.due.is_some_and(|due| due <= now), "a probe is started when it is due");
             line.due = None;
+            line.started = Some(now);
             line.outstanding = Some(Outstanding { probe, started: now, deadline: expected });
             self.untold.push(probe);
         }
@@ -314,6 +331,21 @@ impl World {
         backend.aside -= u32::from(matches!(was, Some(Aside::Paused | Aside::Stream)));
         backend.in_flight -= 1;
         backend.touched_at = now;
+        let was_refusing = backend.refusal().is_some();
+        let sent = lease.routed_at().as_nanos() / 1_000_000;
+        match outcome {
+            Outcome::Answered { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Failed(RequestFailure::Truncated) => {
+                backend.facts.push((now, Fact::Responded { sent }));
+            }
+            Outcome::Failed(RequestFailure::Refused) => {
+                backend.facts.push((now, Fact::RequestRefused));
+            }
+            Outcome::Failed(_) => backend.facts.push((now, Fact::RequestFailed)),
+            Outcome::Abandoned => {}
+        }
+        let is_back = was_refusing && backend.refusal().is_none();
         match outcome {
             Outcome::Abandoned => {}
             Outcome::Answered { status: 429 | 503, .. } | Outcome::Refused { hold: None, .. } => {
@@ -335,14 +367,12 @@ impl World {
                     backend.responses.push(latency.as_secs_f64() * 1e3);
                 }
             }
-            Outcome::Failed(failure) => {
-                backend.requests.push(Ended { at: now, is_error: true });
-                if failure == RequestFailure::Refused {
-                    backend.facts.push((now, Fact::RequestRefused));
-                }
-            }
+            Outcome::Failed(_) => backend.requests.push(Ended { at: now, is_error: true }),
         }
         self.model.settle(now);
+        if is_back {
+            self.model.hasten_pings(now, None);
+        }
         self.tell(Event::RequestFinished { lease, outcome });
     }
 

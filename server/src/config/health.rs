@@ -232,6 +232,7 @@ impl Config {
                 starts_down: kind != CheckKind::None && initial == InitialHealth::Down,
                 interval_ms: own.interval.or(all.interval).map(millis),
                 timeout_ms: own.timeout.or(all.timeout).map(millis),
+                is_elsewhere: own.port.or(all.port).is_some(),
                 ..CheckRules::default()
             },
         }

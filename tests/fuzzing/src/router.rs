@@ -257,6 +257,7 @@ fn check(source: &mut Source<'_>) -> CheckRules {
         starts_down: flags & 2 != 0,
         interval_ms,
         timeout_ms,
+        is_elsewhere: flags & 0x10 != 0,
         ..CheckRules::default()
     }
 }

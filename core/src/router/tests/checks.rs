@@ -19,6 +19,7 @@ const OFF: CheckRules = CheckRules {
     report_interval_ms: None,
     report_timeout_ms: None,
     has_agent: false,
+    is_elsewhere: false,
 };
 const AWAITED: CheckRules = CheckRules { is_off: false, starts_down: true, ..OFF };
 

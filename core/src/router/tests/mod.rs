@@ -9,6 +9,7 @@ mod ejection;
 mod facts;
 mod reasons;
 mod refusals;
+mod returning;
 mod service;
 
 use std::time::Duration;

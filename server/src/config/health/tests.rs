@@ -33,6 +33,7 @@ fn keys_are_inherited_one_by_one() {
     assert_eq!(a.timeout, (Duration::from_millis(300), "routing.probes.pingTimeoutMs"));
     assert_eq!(a.rules, CheckRules { starts_down: true, ..CheckRules::default() });
     assert_eq!((b.path.as_str(), b.host.as_deref(), b.port), ("/up", Some("b.test:81"), Some(9)));
+    assert!(b.rules.is_elsewhere);
     assert_eq!((a.fields.len(), b.fields.len()), (1, 0));
     assert_eq!(b.timeout, (Duration::from_secs(2), "health.timeoutMs"));
     let times = (Some(700), Some(2000));
