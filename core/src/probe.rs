@@ -160,6 +160,7 @@ impl ProbeSchedule {
             return None;
         }
         match self.lines[winner.slot].state {
+            // An idle line has no deadline, so another one wins.
             LineState::Idle => None,
             LineState::Due { .. } => Some(Due::Start(self.lines[winner.slot].id)),
             LineState::Outstanding { probe, .. } => Some(Due::GiveUp(probe)),
@@ -220,6 +221,7 @@ impl ProbeSchedule {
         }
         let interval = rules.interval(ended.line.kind);
         // From the start of the last probe, so that slow probes do not stretch the interval.
+        // A reload may have made the interval shorter than the first wait.
         let regular = ended.started_at + line.first_wait.unwrap_or(interval).min(interval);
         let retry = now + rules.ping_retry;
         let at = if is_open && retry < regular {

@@ -114,7 +114,9 @@ impl Session {
     pub(super) fn read_space(&mut self) -> &mut [u8] {
         match self.state {
             State::Asking { .. } => &mut self.input[self.filled..],
+            // Read only to see the client's end. The bytes are dropped.
             State::Closing { .. } | State::Streaming { .. } => &mut self.input[..],
+            // The next request waits in the system until this one has its response.
             State::Waiting { .. } | State::Sending { .. } => &mut [],
         }
     }
@@ -137,6 +139,7 @@ impl Session {
     pub(super) fn handle_eof(&mut self) -> bool {
         self.is_eof = true;
         self.is_persistent = false;
+        // A client that has ended its side still reads the response to its last request.
         matches!(self.state, State::Asking { .. } | State::Closing { .. } | State::Streaming { .. })
     }
 
@@ -170,6 +173,7 @@ impl Session {
             return false;
         }
         self.state = if self.is_persistent {
+            // A client may have sent its next request already.
             State::Asking { since: now, has_begun: self.filled > 0 }
         } else {
             State::Closing { since: now }
@@ -202,6 +206,7 @@ impl Session {
         self.is_head_request = head.method == "HEAD";
         self.is_persistent = is_persistent(head.version, &head.fields)
             && head.version == Version::Http11
+            // A body is not read, so no request can follow it.
             && framing == Framing::None
             && !self.is_eof;
         let len = head.len;

@@ -57,6 +57,7 @@ impl<'d> Node<'d> {
             Value::Object(object) => {
                 let mut entries = Entries { node: self, properties: &object.properties, next: 0 };
                 let visited = visitor.visit_map(&mut entries);
+                // Serde finds a repeated key when it has read it, so that is the last one.
                 visited.map_err(|error| match entries.last() {
                     Some(last) if matches!(error.0.fault, Fault::Repeated { .. }) => {
                         error.repeated(self.text, object, last)
@@ -219,6 +220,7 @@ impl<'d> Deserializer<'d> for Node<'d> {
                     self.checked(string).map_err(|error| error.at(self, None))?.into_deserializer();
                 visitor.visit_enum(variant)
             }
+            // The permitted words are added below.
             _ => Err(ReadError::wrong("")),
         };
         visited.map_err(|error| error.at(self, Some(&one_of(variants))))
@@ -377,6 +379,7 @@ impl ReadError {
         let mut path = above.to_owned();
         let mut around = String::new();
         for step in steps.iter().rev() {
+            // In the end, the path of the object that has the key.
             around.clone_from(&path);
             match step {
                 Step::Key(key) => path = below(&path, key),

@@ -131,6 +131,7 @@ impl Handover {
         if word != [READY] {
             return Err(io::Error::other("an unknown reply"));
         }
+        // As late as possible: after the next byte there are two processes that accept clients.
         if !may_go() {
             return Err(io::Error::other("this process stops"));
         }
@@ -154,6 +155,7 @@ impl Handover {
         let (text, sockets) = take(&stream).map_err(fail)?;
         let text: Text = serde_json::from_str(&text).map_err(|error| fail(error.into()))?;
         let (said, came) = (text.listeners.len() + text.admin_listeners.len(), sockets.len());
+        // The system drops descriptors beyond the limit of open files.
         if said != came {
             return Err(format!("cannot take over: {came} of {said} listeners arrived"));
         }
@@ -182,6 +184,7 @@ fn send(stream: &UnixStream, length: u64, sockets: &[OwnedFd]) -> io::Result<()>
         return Err(io::Error::other(format!("more than {LISTENERS_MAX} listeners")));
     }
     let length = length.to_le_bytes();
+    // Descriptors travel only with at least one byte.
     // An empty socket accepts a message of 8 bytes completely.
     sendmsg(stream, &[IoSlice::new(&length)], &mut control, SendFlags::empty())?;
     Ok(())
@@ -191,6 +194,7 @@ fn receive(stream: &UnixStream) -> io::Result<(u64, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut length = [0; 8];
+    // A process that this one starts, such as its own successor, must not inherit the listeners.
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
     let message = recvmsg(stream, &mut [IoSliceMut::new(&mut length)], &mut control, flags)?;
     let mut sockets = Vec::new();

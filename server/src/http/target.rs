@@ -113,6 +113,7 @@ fn other_destination<'b>(
     }
     // RFC 9112 section 3.2.4: OPTIONS without a path refers to the whole server.
     let path = if path.is_empty() && head.method == "OPTIONS" { b"*" } else { path };
+    // RFC 9112 section 3.2.2: the host in the target replaces that of the Host field.
     Ok(Destination { path, host: authority })
 }
 

@@ -82,6 +82,7 @@ impl Restraints {
         others: Option<Others>,
         is_seldom: bool,
     ) -> bool {
+        // Where errors are usual, one more says nothing about this backend.
         self.is_suspect = others.is_none_or(|others| others.are_calm());
         self.watch.failed(now, sent_at, is_seldom)
     }
@@ -103,6 +104,7 @@ impl Restraints {
         };
         self.full_at = n;
         self.good_since = 0;
+        // At least one request, because only good responses raise the cap.
         self.cap = Some((CAP_SHARE * f64::from(n) - 1.0).max(1.0));
     }
 

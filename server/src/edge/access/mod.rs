@@ -219,6 +219,7 @@ impl AccessLog {
         if waiting == 0 {
             return;
         }
+        // Counted from the first waiting record, so none waits longer.
         let at = *self.flush_at.get_or_insert(now + FLUSH_EVERY);
         if waiting >= BLOCK_BYTES || at <= now {
             self.flush(now, proxy);
@@ -236,6 +237,7 @@ impl AccessLog {
         self.flush_at = None;
         let records = proxy.take_access(self.spares.try_recv().unwrap_or_default());
         let lines = records.len() as u64;
+        // The proxy's clock has no dates. This pair of times converts those of the records.
         let time_of_day = SystemTime::now();
         if self.messages.offer(Message::Block { records, now, time_of_day }).is_err() {
             self.state.lose(lines);
@@ -281,6 +283,7 @@ impl AccessLog {
     /// Writes the remaining records, and ends the writer. Takes at most twice [`FINISH_TIME`].
     pub(crate) fn finish(self, now: Instant, proxy: &mut Proxy) {
         self.warn();
+        // First, so that a writer that repeats a failed write takes the last block.
         drop(self.patience);
         let records = proxy.take_access(Records::default());
         if !records.is_empty() {
@@ -291,6 +294,7 @@ impl AccessLog {
                 self.state.lose(lines);
             }
         }
+        // The writer ends when it has taken all blocks and no sender is left.
         drop(self.messages);
         if !self.ended.wait(FINISH_TIME) {
             warn!("access log {}: the last lines were not written in time", self.name);

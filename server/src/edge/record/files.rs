@@ -64,6 +64,7 @@ impl Files {
         if has_old {
             fs::rename(&path, &old)?;
         }
+        // A recording that cannot begin leaves the files as they were.
         let file = disk::create(&path).inspect_err(|_| {
             if has_old {
                 let _ = fs::rename(&old, &path);
@@ -91,6 +92,7 @@ impl Files {
         let size = self.written + payload.len() as u64;
         let is_full = self.bytes_max > 0 && size > self.bytes_max && self.header.is_some();
         let names = self.names.clone();
+        // Held while a file is created, so that the next recording does not take the same name.
         let is_superseded = names.lock();
         let result = match (is_full || self.has_ended, *is_superseded) {
             (false, _) => Ok(()),
