@@ -244,6 +244,7 @@ impl Backend {
             self.requests.last_ended_at = Some(now);
             self.requests.error_rate.observe(now, is_error, rules.errors.half_life);
             if let (Outcome::Answered { status, latency }, false) = (outcome, is_error) {
+                // A 4xx is not an error here, but it does not end a run of them either.
                 if *status < 400 {
                     self.requests.declines.succeeded(routed_at);
                 }
@@ -485,6 +486,7 @@ impl Backend {
     fn rescore_pings(&mut self, rules: &Rules) {
         let ended = self.pings.answered + self.pings.failed;
         let loss = self.pings.loss_ewma.value();
+        // With fewer pings, a single lost one would count as heavy loss.
         let loss = loss.filter(|_| ended >= u64::from(rules.smoothing.loss_pings));
         self.parts.latency = rules.weights.latency_points(self.pings.latency_ewma_ms.value());
         self.parts.loss = rules.weights.loss_points(loss);

@@ -81,7 +81,9 @@ impl Others {
         let row = &mut self.rows[id.index()];
         let own = f64::from(own);
         let others = (all.min(REPORTED_MAX) - own).max(0.0);
+        // Averages of another backend, or from before a silence, are out of date.
         if row.generation != id.generation() || now >= row.ends_at {
+            // The time of a request does not come from reports, so it outlasts a silence.
             let span_ms = if row.generation == id.generation() { row.span_ms } else { 0.0 };
             *row = Row {
                 generation: id.generation(),
@@ -103,6 +105,7 @@ impl Others {
         row.ends_at = now + interval.saturating_mul(INTERVALS);
         self.ends_at = self.ends_at.max(row.ends_at);
         self.reports += 1;
+        // The median is over all backends, so it is computed about once for each round of reports.
         if self.reports >= self.rows.len() {
             self.compare(now);
         }
