@@ -156,7 +156,6 @@ impl Edge {
 
     /// The number of losses and failed writes of the logs so far. When it has changed,
     /// [`handle_turn`](Self::handle_turn) is due.
-    #[inline]
     pub(crate) fn losses(&self) -> u64 {
         let (log, access) = (self.log.counts(), self.access_totals.counts());
         log.dropped + log.failed_writes + access.dropped + access.failed_writes
@@ -189,7 +188,6 @@ impl Edge {
     }
 
     /// Opens the log files again, so that renamed ones are closed.
-    #[cold]
     pub(crate) fn reopen_logs(&self) {
         info!("SIGUSR1: opening the files of logs again");
         self.log.reopen();
@@ -376,7 +374,6 @@ impl Edge {
         }
     }
 
-    #[cold]
     fn give_up_reading(&mut self, now: Instant, proxy: &mut Proxy) {
         let Some(is_asked_again) = self.reloader.handle_timeout(now) else { return };
         let ms = proxy.reload_time().as_millis();

@@ -130,7 +130,6 @@ impl Notifier {
     }
 
     /// Sends a watchdog message if one is due.
-    #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.send_at_once("WATCHDOG=1");
@@ -141,7 +140,6 @@ impl Notifier {
     }
 
     /// The time of the next watchdog message.
-    #[inline]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.watchdog.as_ref().map(|watchdog| watchdog.next)
     }

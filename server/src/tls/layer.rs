@@ -249,7 +249,6 @@ impl Layer {
     }
 
     /// Takes bytes of the header that precedes the handshake. Returns the bytes after it.
-    #[cold]
     fn take_header(&mut self, bytes: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let Some(header) = &mut self.header else { return Ok(bytes.to_vec()) };
         header.extend_from_slice(bytes);
@@ -322,7 +321,6 @@ impl Layer {
 
     /// The number of ciphertext bytes that wait for the peer; `None` after an error in the peer's
     /// bytes.
-    #[cold]
     fn output_len(&mut self) -> Option<usize> {
         // All input was processed on arrival, so this has no effect.
         self.connection.process_new_packets().ok().map(|state| state.tls_bytes_to_write())

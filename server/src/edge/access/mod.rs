@@ -210,7 +210,6 @@ impl AccessLog {
     }
 
     /// Passes the waiting records to the writer if they are many or have waited long enough.
-    #[inline]
     pub(crate) fn handle_turn(&mut self, now: Instant, proxy: &mut Proxy) {
         if self.state.has_news() {
             self.tell(now);
@@ -232,7 +231,6 @@ impl AccessLog {
     }
 
     /// Passes all waiting records to the writer.
-    #[cold]
     pub(crate) fn flush(&mut self, now: Instant, proxy: &mut Proxy) {
         self.flush_at = None;
         let records = proxy.take_access(self.spares.try_recv().unwrap_or_default());
@@ -247,7 +245,6 @@ impl AccessLog {
 
     /// Reports lost lines, but at most once in [`REPORTS_APART`]. The writer cannot do this: it is
     /// blocked while the reader of a pipe reads nothing.
-    #[cold]
     fn tell(&mut self, now: Instant) {
         if self.tell_at.is_some_and(|at| now < at) {
             return;

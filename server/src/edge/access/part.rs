@@ -29,7 +29,6 @@ impl Part {
     }
 
     /// Adds a word of known length.
-    #[inline(always)]
     pub(super) fn word<const N: usize>(&mut self, word: &[u8; N]) {
         if let Some(room) = self.take(N).and_then(|room| room.first_chunk_mut()) {
             *room = *word;
@@ -37,7 +36,6 @@ impl Part {
     }
 
     /// Adds a number in decimal.
-    #[inline]
     pub(super) fn number(&mut self, number: u64) {
         match number {
             0..10 => self.word(&[digit(number)]),
@@ -61,7 +59,6 @@ impl Part {
     }
 
     /// Adds the last three digits of a number.
-    #[inline]
     pub(super) fn thousandths(&mut self, number: u64) {
         let [tens, ones] = two_digits(number % 100);
         self.word(&[digit(number / 100 % 10), tens, ones]);
@@ -69,7 +66,6 @@ impl Part {
 
     /// Takes room for `len` bytes. Every part is shorter than the room, as a test shows for the
     /// largest numbers.
-    #[inline(always)]
     fn take(&mut self, len: usize) -> Option<&mut [u8]> {
         let end = self.len + len;
         let room = self.bytes.get_mut(self.len..end);
