@@ -8,7 +8,7 @@
 //! In addition to its choices, a policy decides which backends are full ([`Policy::is_full`],
 //! [`Policy::overflow`]). A [`Learner`] also vouches for backends that lose pings, requests more
 //! pings, and ejects backends by itself.
-use std::fmt::Debug;
+use std::fmt;
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -26,7 +26,7 @@ use crate::time::Instant;
 ///
 /// The router reports every backend (`on_join` before anything else) and every ping. A policy that
 /// listens ([`Habits::listens`]) also gets every request: `on_dispatch`, then once `on_outcome`.
-pub(crate) trait Policy: Debug + Send + Sync {
+pub(crate) trait Policy: Send + Sync {
     /// Returns the candidate for this request; `None` only without candidates.
     fn choose(
         &mut self,
@@ -132,6 +132,13 @@ pub(crate) trait Policy: Debug + Send + Sync {
 
     /// The policy's reason for or against this backend at `now`.
     fn view(&self, now: Instant, id: BackendId, backend: &Backend) -> PolicyView;
+}
+
+/// Not the state: its texts would be 100 KB of the program, and nothing prints them.
+impl fmt::Debug for dyn Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Policy")
+    }
 }
 
 /// The additional contract of a policy that learns: a state to keep, a guard over it, ejections by
