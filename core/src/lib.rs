@@ -91,6 +91,7 @@ mod rng;
 mod router;
 mod score;
 mod snapshot;
+pub mod sorting;
 mod time;
 mod tournament;
 

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::BackendId;
+use intelliproxy_core::sorting::sort_by;
 use intelliproxy_look::{Chart, EXCEEDED, LINES_MAX, Mark, Series, Tone};
 
 /// The parts of time so far. When there are too many, pairs of them become one.
@@ -114,9 +115,9 @@ impl Course {
         let mut shown: Vec<_> = self.names.iter().collect();
         // In the order of their numbers, so that a backend has the same colour in each report.
         if shown.len() > LINES_MAX {
-            shown.sort_by_key(|(id, _)| std::cmp::Reverse(requests(**id)));
+            sort_by(&mut shown, |one, other| requests(*other.0).cmp(&requests(*one.0)));
             shown.truncate(LINES_MAX);
-            shown.sort_by_key(|(id, _)| **id);
+            sort_by(&mut shown, |one, other| one.0.cmp(other.0));
         }
         shown
     }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use intelliproxy_core::BackendId;
+use intelliproxy_core::sorting::sort_by;
 
 /// One recorded request, decided again.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +99,7 @@ pub(crate) fn estimate(samples: &[Sample]) -> Option<Estimate> {
     };
     let mut weighted: Vec<(f64, f64)> =
         samples.iter().filter_map(|sample| Some((sample.cost_ms, weight(sample)?))).collect();
-    weighted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    sort_by(&mut weighted, |a, b| a.0.total_cmp(&b.0));
     let squares: f64 = weighted.iter().map(|(_, weight)| weight * weight).sum();
     Some(Estimate {
         supported: whole.supported / samples.len() as f64,

@@ -3,6 +3,7 @@ use std::ops::ControlFlow;
 
 use intelliproxy_core::Instant;
 use intelliproxy_core::journal::{Entry, Header, Reader, Record};
+use intelliproxy_core::sorting::sort_by;
 
 use crate::Host;
 
@@ -28,7 +29,7 @@ impl<'h> Recording<'h> {
             let (header, _) = Reader::new(&bytes).map_err(|error| format!("{file}: {error}"))?;
             parts.push(Part { file: file.clone(), bytes, header });
         }
-        parts.sort_by_key(|part| part.header.part);
+        sort_by(&mut parts, |one, other| one.header.part.cmp(&other.header.part));
         let recording = Self { host, parts };
         let first = recording.header();
         for part in recording.parts.iter().skip(1) {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use intelliproxy_core::ConfigError;
+use intelliproxy_core::sorting::sort_by;
 use serde::{Deserialize, Serialize};
 
 use super::check::BACKENDS_MAX;
@@ -136,7 +137,7 @@ fn expanded(
     url: &BackendUrl,
     mut addresses: Vec<IpAddr>,
 ) -> Vec<(BackendConfig, Vec<SocketAddr>)> {
-    addresses.sort_unstable();
+    sort_by(&mut addresses, IpAddr::cmp);
     addresses.dedup();
     let one = |ip: IpAddr| {
         let address = SocketAddr::new(ip, url.port);

@@ -1,4 +1,5 @@
 //! The levels of log lines: one for all modules, and exceptions for some.
+use intelliproxy_core::sorting::sort_by;
 use log::LevelFilter;
 
 /// The lowest level that is written, for each module.
@@ -36,7 +37,7 @@ impl Levels {
                 }
             }
         }
-        modules.sort_by_key(|(module, _)| std::cmp::Reverse(module.len()));
+        sort_by(&mut modules, |one, other| other.0.len().cmp(&one.0.len()));
         Some(Self { others: others.unwrap_or(LevelFilter::Info), modules })
     }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use intelliproxy_core::sorting::sort_by;
 use intelliproxy_core::{
     BackendId, BackendSnapshot, Health, HoldReason, Instant, NoRoute, PolicyKind, PolicyView,
     RouteReason, StandingView, SwitchReason,
@@ -53,7 +54,7 @@ impl Candidates {
     pub(crate) fn shorten(&mut self, most: usize, always: [Option<BackendId>; 2]) {
         if self.rows.len() > most {
             let is_kept = |row: &BackendSnapshot| always.contains(&Some(row.id));
-            self.rows.sort_by(|one, other| {
+            sort_by(&mut self.rows, |one, other| {
                 let by_score = one.score.total.total_cmp(&other.score.total);
                 is_kept(other).cmp(&is_kept(one)).then(by_score)
             });

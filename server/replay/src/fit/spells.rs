@@ -4,6 +4,7 @@
 //! pieces with the same kind of fault are joined to spells.
 use std::fmt;
 
+use intelliproxy_core::sorting::sort_by;
 use serde_json::{Value, json};
 
 use super::super::text::quantile;
@@ -99,7 +100,7 @@ pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64
         }
         spells.extend(found.into_iter().filter(|spell| spell.to_s - spell.from_s >= SPELL_MIN_S));
     }
-    spells.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
+    sort_by(&mut spells, |a, b| a.from_s.total_cmp(&b.from_s));
     spells
 }
 
@@ -108,7 +109,7 @@ pub(super) fn spells(backend: &BackendHistory, width: Option<&Width>, end_s: f64
 fn usual_speed(pieces: &[Piece]) -> f64 {
     let mut speeds: Vec<(f64, f64)> =
         pieces.iter().map(|piece| (piece.speed, piece.to_s - piece.from_s)).collect();
-    speeds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    sort_by(&mut speeds, |a, b| a.0.total_cmp(&b.0));
     let half = speeds.iter().map(|(_, length)| length).sum::<f64>() / 2.0;
     let mut passed = 0.0;
     let middle = speeds.iter().find(|(_, length)| {
@@ -133,7 +134,7 @@ fn mix(one: &Spell, two: &Spell) -> What {
 /// Returns the spells from a refused connection to the next response.
 fn refusals(backend: &BackendHistory, end_s: f64) -> Vec<Spell> {
     let mut contacts = backend.contacts.clone();
-    contacts.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
+    sort_by(&mut contacts, |a, b| a.at_s.total_cmp(&b.at_s));
     let (mut spells, mut since) = (Vec::new(), None);
     for Contact { at_s, is_refused } in contacts {
         match (since, is_refused) {
@@ -190,9 +191,9 @@ fn pieces(backend: &BackendHistory, width: &Width, end_s: f64) -> Vec<Piece> {
     // A request with no duration, such as a refused one, held no worker.
     let held = backend.visits.iter().filter(|visit| visit.end_s > visit.at_s);
     let mut changes: Vec<Change> = held.flat_map(Change::both).collect();
-    changes.sort_by(Change::order);
+    sort_by(&mut changes, Change::order);
     let mut ended: Vec<&Visit> = backend.visits.iter().collect();
-    ended.sort_by(|a, b| a.end_s.total_cmp(&b.end_s));
+    sort_by(&mut ended, |a, b| a.end_s.total_cmp(&b.end_s));
     let busy = changes.iter().map(|change| change.at_s);
     let mut seconds: Vec<u64> =
         busy.chain(ended.iter().map(|visit| visit.end_s)).map(|at| at as u64).collect();

@@ -7,6 +7,8 @@
 //! bunches distort it.)
 use std::cmp::Ordering;
 
+use intelliproxy_core::sorting::sort_by;
+
 use super::history::Visit;
 
 /// The result of the fit.
@@ -56,7 +58,7 @@ impl Exposure {
         // A request with no duration, such as a refused one, held no worker.
         let held = visits.iter().filter(|visit| visit.end_s > visit.at_s);
         let mut changes: Vec<Change> = held.flat_map(Change::both).collect();
-        changes.sort_by(Change::order);
+        sort_by(&mut changes, Change::order);
         let (mut exposure, mut held, mut last) = (Self::default(), 0_usize, 0.0);
         for Change { at_s, is_begin, is_good } in changes {
             let slot = held.min(WIDTH_MAX);

@@ -1,4 +1,5 @@
 //! All figures of the selected backend.
+use intelliproxy_core::sorting::sort_by;
 use serde_json::Value;
 
 use crate::cli::top::decisions::Decision;
@@ -36,7 +37,7 @@ pub(crate) fn lines(row: &Row, decisions: Option<&[Decision]>, wide: usize) -> V
     let score = row.score.map_or_else(|| "-".to_owned(), number);
     let most = row.parts.iter().map(|(_, points)| *points).fold(0.0, f64::max);
     let mut parts: Vec<_> = row.parts.iter().filter(|(_, points)| *points != 0.0).collect();
-    parts.sort_by(|one, other| other.1.total_cmp(&one.1));
+    sort_by(&mut parts, |one, other| other.1.total_cmp(&one.1));
     let parts = parts.into_iter().map(|(name, points)| {
         let share = if most > 0.0 { points / most } else { 0.0 };
         format!("{name} {} {} ", number(*points), bar(share, FACTOR))

@@ -1,4 +1,5 @@
 //! One reading of /stats as plain data. Fields that are missing or of another type are unknown.
+use intelliproxy_core::sorting::sort_by;
 use serde_json::Value;
 
 use crate::cli::top::decisions::Decision;
@@ -105,7 +106,7 @@ impl Row {
         let heads = json["headTimes"].as_object().into_iter().flatten();
         let mut heads: Vec<(f64, u64)> =
             heads.filter_map(|(key, value)| Some((bound(key)?, value.as_u64()?))).collect();
-        heads.sort_by(|one, other| one.0.total_cmp(&other.0));
+        sort_by(&mut heads, |one, other| one.0.total_cmp(&other.0));
         let times = Times { p50_ms: json["p50Ms"].as_f64(), p99_ms: json["p99Ms"].as_f64() };
         let parts = json["scoreParts"].as_object().into_iter().flatten();
         let parts = parts.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));

@@ -2,6 +2,8 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use intelliproxy_core::sorting::sort_by;
+
 use crate::cli::top::detail;
 use crate::cli::top::history::{History, Rates};
 use crate::cli::top::keys::Key;
@@ -145,7 +147,7 @@ impl Screen {
                 Order::InFlight => reading.rows[row].in_flight,
             }
         };
-        order.sort_by(|one, other| {
+        sort_by(&mut order, |one, other| {
             let by = match self.order {
                 Order::Configured => one.cmp(other),
                 Order::Name => reading.rows[*one].name.cmp(&reading.rows[*other].name),

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use intelliproxy_core::sorting::sort_by;
 use log::{info, log, warn};
 
 use super::watched::{self, Reading, Watched};
@@ -271,7 +272,7 @@ impl Finder {
         }
         // Hosts that have waited longest come first, so that none is starved if all look-ups are in
         // use.
-        due.sort_by_key(|(looked_at, ..)| *looked_at);
+        sort_by(&mut due, |one, other| one.0.cmp(&other.0));
         for (_, name, host) in due.into_iter().take(LOOK_UPS_MAX.saturating_sub(under_way)) {
             (host.since, host.is_fresh) = (Some(now), false);
             let (look_up, sender) = (Arc::clone(&self.look_up), self.sender.clone());
