@@ -1,4 +1,6 @@
 //! Memory of one buffer: small pieces from the allocator, large ones mapped.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;

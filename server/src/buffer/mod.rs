@@ -3,6 +3,8 @@
 //! A buffer has free room before its bytes. A new head or a chunk's size line can be put there
 //! while the body stays where it was read, so that a buffer can be passed on without a copy. The
 //! pool is a stack: the next buffer is the one whose memory is still in the cache.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::ops::Range;
 
 mod memory;

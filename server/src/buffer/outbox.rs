@@ -1,4 +1,6 @@
 //! Bytes that wait to be written to one connection.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::ops::Range;
 
 use super::{Buffer, BufferPool, LARGE, SMALL};

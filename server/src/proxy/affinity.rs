@@ -6,6 +6,8 @@
 //! backend names understands it, even after a restart. The policy chooses the backend for the first
 //! request of a session. If that backend becomes unusable, the session moves to another one and
 //! gets a new cookie.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 

@@ -1,4 +1,6 @@
 //! The connection table: the purpose of each connection.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant};

@@ -1,5 +1,7 @@
 //! Counts for the metrics, kept where events happen: a few increments for each request, no
 //! allocation and no text. No decision of the proxy depends on them.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{BackendId, Instant, Lease, Outcome};
 
 use super::Proxy;

@@ -1,6 +1,8 @@
 //! Finds backends and connections for requests: calls the router, takes an idle connection from the
 //! pool, or dials the addresses of the backend in turn. Requests that have to wait for a backend
 //! are in `queue.rs`.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Instant, Lease, NoRoute};

@@ -13,6 +13,8 @@
 //! outdated standing or time, it is removed and added again with the current ones. This costs
 //! nothing per request, O(log n) per check, and a bounded number of checks per call. A client that
 //! was silent at its last check is checked again when its 5 s have passed.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;

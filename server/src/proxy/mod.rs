@@ -19,9 +19,16 @@
 //!
 //! LIFECYCLE.md has the states of a session and the numbered rules that comments cite.
 //!
-//! The `inline(always)` attributes of `proxy`, `buffer` and the router were measured together on
-//! the release binary, by callgrind with one client: without them an exchange on a kept connection
-//! costs 7731 instructions instead of 7546, one on a new connection 10 572 instead of 10 432.
+//! # Layout hints
+//! Those of `proxy`, `buffer` and `reactor` have these reasons:
+//!
+//! - `inline(always)`, also in the router: measured together on the release binary, by callgrind
+//!   with one client. Without them an exchange on a kept connection costs 7731 instructions instead
+//!   of 7546, one on a new connection 10 572 instead of 10 432.
+//! - `cold` and `inline(never)`: the code of rare cases stays out of the cache lines that every
+//!   exchange runs through. Together with needs as a set of bits this took an exchange of the
+//!   running proxy from 7229 instructions and 536 lines of 64 bytes to 6483 and 471.
+//! - `inline`: small functions that every exchange or every turn calls.
 mod action;
 mod affinity;
 mod askers;

@@ -1,5 +1,7 @@
 //! Load figures in response fields: which backends send them, and the figures that sessions have
 //! read but not yet passed to the router. `report/orca.rs` reads the fields.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

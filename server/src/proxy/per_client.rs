@@ -4,6 +4,8 @@
 //! Trusted hops (`forwarding.trusted`) have no such limits: they carry the traffic of other
 //! clients. Requests over such a hop count for the client that it names. Its connections do not
 //! count, unless a PROXY protocol header names their client: then they count for that client.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -1,5 +1,7 @@
 //! Starts and ends the probes that the router requests, each on its own connection. `probe.rs` has
 //! the exchange of one probe.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{BackendId, Event, Instant, ProbeFailure, ProbeId, ProbeKind, ProbeResult};
 
 use super::conn::Conn;

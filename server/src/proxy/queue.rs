@@ -6,6 +6,8 @@
 //! requests wait, each for at most `limits.queueMs`. A request beyond any of these limits gets 503
 //! with Retry-After. An entry whose request has ended is skipped: its ticket differs from that of
 //! its session.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::VecDeque;
 use std::time::Duration;
 

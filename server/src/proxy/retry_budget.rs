@@ -11,6 +11,8 @@
 //! time. Without a budget, backends that fail every request would get `limits.attempts` times the
 //! requests. The default of 20 % and the 10 tokens a second are those of Finagle's RetryBudget and
 //! of linkerd.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::Instant;
 
 use crate::pages::RetryCounts;

@@ -1,5 +1,7 @@
 //! Bounds on connections. The bound on clients leaves room for their upstreams and for probes.
 //! `give_way.rs` chooses the clients that are closed for new ones.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::net::SocketAddr;
 
 use intelliproxy_core::Instant;

@@ -1,4 +1,6 @@
 //! Fulfils the needs of sessions, and sets the time of each session's next check.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::{Event, Instant};

@@ -1,4 +1,6 @@
 //! State shared by all sessions of a proxy.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;

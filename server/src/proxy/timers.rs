@@ -5,6 +5,8 @@
 //! due, the proxy compares it with the connection's current deadline, and adds a new entry for a
 //! later deadline. A busy connection therefore costs one heap operation per shortest timeout, not
 //! one per request.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 

@@ -1,5 +1,7 @@
 //! Events of connections: each is passed to the session, the probe or the pool that owns the
 //! connection.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{BackendId, Instant, ProbeFailure};
 
 use super::action::ConnectFailure;

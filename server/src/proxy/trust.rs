@@ -1,4 +1,6 @@
 //! The hops whose statements about their clients are trusted, and the clients that may read /stats.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{Config, Network};

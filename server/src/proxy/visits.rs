@@ -1,6 +1,8 @@
 //! The proxy's part of the access log: records the backend of a request, and passes finished
 //! records to the driver. `session/visit.rs` records the rest of an exchange. `edge/access/`
 //! formats the records.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{Instant, Lease};
 
 use super::Proxy;

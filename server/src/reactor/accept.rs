@@ -1,4 +1,6 @@
 //! Accepts clients, and stops after SIGTERM or SIGINT.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io::ErrorKind;
 use std::time::Duration;
 

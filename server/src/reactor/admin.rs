@@ -1,6 +1,8 @@
 //! The sockets of the admin pages, served at the end of a turn.
 //!
 //! Their descriptors are reserved, so that the pages work when clients use all the others.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Moves bytes between the sockets and the proxy. Reads what has arrived, within a connection's
 //! share (`budget.rs`), and writes pending output until the system accepts no more.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use super::Reactor;
 use super::budget::{COSTLY_READ, READS_MAX, is_costly, share_end};
 use super::socket::Moved;

@@ -1,5 +1,7 @@
 //! The clock of the reactor, by which the proxy and its deadlines run. Log lines and seeds use the
 //! system's time of day.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::{Duration, SystemTime};
 
 use intelliproxy_core::Instant;

@@ -1,5 +1,7 @@
 //! The control socket in the reactor: serves its connections, and carries out their commands.
 //! `crate::control` parses the commands, `edge/socket.rs` opens the socket.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;

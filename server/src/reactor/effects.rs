@@ -1,4 +1,6 @@
 //! Carries out the proxy's effects (its actions and its output) after each step of a turn.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::net::SocketAddr;
 
 use super::Reactor;

@@ -4,6 +4,8 @@
 //! From its acceptance on, a client counts like any other: for `limits.clients`, for its own
 //! limits, and as a client that may give way. Until its handshake is complete, no byte passes
 //! between the client and its session.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 //!
 //! Each has a slot, whose number is in its token. The slot of a closed listener is used again. A
 //! late event of the old listener only makes the reactor accept once from the new one.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io;
 use std::sync::Arc;
 

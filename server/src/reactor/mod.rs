@@ -6,6 +6,8 @@
 //! handles timeouts. After each step the proxy's effects are carried out, so bytes are written in
 //! the turn that read them, and only a write that blocked waits for an edge. The reactor does not
 //! interpret the bytes.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 mod accept;
 mod admin;
 mod budget;

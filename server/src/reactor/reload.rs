@@ -1,5 +1,7 @@
 //! Applies a new configuration while the reactor serves: new listeners open before old ones close.
 //! `edge/reload.rs` reads it, and `edge/candidate.rs` opens the files and listeners that it needs.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use log::{info, warn};

@@ -1,5 +1,7 @@
 //! Turns signals into bytes on a socket, which the poll watches. `edge/early.rs` catches signals
 //! before the reactor runs.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

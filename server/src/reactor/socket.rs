@@ -2,6 +2,8 @@
 //!
 //! The poll is edge-triggered: it reports readiness once, when it begins. The socket remembers
 //! readiness until a read or a write would block.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 mod secured;
 
 use std::io::{self, ErrorKind};

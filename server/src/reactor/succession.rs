@@ -1,5 +1,7 @@
 //! The upgrade of the program (SIGUSR2): a new process takes over the listeners, then this one
 //! stops. `edge/upgrade.rs` starts the process.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -3,6 +3,8 @@
 //! Linux reports them through a netlink socket, identified by the addresses of the connection. The
 //! proxy queries only connections that have accepted no bytes for seconds. Elsewhere, and where the
 //! system lacks such a socket, the number is unknown.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use crate::proxy::ConnId;
 
 impl super::Reactor {

@@ -5,6 +5,8 @@
 //! connection. So the reactor keeps a single time at which the next of them is due. It computes
 //! that time again whenever one of them could have changed: after each event that does not belong
 //! to a connection, each log line, each second, and each part of the work here.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io;
 
 use intelliproxy_core::Instant;

@@ -1,5 +1,7 @@
 //! Reports to the router which party an exchange waits for, so that a slow client does not make a
 //! backend look slow. An exchange that never waits for its client costs nothing.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

@@ -1,6 +1,8 @@
 //! A connection to a backend that belongs to one client: the backend has logged it in as that
 //! client (NTLM, Negotiate), or is about to. It carries only this client's requests, is never
 //! pooled, and ends together with the client's connection (B1 to B5 of LIFECYCLE.md).
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{BackendId, Instant, Lease};
 
 use super::Session;

@@ -1,4 +1,6 @@
 //! The side of a session that faces its client: requests in, responses out.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

@@ -1,4 +1,6 @@
 //! One request and its response, over all backends that are tried.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::ops::Range;
 use std::time::Duration;
 

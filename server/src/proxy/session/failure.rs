@@ -1,4 +1,6 @@
 //! Reactions of a session when a peer breaks a rule, fails or leaves.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::net::SocketAddr;
 
 use intelliproxy_core::{BackendId, Instant, Outcome, RequestFailure};

@@ -1,5 +1,7 @@
 //! The origin of a client connection: its peer, and the client that a trusted peer names in a
 //! header field or a PROXY protocol header. `trust.rs` decides which peers are trusted.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Clients that exceed their own limits, `limits.clientConnections` and
 //! `limits.clientRequestsPerSecond`, get 429. `per_client.rs` and `rate.rs` do the counting.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::Instant;
 
 use super::Session;

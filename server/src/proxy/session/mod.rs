@@ -5,6 +5,8 @@
 //! state. [`settle`](Session::settle) in `settle.rs` applies the joint rules J1 to J7 of
 //! LIFECYCLE.md until nothing changes. Failures are in `failure.rs`, deadlines in `deadline.rs`.
 //! This file has the handlers of events.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 mod account;
 mod bound;
 mod client_half;

@@ -1,4 +1,6 @@
 //! Needs of a session. `proxy/serving.rs` fetches and fulfils them.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::{BackendId, Lease, LeaseId, Outcome};

@@ -1,4 +1,6 @@
 //! The pages under /stats, selected by the target and the fields of a request.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use crate::http::accept::{accepts_gzip, list_of, prefers, weight_named};
 use crate::http::head::{RequestHead, Version};
 

@@ -1,5 +1,7 @@
 //! Refusals of backends, and failures of backends on trial: another backend may take the request as
 //! long as no byte of the response was forwarded.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{BackendId, Instant, Outcome};
 
 use super::Session;

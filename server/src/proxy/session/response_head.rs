@@ -1,4 +1,6 @@
 //! The joint rule J3 of LIFECYCLE.md: the head of a response.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::{Instant, Lease};
 
 use super::Session;

@@ -1,5 +1,7 @@
 //! The standing of a session: whether it may be closed to make room for another client.
 //! `give_way.rs` uses it to choose a session.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::Instant;
 
 use super::Session;

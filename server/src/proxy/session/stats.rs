@@ -1,5 +1,7 @@
 //! The responses under /stats. The session encodes the head. A body is a text that clients share,
 //! which `proxy/stats.rs` and `proxy/live.rs` build; a stream gets one text after another.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::sync::Arc;
 
 use intelliproxy_core::Instant;

@@ -5,6 +5,8 @@
 //! reader. Progress is therefore measured by the bytes that the peer has acknowledged. While a
 //! write waits, the session requests the number of unacknowledged bytes from the driver four times
 //! per timeout. A smaller number is progress.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

@@ -1,4 +1,6 @@
 //! Tunnels: the session after a 101 (Switching Protocols).
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::Instant;
 
 use super::Session;

@@ -1,4 +1,6 @@
 //! The side of a session that faces a backend: sends the request, receives the response.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! A session's notes for the access log, in its [`Visit`]. Without one, each step is skipped.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::time::Duration;
 
 use intelliproxy_core::Instant;

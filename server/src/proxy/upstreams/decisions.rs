@@ -3,6 +3,8 @@
 //! Decisions are kept only while there is an admin listener. Each is kept with its choice and its
 //! rule. Its candidates are also copied, up to a total of [`ROWS_PER_SECOND`] candidates for all
 //! decisions.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::VecDeque;
 
 use intelliproxy_core::journal::RecordedRouter;

@@ -1,5 +1,7 @@
 //! Idle upstream connections by backend. The most recently used one is used next, so that the
 //! others can expire (K1). `dispatch.rs` decides whether a request may use one.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use intelliproxy_core::BackendId;
 
 use crate::proxy::id::ConnId;

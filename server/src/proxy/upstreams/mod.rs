@@ -3,6 +3,8 @@
 //!
 //! The pool only decides. The proxy applies the decisions to connections and sessions, mostly in
 //! `dispatch.rs`. The pool's parts are private, so that a proxy can have several pools later.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 mod decisions;
 mod idle;
 mod places;

@@ -3,6 +3,8 @@
 //!
 //! The layer may hold plaintext when the system has no more bytes. The socket counts as readable as
 //! long as either has bytes.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
