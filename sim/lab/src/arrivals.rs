@@ -84,7 +84,6 @@ impl Arrivals {
         self.base_rate * burst * self.steps[self.step].1
     }
 
-    #[cold]
     fn next_recorded(&mut self) -> Option<Arrival> {
         let trace = self.trace.as_mut()?;
         let (seconds, work_ms) = *trace.rows.get(trace.next)?;

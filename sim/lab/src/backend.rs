@@ -223,7 +223,6 @@ impl Backend {
     }
 
     /// Returns the response of the first fault that handles this request without work.
-    #[cold]
     fn respond_at_door(&mut self, now: u64, luck: Draw) -> Option<Reception> {
         for index in &self.condition.doors {
             let fault = &mut self.faults[*index];
@@ -329,7 +328,6 @@ impl Backend {
     }
 
     /// Returns the expected time of a request with a given number of others ahead of it.
-    #[inline]
     pub(super) fn expected_behind(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         if self.condition.is_faultless {
             let delay = self.station.expected(ahead, self.mean_work);
@@ -338,7 +336,6 @@ impl Backend {
         self.expected_with_faults(now, ahead, charge)
     }
 
-    #[inline(never)]
     fn expected_with_faults(&self, now: u64, ahead: usize, charge: f64) -> f64 {
         self.expected_in(&self.condition, now, ahead, charge)
     }
@@ -454,7 +451,6 @@ impl Backend {
     }
 
     /// Returns the load report that the backend sends with a response; `None` if it sends none.
-    #[inline]
     pub(super) fn said(&self) -> Option<LoadReport> {
         if self.probes.reports != Reports::Responses {
             return None;

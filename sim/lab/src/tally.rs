@@ -105,7 +105,6 @@ impl Tally {
         self.gave_up += 1;
     }
 
-    #[inline(always)]
     fn note(&mut self, Counted { at, backend }: Counted, time: u64, has_failed: bool) {
         if let Some(details) = &mut self.details {
             details.add(at, time, backend, has_failed);

@@ -34,7 +34,6 @@ pub(super) struct Open {
 impl World {
     /// Returns the class of a request and the time that its client takes to send it. Sets its work
     /// if the class has its own.
-    #[cold]
     pub(super) fn classify(&self, draw: Draw, work_ms: &mut f64) -> (usize, u64) {
         let shares: f64 = self.classes.iter().map(|class| class.share).sum();
         let mut left = draw.class() * shares;
@@ -52,7 +51,6 @@ impl World {
 
     /// Schedules the client's events of a new request, in scenarios with classes: the end of the
     /// upload, and the times at which the proxy or the client gives the request up.
-    #[cold]
     pub(super) fn await_client(&mut self, number: u64, class: usize, upload: u64) {
         let from = self.now + upload;
         self.later.push(from + self.timeout, Later::TimesOut { request: number });
@@ -71,7 +69,6 @@ impl World {
     }
 
     /// Handles the last byte of a request: now it waits for its backend.
-    #[cold]
     pub(super) fn resume(&mut self, number: u64) {
         let index = number.checked_sub(self.oldest);
         let Some(request) = index.and_then(|index| self.requests.get(index as usize)) else {
@@ -91,7 +88,6 @@ impl World {
 
     /// Handles the end of a request that may continue as a stream. Returns false if the request
     /// ends.
-    #[cold]
     pub(super) fn goes_on(&mut self, number: u64, index: usize, end: End) -> bool {
         let End::Responded(response) = end else {
             self.heads.remove(&number);
@@ -224,7 +220,6 @@ impl World {
     }
 
     /// Ends a stream at its proxy.
-    #[cold]
     pub(super) fn finish_stream(&mut self, number: u64, end: End) {
         // Its client has received its response.
         if end == End::GivenUp {
@@ -295,7 +290,6 @@ impl World {
     }
 
     /// Ends the work of an open stream at its backend.
-    #[cold]
     pub(super) fn end_of_stream(&mut self, backend: usize, number: u64) {
         let Some(open) = self.streams.get(&number) else {
             return;
@@ -310,14 +304,12 @@ impl World {
     }
 
     /// Marks a response whose remaining part does not leave its backend. Its proxy gives it up.
-    #[cold]
     pub(super) fn mute(&mut self, number: u64) {
         self.muted.insert(number);
         self.later.push(self.now + self.timeout, Later::TimesOut { request: number });
     }
 
     /// Cuts these requests and the silent streams of a backend whose process has ended.
-    #[cold]
     pub(super) fn cut(&mut self, backend: usize, requests: Vec<u64>) {
         for number in requests {
             self.leave(number, backend, Response::Cut);
