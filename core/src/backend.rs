@@ -7,6 +7,8 @@
 //! at the end of each ping, report and request and are constant in between, so they are at most one
 //! ping interval old. A hold ends at its own time: from [`BackendTable::releases_at`] on,
 //! [`BackendTable::release`] is due.
+//!
+//! The layout hints are explained in `router.rs`.
 mod access;
 mod agent;
 mod declines;
@@ -535,7 +537,6 @@ impl ScanRow {
     }
 
     /// The requests that keep it busy plus one, relative to its weight.
-    #[inline]
     pub(crate) fn weighted(&self) -> f64 {
         (f64::from(self.load) + 1.0) * f64::from(self.per_request)
     }

@@ -20,6 +20,8 @@
 //! The next request of the target's group is sent to another backend (a second opinion); its result
 //! holds for ten seconds. Until it is known, errors of that group do not count. A group that has
 //! failed at two backends by itself needs no second opinion.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use crate::estimate::Fading;
@@ -108,7 +110,6 @@ impl Blame {
     }
 
     /// Whether any second opinion is wanted or asked for.
-    #[inline]
     pub(crate) const fn is_open(&self) -> bool {
         self.open > 0
     }
@@ -143,7 +144,6 @@ impl Blame {
 
     /// Records an error. Returns whether it counts against its backend. `has_other` is whether
     /// another backend could give a second opinion.
-    #[cold]
     pub(crate) fn counts(
         &mut self,
         now: Instant,
@@ -225,7 +225,6 @@ impl Blame {
     }
 
     /// Records that the second opinion ended without an error.
-    #[cold]
     fn answered(&mut self, now: Instant, lease: LeaseId, asker: Asker, is_good: bool) {
         let opinion = &mut self.opinions[usize::from(asker.target)];
         if let Opinion::Asked { lease: asked, not } = *opinion
@@ -249,7 +248,6 @@ impl Groups {
     }
 
     /// Counts a request.
-    #[inline]
     fn count(&mut self, group: u8) {
         self.requests[usize::from(group)] += 1;
         self.total += 1;
@@ -258,7 +256,6 @@ impl Groups {
         }
     }
 
-    #[cold]
     fn halve(&mut self) {
         self.requests.iter_mut().for_each(|requests| *requests /= 2);
         self.total = self.requests.iter().sum();

@@ -151,7 +151,6 @@ impl ErrorRate {
         self.errors - self.forgiven
     }
 
-    #[cold]
     fn step(&mut self, now: Instant, share: f64) {
         self.requests *= share;
         self.errors *= share;
@@ -217,7 +216,6 @@ impl ErrorRate {
 }
 
 /// The share of a count that remains after `passed` nanoseconds.
-#[cold]
 fn decay(passed: u64, half_life: u64) -> f64 {
     libm::exp2(-(passed as f64 / half_life as f64))
 }

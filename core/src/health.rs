@@ -168,7 +168,6 @@ impl HealthTracker {
     /// Records a response to a request that was sent at `sent_at`. Returns whether it shows that a
     /// process listens again. A request from before the refusal shows an earlier state: a process
     /// that stops refuses connections and still completes its responses.
-    #[inline]
     pub(crate) fn responded(&mut self, sent_at: Instant) -> bool {
         let is_back = self.refusal.is_some_and(|refusal| sent_at >= refusal.at);
         if is_back {

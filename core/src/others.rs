@@ -60,7 +60,6 @@ struct Row {
 impl Others {
     /// Whether any report with a count of requests still has weight. Otherwise callers can skip the
     /// scan over the backends.
-    #[inline]
     pub(crate) fn is_known(&self, now: Instant) -> bool {
         now < self.ends_at
     }
@@ -112,7 +111,6 @@ impl Others {
     }
 
     /// Records the time of a request at a backend.
-    #[cold]
     pub(crate) fn ended(&mut self, id: BackendId, span: Duration) {
         if let Some(row) = self.rows.get_mut(id.index())
             && row.generation == id.generation()

@@ -137,7 +137,6 @@ impl Watch {
     }
 
     /// Whether a good response changes only the count of requests.
-    #[inline]
     pub(crate) const fn is_calm(&self) -> bool {
         !self.is_troubled() && self.errors_in_row == 0
     }

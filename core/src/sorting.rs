@@ -1,4 +1,6 @@
 //! Sorting with little code, for lists that no request waits for.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::cmp::Ordering;
 
 /// Sorts like `sort_by` of the standard library: equal elements keep their order.

@@ -4,6 +4,8 @@
 //! costs one comparison per level and stops at the first level that does not change. Among equal
 //! keys the lowest slot wins. The router ranks backends with one tree and finds its next deadline
 //! with another. (Knuth, The Art of Computer Programming 3, section 5.4.1: tree of winners.)
+//!
+//! The layout hints are explained in `router.rs`.
 
 use crate::rng::Rng;
 

@@ -24,7 +24,6 @@ pub(super) struct Declines {
 impl Declines {
     /// Records a good response to a request that was sent at `routed_at`. If a request that got a
     /// 4xx was sent later, the response shows an earlier state and does not end the run.
-    #[inline]
     pub(super) fn succeeded(&mut self, routed_at: Instant) {
         let (row, sent_at) = self.in_row;
         if row > 0 && routed_at >= sent_at {

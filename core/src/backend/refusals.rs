@@ -1,4 +1,6 @@
 //! Refusals of a backend, and the count of the recent ones.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use super::Backend;
@@ -27,7 +29,6 @@ impl Backend {
     /// Measured alternatives: a whole request for each refusal ranked ten full backends by their
     /// refusals for a minute after a burst; `1/(1 + in flight)` made two proxies with short queues
     /// fail 0.1 % more requests.
-    #[cold]
     pub(crate) fn turned_one_away(&mut self, now: Instant, others: f64, rules: &Rules) {
         let idle = ((1.0 + others - f64::from(self.at_work())) / (1.0 + others)).clamp(0.0, 1.0);
         let amount = idle * idle * idle;

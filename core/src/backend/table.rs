@@ -1,4 +1,6 @@
 //! The backends by id and name, ranked by their scores.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Access, Backend, ScanRow};
@@ -132,7 +134,6 @@ impl BackendTable {
     }
 
     /// Ends the holds that have expired and updates [`releases_at`](Self::releases_at).
-    #[cold]
     pub(crate) fn release(&mut self, now: Instant) {
         self.releases_at = Instant::FAR_FUTURE;
         for slot in 0..self.backends.len() {
@@ -167,7 +168,6 @@ impl BackendTable {
     }
 
     /// The access of the best backend that is not in `tried`.
-    #[inline]
     pub(crate) fn best_access_except(&self, tried: &[BackendId]) -> Option<Access> {
         if tried.is_empty() {
             return self.ranking.winner().map(|entry| self.rows[entry.slot].access);
@@ -181,7 +181,6 @@ impl BackendTable {
     }
 
     /// The access that requests have to a backend.
-    #[inline]
     pub(crate) fn access(&self, id: BackendId) -> Option<Access> {
         let row = self.rows.get(id.index()).filter(|row| row.generation == id.generation());
         row.map(|row| row.access)
@@ -218,12 +217,10 @@ impl BackendTable {
     }
 
     /// The best backend that is not in `tried`.
-    #[inline]
     pub(crate) fn lowest_except(&self, tried: &[BackendId]) -> Option<BackendId> {
         if tried.is_empty() { self.lowest() } else { self.lowest_of_others(tried) }
     }
 
-    #[cold]
     fn lowest_of_others(&self, tried: &[BackendId]) -> Option<BackendId> {
         let best = self.ranking.find(|slot| !tried.contains(&self.backends[slot].id));
         best.map(|entry| self.ranked_id(entry))

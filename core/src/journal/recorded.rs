@@ -1,4 +1,6 @@
 //! A router whose inputs can be recorded.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
@@ -145,7 +147,6 @@ impl RecordedRouter {
     }
 
     /// Ends a request; see [`Router::finish`].
-    #[inline]
     pub fn finish(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         if self.journal.is_some() || self.origin.is_some() {
             return self.handle_event(now, Event::RequestFinished { lease, outcome });
@@ -231,14 +232,12 @@ impl RecordedRouter {
     }
 
     /// Keeps a valid configuration for the header of a later recording.
-    #[cold]
     fn note(&mut self, config: &RouterConfig) {
         if config.validate().is_ok() {
             self.header.config = config.clone();
         }
     }
 
-    #[cold]
     fn forget_origin(&mut self) {
         self.origin = None;
     }

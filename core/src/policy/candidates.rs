@@ -34,7 +34,6 @@ impl<'a> Candidates<'a> {
     }
 
     /// The candidates if the policy cannot use those with the best access: backups join them.
-    #[cold]
     pub(crate) fn with_backups(self) -> Self {
         let untried = self.configured().iter().filter(|id| !self.tried.contains(id));
         let best = untried.filter_map(|id| self.table.row(*id)).map(|row| row.access);
@@ -137,7 +136,6 @@ impl<'a> Candidates<'a> {
 
     /// The candidate with the least `cost`, drawn among equals; `None` without candidates. The row
     /// has what a scan reads of a candidate.
-    #[inline]
     pub(super) fn least<C: PartialOrd>(
         &self,
         rng: &mut Rng,

@@ -84,7 +84,6 @@ struct Row {
 
 impl Row {
     /// Updates the features of a candidate, apart from the share of errors.
-    #[inline]
     fn update(
         &mut self,
         now: Instant,

@@ -18,6 +18,8 @@
 //!
 //! With a slack, affinity is a preference: a trial or a second opinion goes to its own backend.
 //! Without a slack, trials and second opinions use only requests whose owner is not usable.
+//!
+//! The layout hints are explained in `router.rs`.
 use super::{Chosen, Router};
 use crate::affinity::{AffinityKey, combined, hash, rank};
 use crate::backend::Access;
@@ -99,7 +101,6 @@ impl Router {
         }
     }
 
-    #[cold]
     fn route_to_owner(
         &mut self,
         now: Instant,

@@ -102,7 +102,6 @@ impl Router {
     }
 
     /// Applies the report of a backend's agent.
-    #[cold]
     pub(super) fn agent_said(&mut self, now: Instant, id: BackendId, said: AgentState) {
         let is_asked = self.table.get(id).is_some_and(|backend| backend.checks().has_agent);
         let has_changed = is_asked && self.table.update(id, |b| b.heed_agent(said)) == Some(true);

@@ -1,5 +1,7 @@
 //! Outstanding leases that are not work for their backends: streams, and requests that wait for
 //! their clients. A lease is entered when it is first set aside, and removed when it ends.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::collections::BTreeMap;
 use std::time::Duration;
 

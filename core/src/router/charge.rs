@@ -1,6 +1,8 @@
 //! Decides whether the end of a request counts against its backend or only against the request.
 //! [`outlier`](crate::outlier) explains "hardly changes" and "changes no result" in the comments on
 //! constants.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use super::Router;
@@ -57,7 +59,7 @@ impl Router {
     /// Returns the outcome that is charged to the backend. An error that the backend did not cause
     /// is not counted. A 4xx of a backend that sends far more of them than the others is a
     /// refusal: a broken release that sends 404 at once has done no work. The caller handles
-    /// successful responses itself, outside this cold path.
+    /// successful responses itself.
     #[cold]
     pub(super) fn charge(&mut self, now: Instant, lease: &Lease, outcome: Outcome) -> Outcome {
         match outcome {
@@ -82,7 +84,6 @@ impl Router {
 
     /// Counts a refusal that has no Retry-After. Its weight depends on the work of the other usable
     /// backends.
-    #[cold]
     pub(super) fn note_refusal(&mut self, now: Instant, id: BackendId, outcome: &Outcome) {
         if !matches!(outcome, Outcome::Refused { hold: None, .. }) {
             return;
@@ -99,7 +100,6 @@ impl Router {
         self.table.update(id, |backend| backend.turned_one_away(now, others, rules));
     }
 
-    #[cold]
     fn charge_error(&mut self, now: Instant, lease: &Lease, outcome: Outcome) -> Outcome {
         let has_other = self.has_other(now, &[lease.backend]);
         let half_life = self.rules.errors.half_life;
@@ -108,7 +108,6 @@ impl Router {
         if counts { outcome } else { Outcome::Abandoned }
     }
 
-    #[cold]
     fn charge_client_error(
         &mut self,
         now: Instant,

@@ -1,4 +1,6 @@
 //! The current backend: changing it, and sending requests past it.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use super::{Chosen, Router};

@@ -1,5 +1,7 @@
 //! Ejection by live traffic for policies that do not eject by themselves: taking backends out,
 //! trying them out, and returning them. The rules are in [`outlier`](crate::outlier).
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use super::Router;
@@ -43,7 +45,6 @@ impl Router {
 
     /// The backend on probation that gets this request, if one waits for a trial and is not held. A
     /// backup waits until backups are in use.
-    #[cold]
     pub(super) fn try_out(&mut self) -> Option<BackendId> {
         let backups_serve = self.table.best_access_except(&[]).is_none_or(Access::is_behind_others);
         let is_ready = |id: &BackendId| {
@@ -127,7 +128,6 @@ impl Router {
     }
 
     /// Notifies observers when a policy with its own ejection has changed a backend's standing.
-    #[inline]
     pub(super) fn tell_standing(&mut self, id: BackendId) {
         let Some(backend) = self.table.get(id) else { return };
         let Some(watch) = self.watch_of(id).filter(|_| !backend.is_retired) else { return };

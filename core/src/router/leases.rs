@@ -1,4 +1,6 @@
 //! Admits requests, each with a lease, and counts their ends.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use super::{Chosen, Router};
@@ -11,7 +13,6 @@ use crate::time::Instant;
 
 impl Router {
     /// Sends a request to a backend other than `not`, for a second opinion.
-    #[cold]
     pub(super) fn admit_elsewhere(
         &mut self,
         now: Instant,
@@ -205,7 +206,6 @@ impl Router {
     }
 
     /// Ends the holds that have expired. A current backend that is still held is replaced.
-    #[cold]
     fn release(&mut self, now: Instant) {
         self.table.release(now);
         self.settle(now);

@@ -34,7 +34,6 @@ impl Router {
     }
 
     /// Schedules the next probe after one that shows nothing about the backend.
-    #[cold]
     fn probe_abandoned(&mut self, now: Instant, ended: EndedProbe) {
         let id = ended.line.backend;
         let is_open = ended.line.kind == ProbeKind::Ping
@@ -119,7 +118,6 @@ impl Router {
 
     /// Applies a ping whose path the backend does not have. Returns whether the next ping should
     /// come soon.
-    #[cold]
     fn ping_unserved(&mut self, now: Instant, id: BackendId, result: &ProbeResult) -> bool {
         let rules = &self.rules;
         let done = self.table.update(id, |backend| {

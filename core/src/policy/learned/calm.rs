@@ -19,7 +19,6 @@ use crate::time::{Instant, millis};
 impl Learned {
     /// Handles the end of a request if the short path is sufficient. Returns `false` if
     /// `on_outcome` has to handle it.
-    #[inline]
     pub(crate) fn ended_calmly(&mut self, now: Instant, ended: &Ended<'_>) -> bool {
         let slot = ended.backend.index();
         let is_good = ended.outcome.is_error() == Some(false) && ended.token == 0;
@@ -31,7 +30,6 @@ impl Learned {
     }
 
     /// Handles a success at a calm backend. Returns `false` if the long path has to handle it.
-    #[inline]
     fn completed_calmly(&mut self, now: Instant, slot: usize, elapsed: Duration) -> bool {
         let is_alone = self.present < 2;
         let (pool, unit) = (&mut self.pool, &mut self.units[slot]);
@@ -76,7 +74,6 @@ impl Learned {
 
     /// Applies a change in the number of requests in flight. The time from now on is counted under
     /// the new number. The cost is updated when the model is next consulted.
-    #[inline]
     pub(super) fn postpone(&mut self, slot: usize) {
         let unit = &mut self.units[slot];
         unit.set_pace(&self.pool);
@@ -133,7 +130,6 @@ impl Learned {
 
 impl Unit {
     /// Skips the time since the last check: without a choice of backends the model learns nothing.
-    #[inline]
     fn skip(&mut self, now: Instant) {
         self.looked_at = now;
         self.quiet_since = now;
@@ -141,7 +137,6 @@ impl Unit {
     }
 
     /// Whether a success leaves all restrictions unchanged.
-    #[inline]
     fn is_calm(&self) -> bool {
         self.is_present && self.restraints.is_calm()
     }

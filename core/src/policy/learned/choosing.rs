@@ -92,7 +92,6 @@ impl Learned {
 
     /// The backend on probation that waits for a request. It gets the request even without a budget
     /// for trials and while the learner is not in charge.
-    #[cold]
     pub(super) fn try_out(&mut self, candidates: &Candidates<'_>) -> Option<BackendId> {
         let mut units = self.units.iter_mut();
         let unit = units.find(|unit| {

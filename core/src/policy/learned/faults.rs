@@ -78,7 +78,6 @@ impl Learned {
 
     /// Handles an error that is not charged to the backend. It ends a stall; otherwise a backend
     /// would be ejected for silence if its last request ends like this after a long wait.
-    #[cold]
     pub(super) fn excused(&mut self, now: Instant, slot: usize, elapsed_ms: f64) {
         let unit = &mut self.units[slot];
         unit.abandoned(&mut self.pool, elapsed_ms);
@@ -89,7 +88,6 @@ impl Learned {
 
     /// Ejects a stalled backend whose last request has ended without a response. As no request is
     /// left to show its recovery, pings and probation must.
-    #[cold]
     pub(super) fn eject_silent(&mut self, now: Instant, slot: usize) {
         let unit = &mut self.units[slot];
         unit.was_silent();

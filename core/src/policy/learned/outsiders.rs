@@ -36,7 +36,6 @@ impl Learned {
     }
 
     /// Sets all numbers to 0: the last reports have lost their weight.
-    #[cold]
     pub(super) fn forget_others(&mut self, now: Instant) {
         self.has_others = false;
         for slot in 0..self.units.len() {

@@ -56,7 +56,6 @@ impl Restraints {
     }
 
     /// Whether a good response changes only the counts of errors.
-    #[inline]
     pub(super) const fn is_calm(&self) -> bool {
         self.watch.is_calm() && !self.is_stalled && !self.is_suspect && self.cap.is_none()
     }

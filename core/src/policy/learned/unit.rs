@@ -203,7 +203,6 @@ impl Unit {
     }
 
     /// The requests in flight at the backend, if `own` of them are the proxy's.
-    #[inline]
     pub(super) const fn busy(&self, own: u32) -> u32 {
         own.saturating_add(self.others)
     }
@@ -233,7 +232,6 @@ impl Unit {
     /// Responses that arrive at the same instant were worked on side by side until then: no time
     /// passed with fewer in flight. Each counts under the number before the first of them, because
     /// the time until the instant was counted under it.
-    #[inline]
     pub(super) fn answered(&mut self, now: Instant, n: u32) -> u32 {
         if self.answered_at == Some(now) {
             self.answered_among = self.answered_among.max(n);
@@ -275,7 +273,6 @@ impl Unit {
 
     /// Updates the recent refusals, which fade with time (`turned_away`) and with good responses.
     /// About 16 good responses after a refusal, a full backend counts as having room again.
-    #[inline]
     pub(super) fn heed_refusals(&mut self, turned_away: u32, is_good: bool) {
         if self.refused_lately == 0.0 {
             self.turned_away = 0;
@@ -348,7 +345,6 @@ impl Unit {
     }
 
     /// Updates the exposure per ms to the current number in flight.
-    #[inline]
     pub(super) fn set_pace(&mut self, pool: &Pool) {
         let busy = self.busy(self.in_flight);
         self.pace = f64::from(self.in_flight) / self.shape.latency(&pool.curve, busy);
