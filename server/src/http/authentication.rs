@@ -1,5 +1,7 @@
 //! Authentication that logs in a connection instead of a request: NTLM, and Negotiate (RFC 4559),
 //! which may use NTLM.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use super::field::{Fields, Name, tokens};
 use super::head::ResponseHead;
 

@@ -2,6 +2,8 @@
 //! where that is possible; otherwise the data is copied.
 //!
 //! `framing.rs` decides the framing of a body, `chunked.rs` parses chunks.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use std::sync::Arc;
 
 use super::chunked::{ChunkLimits, ChunkedReader, Piece, Trailer};

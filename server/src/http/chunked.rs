@@ -16,6 +16,8 @@
 //! | `Trailer` | field lines and an empty one | `Done`; if the first byte is CR: `TrailerEnd` |
 //! | `TrailerEnd` | LF | `Done` |
 //! | `Done` | nothing: it is terminal | |
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -149,7 +151,6 @@ impl ChunkedReader {
 
     /// Consumes a whole size line, the CRLF after data, or a run of an extension. Returns the next
     /// state and the length, or `None` if `step` must consume a single byte.
-    #[inline]
     fn leap(&self, input: &[u8]) -> Option<(State, usize)> {
         match self.state {
             State::Size { value: 0, digits: 0 } => {

@@ -1,4 +1,6 @@
 //! The fields of a head: the name and the position of each line.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 mod name;
 
 use std::cmp::Ordering;
@@ -249,7 +251,6 @@ fn mark_nominated(list: &[httparse::Header<'_>], names: &mut [Name]) -> u32 {
 }
 
 /// Whether a value of Connection is only one of the two usual options.
-#[inline]
 fn names_no_field(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive")
 }
@@ -303,7 +304,6 @@ pub(crate) const LOAD_FIELDS: [&str; 3] =
     ["endpoint-load-metrics", "endpoint-load-metrics-json", "endpoint-load-metrics-bin"];
 
 /// Whether a field of this name has load figures.
-#[inline]
 pub(crate) fn is_load_field(name: &[u8]) -> bool {
     // The length and the first letter exclude nearly all fields.
     (21..=26).contains(&name.len())

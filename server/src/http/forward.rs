@@ -2,6 +2,8 @@
 //! are added. These may be replaced or removed: Host, the X-Forwarded fields, Forwarded,
 //! Max-Forwards, Expect in HTTP/1.0, Content-Length of a response, fields with a name that the
 //! proxy adds, and names that only look like a known one. All others stay unchanged and in order.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use std::net::IpAddr;
 use std::ops::Range;
 

@@ -1,5 +1,7 @@
 //! Decides the length of each body by the rules of RFC 9112 section 6.3. No other file reads
 //! Content-Length or Transfer-Encoding.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{Fields, Name};
 use super::head::{RequestHead, ResponseHead, Version};

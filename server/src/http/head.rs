@@ -4,6 +4,8 @@
 //! httparse splits the head into tokens. This file refuses heads that httparse accepts but that two
 //! readers could understand differently. A parser does not consume its input and does not read past
 //! the head.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use super::error::{ClientError, UpstreamError, refuse};
 use super::field::{FIELDS_AT_FIRST, Fields, MoreSlots, Name, Slots, is_token_byte};
 

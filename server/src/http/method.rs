@@ -1,4 +1,6 @@
 //! Properties of request methods.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 
 /// The methods that are registered as idempotent (<https://www.iana.org/assignments/http-methods>,
 /// read in 2025), besides GET and PRI, which is reserved for HTTP/2. LOCK, POST, PATCH and CONNECT
@@ -41,7 +43,6 @@ const IDEMPOTENT: [&str; 34] = [
 ];
 
 /// Whether sending a request twice has the same effect as once (RFC 9110 section 9.2.2).
-#[inline]
 pub(crate) fn is_idempotent(method: &str) -> bool {
     method == "GET" || (method != "POST" && is_idempotent_besides_get(method))
 }

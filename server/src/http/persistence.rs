@@ -1,4 +1,6 @@
 //! Persistence: whether a connection stays open after a message (RFC 9112 section 9.3).
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use std::time::Duration;
 
 use super::field::{Fields, Name, tokens};

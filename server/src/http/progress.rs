@@ -1,5 +1,7 @@
 //! Progress in a head that arrives in pieces. The parser does not run for each piece, so the work
 //! depends only on the length of the head.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 
 /// The number of line ends at which a head is parsed early, so that an invalid first line is
 /// refused at once. They cover a few empty lines before it and its own end.
@@ -20,7 +22,6 @@ pub(crate) struct HeadProgress {
 impl HeadProgress {
     /// Whether to parse the head at the start of `input` now. Reads only the bytes that arrived
     /// since the last call.
-    #[inline]
     pub(crate) fn is_due(&mut self, input: &[u8], head_bytes_max: usize) -> bool {
         self.searched == 0 || self.is_due_again(input, head_bytes_max)
     }
@@ -50,7 +51,6 @@ impl HeadProgress {
     }
 
     /// Starts again with another head.
-    #[inline]
     pub(crate) fn reset(&mut self) {
         if self.searched != 0 {
             *self = Self::default();

@@ -1,4 +1,6 @@
 //! Refusals: responses by which a backend declines a request, and the pause that they name.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use std::time::Duration;
 
 use super::date;

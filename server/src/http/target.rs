@@ -1,4 +1,6 @@
 //! Request targets (RFC 9112 section 3.2) and Host values (RFC 9110 section 7.2).
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use super::error::{ClientError, refuse};
 use super::field::Name;
 use super::head::{RequestHead, Version};
@@ -21,7 +23,6 @@ impl KnownHost {
     /// The maximum length of a remembered Host, bytes. A longer Host is checked for each request.
     const LEN_MAX: usize = 255;
 
-    #[inline]
     fn is_good(&mut self, value: &[u8]) -> bool {
         (value == self.0 && !value.is_empty()) || self.check(value)
     }
@@ -73,7 +74,6 @@ fn check_method(method: &str) -> Result<(), ClientError> {
 
 /// Returns how many more times an OPTIONS request may be forwarded (RFC 9110 section 7.6.2): 0 when
 /// this proxy is its last recipient, `None` without a valid limit. Other methods have no limit.
-#[inline]
 pub(crate) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
     if head.fields.has(Name::MaxForwards) { valid_max_forwards(head) } else { None }
 }

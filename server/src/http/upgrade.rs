@@ -1,4 +1,6 @@
 //! Changing the protocol of a connection (RFC 9110 section 7.8).
+//!
+//! The layout hints are explained in `http/mod.rs`.
 use super::field::{Fields, Name, tokens};
 use super::head::{RequestHead, ResponseHead, Version};
 use super::persistence::has_option;
@@ -6,7 +8,6 @@ use super::persistence::has_option;
 /// Whether a request has an upgrade that the proxy forwards. The method does not matter, and a body
 /// is allowed (`docker exec` posts one). Upgrades to HTTP or TLS are not forwarded: the proxy could
 /// not see the requests in them (h2c smuggling).
-#[inline]
 pub(crate) fn is_asked(head: &RequestHead<'_, '_>) -> bool {
     head.fields.has(Name::Upgrade) && is_passed_on(head)
 }

@@ -1,4 +1,6 @@
 //! The field names that the proxy knows, and their recognition.
+//!
+//! The layout hints are explained in `http/mod.rs`.
 
 /// A field name. Names that the proxy treats alike share a variant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
