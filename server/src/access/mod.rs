@@ -5,6 +5,9 @@
 //! [`Record`] in a block ([`Records`]), which the driver takes and writes. If no log, added field
 //! or backend id is configured, there are no visits, and each step costs one branch. Records do not
 //! allocate: a block holds their texts one after the other. Blocks and visits are reused.
+//!
+//! Most proxies have no visits. The two `inline(never)` attributes keep the code of visits out of
+//! that of every exchange.
 mod ids;
 mod record;
 mod visit;
@@ -69,7 +72,6 @@ impl Access {
     }
 
     /// Whether exchanges have visits.
-    #[inline(always)]
     pub(crate) const fn is_on(&self) -> bool {
         self.is_on
     }
@@ -104,7 +106,6 @@ impl Access {
     }
 
     /// Whether responses get fields from their visits.
-    #[inline]
     pub(crate) const fn adds_fields(&self) -> bool {
         self.adds_fields
     }
@@ -133,7 +134,6 @@ impl Access {
 
     /// Starts a visit for an incomplete or invalid head, or for a client that gets a response
     /// without having sent a request.
-    #[cold]
     pub(crate) fn begin_invalid(
         &mut self,
         now: Instant,
@@ -164,7 +164,6 @@ impl Access {
     }
 
     /// Returns the bytes of the waiting records.
-    #[inline]
     pub(crate) const fn waiting(&self) -> usize {
         self.records.bytes()
     }

@@ -127,13 +127,11 @@ impl Visit {
     }
 
     /// Counts bytes that were read of the request's body or of a tunnel.
-    #[inline]
     pub(crate) const fn receive(&mut self, count: usize) {
         self.record.received += count as u64;
     }
 
     /// Counts bytes that the client's connection accepted.
-    #[inline]
     pub(crate) const fn send(&mut self, count: usize) {
         self.record.sent += count as u64;
     }
@@ -241,7 +239,6 @@ impl Visit {
     }
 
     /// Whether the exchange has ended.
-    #[inline]
     pub(crate) const fn has_ended(&self) -> bool {
         self.ending.is_some()
     }

@@ -29,7 +29,6 @@ impl Default for Sketch {
 
 impl Sketch {
     /// Counts a time in nanoseconds.
-    #[inline]
     pub(crate) fn add_nanos(&mut self, nanos: u64) {
         let bits = (nanos as f32).to_bits() >> SHIFT;
         let bucket = (bits.saturating_sub(FIRST) as usize).min(BUCKETS - 1);

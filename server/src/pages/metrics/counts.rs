@@ -13,7 +13,6 @@ pub(crate) struct StatusCounts([u64; 16]);
 
 impl StatusCounts {
     /// Counts a response.
-    #[inline]
     pub(crate) fn add(&mut self, status: u16) {
         // The mask saves a bounds check: a status has three digits.
         self.0[usize::from(status / 100) & 15] += 1;
