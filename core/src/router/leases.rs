@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{Chosen, Router};
+use crate::backend::Backend;
 use crate::blame::Asker;
 use crate::event::{Lease, NoRoute, Outcome, ProbeFailure, RequestFailure, RouteReason};
 use crate::id::{BackendId, LeaseId, Token};
@@ -126,11 +127,12 @@ impl Router {
     pub(super) fn request_finished(&mut self, now: Instant, lease: Lease, outcome: Outcome) {
         let backend = lease.backend;
         let (mut is_excused, mut has_answered) = (false, false);
-        let (is_response, is_failure) = (outcome.is_response(), outcome.is_without_response());
+        let (mut is_response, mut is_failure) = (true, false);
         let outcome = if let Outcome::Answered { status: ..400, .. } = outcome {
             self.blame.ended(now, lease.id, lease.asker, true);
             outcome
         } else {
+            (is_response, is_failure) = (outcome.is_response(), outcome.is_without_response());
             let told = outcome.normal();
             let charged = self.charge(now, &lease, told);
             is_excused = charged == Outcome::Abandoned && told != charged;
@@ -154,12 +156,7 @@ impl Router {
             }
             let is_good = is_error == Some(false);
             let is_watched = is_error == Some(true) || backend.watch.is_troubled();
-            if is_failure {
-                backend.health.failed(now);
-            }
-            let is_newly_down = !is_good
-                && outcome == Outcome::Failed(RequestFailure::Refused)
-                && backend.connection_refused(now);
+            let is_newly_down = !is_good && contact_failed(now, backend, &outcome, is_failure);
             let is_back = is_response && backend.health.responded(lease.routed_at);
             LeaseEnd { is_good, is_newly_down, is_back, is_watched, was_full }
         });
@@ -232,6 +229,21 @@ impl Router {
             self.tell_standing(backend);
         }
     }
+}
+
+/// Records what a request without a good response shows of a backend's health. Returns whether the
+/// backend is down from now on.
+#[cold]
+fn contact_failed(
+    now: Instant,
+    backend: &mut Backend,
+    outcome: &Outcome,
+    is_failure: bool,
+) -> bool {
+    if is_failure {
+        backend.health.failed(now);
+    }
+    *outcome == Outcome::Failed(RequestFailure::Refused) && backend.connection_refused(now)
 }
 
 /// The effects of a lease's end.
