@@ -23,6 +23,9 @@ pub enum Contender {
     LearningOracle,
     /// A policy of the core, in a router for each proxy.
     Policy(PolicyKind),
+    /// The same policy with other random draws of its own. The difference between the two is the
+    /// noise of a comparison. It can be selected only by name: [`all`](Self::all) omits it.
+    Again(PolicyKind),
     /// The balancing of another product.
     Peer(PeerKind),
     /// `learned` with inverted costs, under its guard: shows the value of the guard. It can be
@@ -55,6 +58,9 @@ impl Contender {
         if name == BROKEN_LEARNER {
             return Some(Self::BrokenLearner);
         }
+        if let Some(policy) = name.strip_suffix(AGAIN) {
+            return PolicyKind::named(policy).map(Self::Again);
+        }
         PolicyKind::named(name).map(Self::Policy)
     }
 }
@@ -68,6 +74,7 @@ impl fmt::Display for Contender {
             Self::BrokenLearner => f.pad(BROKEN_LEARNER),
             Self::Peer(kind) => f.pad(kind.name()),
             Self::Policy(policy) => f.pad(policy.name()),
+            Self::Again(policy) => f.pad(&format!("{}{AGAIN}", policy.name())),
         }
     }
 }
@@ -76,6 +83,7 @@ const ORACLE: &str = "oracle";
 const LOCAL_ORACLE: &str = "local_oracle";
 const LEARNING_ORACLE: &str = "learning_oracle";
 const BROKEN_LEARNER: &str = "broken_learner";
+const AGAIN: &str = "_again";
 
 #[cfg(test)]
 mod tests {
@@ -88,7 +96,8 @@ mod tests {
         let all = Contender::all();
         assert_eq!(all[0], Contender::Oracle);
         assert!(all.contains(&Contender::Policy(PolicyKind::default())));
-        let others = Contender::baselines().into_iter().chain([Contender::BrokenLearner]);
+        let unlisted = [Contender::BrokenLearner, Contender::Again(PolicyKind::P2c)];
+        let others = Contender::baselines().into_iter().chain(unlisted);
         for contender in all.into_iter().chain(others) {
             assert_eq!(Contender::named(&contender.to_string()), Some(contender));
         }

@@ -257,7 +257,9 @@ impl World {
     ) -> Result<(), ConfigError> {
         let members = members(&self.backends);
         for number in 0..self.proxy_count {
-            let seed = derive(seed, ROUTERS, number as u64);
+            let is_again = matches!(contender, Contender::Again(_));
+            let purpose = if is_again { ROUTERS_AGAIN } else { ROUTERS };
+            let seed = derive(seed, purpose, number as u64);
             let policy = match contender {
                 Contender::Oracle => return Ok(()),
                 Contender::LocalOracle | Contender::LearningOracle => {
@@ -276,7 +278,7 @@ impl World {
                     self.proxies.push(Proxy::Peer(peer));
                     continue;
                 }
-                Contender::Policy(policy) => Some(policy),
+                Contender::Policy(policy) | Contender::Again(policy) => Some(policy),
                 Contender::BrokenLearner => None,
             };
             let routed = Routed::new(&scenario.routing, policy, &members, seed)?;
@@ -483,5 +485,6 @@ const BACKENDS: u64 = 1;
 const ARRIVALS: u64 = 2;
 const ROUTERS: u64 = 3;
 const ORACLE: u64 = 4;
+const ROUTERS_AGAIN: u64 = 6;
 /// Maximum number of latencies for which room is allocated in advance.
 const ROOM_MAX: usize = 10_000_000;
