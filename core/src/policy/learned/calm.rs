@@ -110,6 +110,7 @@ impl Learned {
         rng: &mut Rng,
     ) -> Option<Choice> {
         self.catch_up();
+        self.age(now);
         self.explorer.earn();
         if let Some(Choice { backend, .. }) = self.explore(now, candidates) {
             return Some(Choice { backend, token: IDLE_TRIAL });

@@ -30,6 +30,7 @@
 //! | [`faults`] | effects of errors on a backend's standing |
 //! | [`rules`] | the configuration |
 //! | [`explore`] | trials of idle backends, and the budget for them |
+//! | [`aging`] | how estimates of idle backends lose certainty |
 //! | [`marks`] | the bits of a request's token |
 //! | [`outsiders`] | requests of others, from the backends' reports |
 //! | [`start`] | the first speed of a backend with a configured weight |
@@ -51,6 +52,7 @@
 //! scenarios of `cargo lab homog90 hetero80 seed_ab brownout sinkhole coldstart burst120 antagonist
 //! partial_errors costs --policies learned --seeds 2 --duration-scale 0.5`. Other seeds change the
 //! same figure by up to 1.4 %.
+mod aging;
 mod calm;
 mod choosing;
 mod curve;
@@ -118,6 +120,8 @@ pub(crate) struct Learned {
     has_regretted: bool,
     /// Backends whose cost is out of date; only in a model.
     postponed: Vec<usize>,
+    /// The time up to which the estimates of idle backends have aged.
+    aged_at: Instant,
     /// Buffers for medians.
     scratch: Vec<(f64, f64)>,
     shares: Vec<f64>,
@@ -141,6 +145,7 @@ impl Learned {
             regret: Regret::default(),
             has_regretted: false,
             postponed: Vec::new(),
+            aged_at: Instant::ZERO,
             scratch: Vec::new(),
             shares: Vec::new(),
         };
@@ -248,6 +253,7 @@ impl Policy for Learned {
         } else if self.has_others {
             self.forget_others(now);
         }
+        self.age(now);
         let mut token = 0;
         // A retry is neither a trial nor a control request: it excludes the backend that failed it,
         // so its cost cannot be compared.

@@ -150,6 +150,32 @@ fn finds_the_fast() {
     assert!((fast.latency_ms - 10.0).abs() < 2.0, "{fast:?}");
 }
 
+/// Four equal backends get a request every half second, so an idle one is always at hand. One of
+/// them is slow for a minute, by chance. It is asked again within a minute and a half, and has at
+/// least half of its share from then on. Trials alone do not achieve this: a response in more than
+/// half of the predicted time starts no series.
+#[test]
+fn bad_luck_does_not_last() {
+    let mut bench = bench(4);
+    let mut counts = [0; 4];
+    let mut serve = |seconds: u64, unlucky_ms: f64| {
+        for _ in 0..2 * seconds {
+            let slot = bench.send(&[]);
+            counts[slot] += 1;
+            let ms = if slot == 0 { unlucky_ms } else { 100.0 };
+            bench.answer(slot, ms);
+            bench.wait(500 - ms as u64);
+            bench.mind_pings();
+        }
+        std::mem::take(&mut counts)
+    };
+    serve(60, 100.0);
+    serve(60, 180.0);
+    let soon = serve(90, 100.0);
+    let later = serve(120, 100.0);
+    assert!(soon[0] > 0 && later[0] > 30, "{soon:?} {later:?}");
+}
+
 /// Consecutive responses of 500 quarantine a backend. A good ping after the back-off starts the
 /// probation, and good responses, one at a time, end it in slow start. Until the probation the
 /// backend gets no requests.
