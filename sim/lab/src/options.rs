@@ -211,7 +211,8 @@ least_request, p2c and peak_ewma, if these run.
 Baselines, each with its documented defaults: envoy is least request with outlier detection, haproxy
 is leastconn with observe and slow start, nginx is least_conn with max_fails. local_oracle knows
 everything except the requests of other proxies. learning_oracle also has to find out speeds and faults,
-by one response each.
+by one response each. NAME_again is the policy NAME with other random draws of its own: the
+difference between the two is noise.
 ";
 
 #[cfg(test)]
