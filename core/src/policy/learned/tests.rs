@@ -150,10 +150,10 @@ fn finds_the_fast() {
     assert!((fast.latency_ms - 10.0).abs() < 2.0, "{fast:?}");
 }
 
-/// Four equal backends get a request every half second, so an idle one is always at hand. One of
-/// them is slow for a minute, by chance. It is asked again within a minute and a half, and has at
-/// least half of its share from then on. Trials alone do not achieve this: a response in more than
-/// half of the predicted time starts no series.
+/// Four equal backends get a request every half second, so one is always idle. One of them is slow
+/// for a minute, by chance. It gets requests again within a minute and a half, and has at least
+/// half of its share from then on. Trials alone do not achieve this: a response in more than half
+/// of the predicted time starts no series.
 #[test]
 fn bad_luck_does_not_last() {
     let mut bench = bench(4);
