@@ -41,7 +41,7 @@ fn command(arguments: &[&str]) -> Command {
 /// The end of a run of `intelliproxy replay`.
 struct Replay {
     is_good: bool,
-    /// What it printed.
+    /// Its output.
     text: String,
 }
 

@@ -104,8 +104,7 @@ impl ChunkedReader {
                 self.state = if left == 0 { State::DataCr } else { State::Data { left } };
                 return Ok(Piece { consumed: at + len, data: at..at + len, is_end: false });
             }
-            // What peers usually send is read in one step. `step` alone decides what is valid, byte
-            // by byte.
+            // Reads the usual forms in one step. `step` alone decides what is valid, byte by byte.
             if let Some((state, len)) = self.leap(&input[at..]) {
                 at += len;
                 self.state = state;
@@ -387,7 +386,7 @@ mod tests {
     const LIMITS: ChunkLimits =
         ChunkLimits { extension_bytes_max: 8, trailer_bytes_max: 32, fields_max: 2 };
 
-    /// What was read of an input.
+    /// The body that was read from an input.
     #[derive(Debug, Default, PartialEq)]
     struct Body {
         data: Vec<u8>,

@@ -11,7 +11,7 @@ use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::process::DEADLINE;
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,

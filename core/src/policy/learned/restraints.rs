@@ -81,7 +81,7 @@ impl Restraints {
         others: Option<Others>,
         is_seldom: bool,
     ) -> bool {
-        // Where errors are usual, one more says nothing about this backend.
+        // If errors are usual, one more says nothing about this backend.
         self.is_suspect = others.is_none_or(|others| others.are_calm());
         self.watch.failed(now, sent_at, is_seldom)
     }
