@@ -214,7 +214,7 @@ impl World {
                 .iter()
                 .any(|class| class.upload_ms.is_some() || class.patience_ms.is_some()),
             has_distances: scenario.backends.iter().any(|group| group.rtt_ms.is_some()),
-            idle_span: STREAM_IDLE,
+            idle_span: scenario.routing.streams.idle.as_nanos() as u64,
             classes: scenario.classes.clone(),
             cache: scenario.cache,
             retries: scenario.retries,
@@ -479,8 +479,6 @@ impl Hash {
 }
 
 const SECOND: u64 = 1_000_000_000;
-/// Silence after which a stream is no longer work of its backend.
-const STREAM_IDLE: u64 = SECOND;
 const BACKENDS: u64 = 1;
 const ARRIVALS: u64 = 2;
 const ROUTERS: u64 = 3;

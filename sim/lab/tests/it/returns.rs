@@ -1,6 +1,8 @@
 //! Failures seen by clients at a low rate, and the return of a backend after its fault, by policy.
+use std::time::Duration;
+
 use intelliproxy_core::PolicyKind;
-use intelliproxy_lab::{Contender, Rate, Run, Scenario, run, wide_catalogue};
+use intelliproxy_lab::{Contender, Rate, Run, Scenario, random_named, run, wide_catalogue};
 
 fn play(scenario: &Scenario, policy: PolicyKind, seed: u64) -> Run {
     run(scenario, Contender::Policy(policy), seed).expect("it runs")
@@ -46,4 +48,18 @@ fn every_exclusion_ends_in_time() {
             assert!(took.is_some_and(|took| took <= 15.0), "{name}, {policy:?}: {took:?}");
         }
     }
+}
+
+/// Language models send the head at once, and their queues are full. A stream that waits there for
+/// its first token is silent. If it counts as work for a minute, fewer requests find a full queue
+/// than if it counts for a second.
+#[test]
+fn the_idle_time_of_streams_counts() {
+    let mut scenario = random_named("r972.48").expect("a random scenario");
+    let mut failed = |idle: Duration| {
+        scenario.routing.streams.idle = idle;
+        play(&scenario, PolicyKind::Learned, 1).figures.failed
+    };
+    let (short, long) = (failed(Duration::from_secs(1)), failed(Duration::from_secs(60)));
+    assert!(short > 10 * long, "{short} and {long}");
 }
