@@ -322,12 +322,7 @@ impl Router {
 
     /// Whether a backend is configured, up and not ejected, however busy it is.
     pub fn has_usable(&self) -> bool {
-        let is_good = |id: &BackendId| {
-            let backend = self.table.get(*id).filter(|backend| backend.is_available());
-            // A policy that ejects by itself has the watches. Those in the table are unused then.
-            backend.is_some_and(|backend| self.watch_of(*id).unwrap_or(&backend.watch).is_in())
-        };
-        self.order.iter().any(is_good)
+        self.order.iter().any(|id| self.is_good(*id))
     }
 
     /// The number of requests of others at a backend.
@@ -495,6 +490,20 @@ impl Router {
 
     fn notify(&mut self, notice: Notice) {
         self.actions.push_back(Action::Notify(notice));
+    }
+
+    /// Whether a backend is configured, up and not ejected, however busy it is.
+    fn is_good(&self, id: BackendId) -> bool {
+        let backend = self.table.get(id).filter(|backend| backend.is_available());
+        // A policy that ejects by itself has the watches. Those in the table are unused then.
+        backend.is_some_and(|backend| self.watch_of(id).unwrap_or(&backend.watch).is_in())
+    }
+
+    /// Whether a backend outside `tried` would take the request if it were not full.
+    #[cold]
+    fn is_only_full(&self, tried: &[BackendId]) -> bool {
+        let mut full = self.order.iter().filter(|id| self.is_full(**id) && !tried.contains(id));
+        full.any(|id| self.is_good(*id))
     }
 
     fn is_usable(&self, id: BackendId) -> bool {

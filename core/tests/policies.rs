@@ -100,16 +100,25 @@ fn run(policy: PolicyKind, slack: Option<f64>, steps: &[Step]) -> String {
                 let before = router.snapshot(now);
                 let out = leases.len() as u8;
                 let asker = Asker { client: out % 3, target: out % 2 };
+                let is_in = |b: &BackendSnapshot| {
+                    matches!(b.standing, StandingView::In | StandingView::SlowStart { .. })
+                };
                 let is_full = |b: &BackendSnapshot| {
                     b.name == "b1" && b.in_flight >= 1 || b.name == "b2" && b.in_flight >= 3
                 };
+                let waits = before.backends.iter().any(|b| {
+                    is_full(b) && !tried.contains(&b.id) && b.health != Health::Down && is_in(b)
+                });
                 let owner =
                     out.is_multiple_of(3).then(|| BackendId::from_index(u32::from(out % 5)));
                 let key = AffinityKey { owner, ..AffinityKey::of(&[out % 8]) };
                 let key = Some(key).filter(|_| router.rules().affinity.by.is_some());
                 let Ok(lease) = router.route_keyed(now, &tried, asker, key) else {
-                    let is_left =
-                        before.backends.iter().any(|b| !tried.contains(&b.id) && !is_full(b));
+                    let is_left = before.backends.iter().any(|b| {
+                        !tried.contains(&b.id)
+                            && !is_full(b)
+                            && (b.health != Health::Down || !waits)
+                    });
                     assert!(!is_left, "a backend that was not tried is always found");
                     continue;
                 };
@@ -118,6 +127,10 @@ fn run(policy: PolicyKind, slack: Option<f64>, steps: &[Step]) -> String {
                 let chosen = before.backends.iter().find(|b| b.id == lease.backend());
                 let chosen = chosen.expect("a configured backend");
                 assert!(!is_full(chosen), "never more in flight than there may be");
+                assert!(
+                    !waits || chosen.health != Health::Down,
+                    "never a down backend while another one is only full"
+                );
                 let quarantined = |view: &PolicyView| {
                     matches!(view, PolicyView::Learned(view)
                         if matches!(view.state, LearnedStanding::Quarantined { .. }))
@@ -128,10 +141,8 @@ fn run(policy: PolicyKind, slack: Option<f64>, steps: &[Step]) -> String {
                     .filter(|other| !tried.contains(&other.id) && !is_full(other))
                 {
                     let is_up = other.health != Health::Down;
-                    let is_in =
-                        matches!(other.standing, StandingView::In | StandingView::SlowStart { .. });
                     assert!(
-                        !is_up || !is_in || other.held.is_some() || chosen.held.is_none(),
+                        !is_up || !is_in(other) || other.held.is_some() || chosen.held.is_none(),
                         "never a held backend while a free one is left"
                     );
                     let is_usable = is_up && other.held.is_none();

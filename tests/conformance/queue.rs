@@ -2,8 +2,9 @@
 use std::time::Duration;
 
 use intelliproxy::config::Config;
-use intelliproxy::proxy::ConnId;
-use intelliproxy_driver::{Driver, targets};
+use intelliproxy::proxy::{ConnId, Notice};
+use intelliproxy_core::PolicyKind;
+use intelliproxy_driver::{Dialling, Driver, targets};
 
 const OWN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown";
 
@@ -97,6 +98,62 @@ fn the_queue_is_bounded() {
     }
 }
 
+/// A request that waits again after a failed attempt keeps its place and its deadline: both waits
+/// together last at most `limits.queueMs`.
+#[test]
+fn a_second_wait_ends_with_the_first() {
+    let mut config = config(1, 10);
+    config.routing.policy = PolicyKind::LeastRequest;
+    let mut driver = Driver::with_backends(config, &["a", "b"]);
+    ask(&mut driver, "0");
+    ask(&mut driver, "1");
+    let client = ask(&mut driver, "2");
+    driver.pass(Duration::from_millis(100));
+    let later = ask(&mut driver, "3");
+    driver.pass(Duration::from_millis(100));
+    // The connection that became free breaks, and a new one is refused.
+    let conn = driver.upstreams()[1];
+    driver.dialling = Dialling::IsRefused;
+    respond(&mut driver, 1);
+    driver.reset(conn);
+    let is_error = |notice: &&Notice| matches!(notice, Notice::UpstreamError { .. });
+    assert_eq!(driver.notices.iter().filter(is_error).count(), 1);
+    driver.pass(Duration::from_millis(99));
+    assert_eq!(driver.text(client), "");
+    driver.pass(Duration::from_millis(1));
+    assert_busy(&driver, client);
+    assert_eq!(driver.text(later), "", "it came later");
+    respond(&mut driver, 0);
+    assert!(paths(&driver).contains(&"/3".to_owned()), "{:?}", paths(&driver));
+}
+
+/// While the one backend that is up is only full, requests wait for it. None is sent to a backend
+/// that is down.
+#[test]
+fn no_request_goes_to_a_dead_backend_meanwhile() {
+    for policy in PolicyKind::ALL {
+        let mut config = config(1, 10);
+        config.routing.policy = policy;
+        let both = targets(&["a", "b"]);
+        let dead = both[1].addresses.clone();
+        let mut driver = Driver::with_targets(config, both);
+        driver.responds_to_probes = true;
+        driver.refusing = dead;
+        driver.pass(Duration::from_secs(20));
+        driver.notices.clear();
+        ask(&mut driver, "0");
+        let client = ask(&mut driver, "1");
+        driver.pass(Duration::from_millis(200));
+        assert_eq!(driver.text(client), "", "{policy:?}");
+        let is_error = |notice: &&Notice| matches!(notice, Notice::UpstreamError { .. });
+        assert_eq!(driver.notices.iter().find(is_error), None, "{policy:?}");
+        let conn = driver.upstream();
+        driver.send(conn, OWN);
+        driver.send(conn, OWN);
+        assert!(driver.text(client).ends_with("own"), "{policy:?}: {}", driver.text(client));
+    }
+}
+
 /// Clients that leave the queue free their place: the next one continues, and another one may wait.
 #[test]
 fn clients_that_leave_are_skipped() {
@@ -119,7 +176,7 @@ fn clients_that_leave_are_skipped() {
 /// Raising the limit lets waiting requests continue.
 #[test]
 fn limits_differ_and_change() {
-    for policy in intelliproxy_core::PolicyKind::ALL {
+    for policy in PolicyKind::ALL {
         let mut config = config(0, 10);
         config.routing.policy = policy;
         config.backends[0].limit = Some(1);

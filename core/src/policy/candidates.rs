@@ -55,7 +55,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Whether no usable backend is left, so that unusable ones are candidates.
-    pub(super) fn is_fail_open(&self) -> bool {
+    pub(crate) fn is_fail_open(&self) -> bool {
         self.access >= Access::Down
     }
 

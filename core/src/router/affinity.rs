@@ -115,6 +115,9 @@ impl Router {
         if slack.is_none() {
             let owner = self.owner(key);
             let access = self.owner_access(tried);
+            if access >= Access::Down && self.is_only_full(tried) {
+                return Err(NoRoute::Full);
+            }
             if let Some(owner) = owner.filter(|owner| self.may_own(*owner, tried, access)) {
                 return Ok(self.give(now, (owner, 0, RouteReason::Owner), asker));
             }

@@ -90,6 +90,10 @@ impl Router {
         let others = Some(&self.others).filter(|others| others.is_known(now));
         let mut candidates = Candidates::new(&self.table, tried, others);
         let reason = if tried.is_empty() { RouteReason::Policy } else { RouteReason::Retry };
+        // A good backend that is full has room sooner than one that is down is up again.
+        if candidates.is_fail_open() && self.is_only_full(tried) {
+            return Err(NoRoute::Full);
+        }
         if candidates.are_refusing()
             && let Some(backend) = self.table.lowest_except(tried)
         {

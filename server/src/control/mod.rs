@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use intelliproxy_core::Instant;
+use log::warn;
 
 pub(crate) use self::command::Command;
 
@@ -127,7 +128,10 @@ impl Control {
                     let text = String::from_utf8(line).map_err(|_| "not UTF-8".to_owned());
                     match text.and_then(|text| Command::parse(&text)) {
                         Ok(command) => return Some(command),
-                        Err(wrong) => self.respond(now, id, Err(wrong)),
+                        Err(wrong) => {
+                            warn!("control: {wrong}");
+                            self.respond(now, id, Err(wrong));
+                        }
                     }
                 }
                 None if session.is_refused() => {

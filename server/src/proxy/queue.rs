@@ -1,9 +1,10 @@
 //! Requests that wait because every backend has the maximum number of requests in flight
 //! (`limits.perBackend`).
 //!
-//! The queue is first in, first out. A new request is added at the back. When a request at a
+//! The queue is first in, first out. A new request is added at the back; one that waited before its
+//! last attempt returns to its place. When a request at a
 //! backend ends or a backend comes up, the front one continues. At most `limits.queueLength`
-//! requests wait, each for at most `limits.queueMs`. A request beyond any of these limits gets 503
+//! requests wait, and none after `limits.queueMs` from its first wait. A request beyond any of these limits gets 503
 //! with Retry-After. An entry whose request has ended is skipped: its ticket differs from that of
 //! its session.
 //!
@@ -88,9 +89,11 @@ impl Proxy {
         self.queue.counts.waited += 1;
         self.queue.tickets += 1;
         let ticket = self.queue.tickets;
-        session.take_ticket(now, ticket);
-        let deadline = now + limits.queue;
-        self.queue.entries.push_back(Entry { conn: id, ticket, since: now, deadline });
+        // A request that waited before keeps its deadline, and with it its place.
+        let deadline = session.take_ticket(now, ticket, now + limits.queue);
+        let entries = &mut self.queue.entries;
+        let place = entries.partition_point(|entry| entry.deadline <= deadline);
+        entries.insert(place, Entry { conn: id, ticket, since: now, deadline });
     }
 
     /// Dispatches waiting requests in order, as long as a backend has room.

@@ -306,6 +306,7 @@ impl Reactor {
                 Ok(())
             }
             Command::Stats => {
+                info!("control: stats");
                 port.asking.push(id);
                 return None;
             }

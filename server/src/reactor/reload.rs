@@ -118,12 +118,13 @@ impl Reactor {
             self.tls = tls;
             self.backend_tls = backend_tls;
             port.keep(&slots, admin.kept, self.now);
-            is_other_policy
+            (slots, is_other_policy)
         });
         if !port.is_used() {
             self.admin = None;
         }
-        let is_other_policy = result.inspect_err(|_| self.listeners.abandon(&opened))?;
+        let (admin_opened, is_other_policy) =
+            result.inspect_err(|_| self.listeners.abandon(&opened))?;
         self.edge.watch_certificates(&self.tls, &self.backend_tls);
         let warnings: Vec<String> = unverified(&found.targets).collect();
         self.edge.follow(&wanted, found);
@@ -137,11 +138,21 @@ impl Reactor {
                 info!("listening on {}", listener.place);
             }
         }
+        if let Some(port) = &mut self.admin {
+            for slot in admin_opened {
+                if let Some(listener) = port.listeners.get_mut(slot) {
+                    info!("admin pages on http://{}", listener.place.address);
+                }
+            }
+        }
         self.edge.adopt(self.now, wall_clock_nanos(), files, is_other_policy, &mut self.proxy);
         if let Some(control) = control {
             // The old socket first sends the response to a command that requested this reload.
             self.serve_control();
             self.control = control;
+            if let Some(path) = &self.proxy.config().admin.socket {
+                info!("commands on {path}");
+            }
         }
         self.close_leaving();
         Ok(())

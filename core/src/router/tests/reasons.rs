@@ -1,5 +1,7 @@
 //! The rule that each request's lease names.
 use super::*;
+use crate::affinity::AffinityKey;
+use crate::config::{AffinityBy, AffinityRules};
 use crate::event::RouteReason::{
     Control, Current, Failover, LastResort, Policy, Retry, SecondOpinion, Spill, Trial,
 };
@@ -98,6 +100,36 @@ fn the_request_that_fills_a_backend_is_no_last_resort() {
     rules.limits.per_backend = 1;
     let mut world = World::with_rules(&["a"], rules);
     assert_eq!(world.reason(), (A, Policy));
+}
+
+/// While a good backend is only full, no request goes to one that is down: it waits for room, under
+/// every policy and with a key of a backend that is down. A request that was tried at the full one
+/// may go to the other.
+#[test]
+fn a_full_backend_is_awaited_while_the_others_are_down() {
+    for policy in PolicyKind::ALL {
+        for slack in [None, Some(2.0)] {
+            let affinity = AffinityRules { by: Some(AffinityBy::ClientAddress), name: None, slack };
+            let mut rules = Rules { policy, affinity, ..Rules::default() };
+            rules.limits.own = [("a".to_owned(), 1)].into();
+            let mut world = World::with_rules(&["a", "b"], rules);
+            world.answer(A, 5);
+            world.fail(B, ProbeFailure::Refused);
+            let lease = world.route();
+            assert_eq!(lease.backend(), A, "{policy:?}");
+            assert_eq!(world.router.route(world.now, &[]).err(), Some(NoRoute::Full), "{policy:?}");
+            for key in 0..8 {
+                let key = Some(AffinityKey { owner: Some(B), ..AffinityKey::of(&[key]) });
+                let routed = world.router.route_keyed(world.now, &[], Asker::default(), key);
+                assert_eq!(routed.err(), Some(NoRoute::Full), "{policy:?}");
+            }
+            let retry = world.router.route(world.now, &[A]).expect("the other one");
+            assert_eq!(retry.backend(), B, "{policy:?}");
+            world.end(retry, Outcome::Abandoned);
+            world.end(lease, Outcome::Abandoned);
+            assert_eq!(world.serve(), A, "{policy:?}");
+        }
+    }
 }
 
 /// An ejected backend is tried out, whether the router or the policy ejects it.

@@ -77,6 +77,8 @@ pub(crate) struct Rare {
     pub(crate) upgrade: Option<Box<[u8]>>,
     /// Ticket of the request while it waits for a backend with room.
     pub(crate) ticket: Option<u64>,
+    /// The time until which it may wait, from its first wait.
+    pub(crate) waits_until: Option<Instant>,
     /// Error of the last attempt.
     pub(crate) last_error: Option<UpstreamError>,
     /// A failed attempt that is reported once it is known whether another backend is tried.

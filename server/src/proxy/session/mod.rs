@@ -410,14 +410,19 @@ impl Session {
         self.settle(now, shared);
     }
 
-    /// Lets the request wait under this ticket until a backend has room.
-    pub(crate) fn take_ticket(&mut self, now: Instant, ticket: u64) {
+    /// Lets the request wait under this ticket until a backend has room. Returns the end of the
+    /// wait: `deadline`, or that of the request's first wait.
+    pub(crate) fn take_ticket(&mut self, now: Instant, ticket: u64, deadline: Instant) -> Instant {
+        let mut ends = deadline;
         if let Some(exchange) = &mut self.exchange {
-            exchange.rare().ticket = Some(ticket);
+            let rare = exchange.rare();
+            rare.ticket = Some(ticket);
+            ends = *rare.waits_until.get_or_insert(deadline);
         }
         if let Some(visit) = &mut self.client.visit {
             visit.wait(now);
         }
+        ends
     }
 
     /// Whether the session's request waits under this ticket.
