@@ -98,7 +98,8 @@ pub(crate) struct Pings {
 pub(crate) struct Reports {
     pub(crate) read: u64,
     pub(crate) failed: u64,
-    pub(crate) last_read_at: Option<Instant>,
+    /// The time of the last report with a valid figure.
+    pub(crate) last_said_at: Option<Instant>,
     /// The last reported value of each figure and its time. A report without a figure does not
     /// change it.
     pub(crate) queue: Option<Figure>,
@@ -191,9 +192,18 @@ impl Backend {
     pub(crate) fn report_read(&mut self, now: Instant, report: &LoadReport, rules: &Rules) {
         let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
         self.reports.read += 1;
-        self.reports.last_read_at = Some(now);
+        let figures = [
+            report.queue,
+            report.running,
+            report.pressure,
+            report.cpu_busy_ms,
+            report.memory_bytes,
+        ];
+        if figures.into_iter().any(|figure| said(figure).is_some()) {
+            self.reports.last_said_at = Some(now);
+        }
         if let Some(queue) = said(report.queue) {
-            if weight_of(self.reports.queue, now, rules) == 0.0 {
+            if weight_of(self.reports.queue, now, self.report_interval(rules)) == 0.0 {
                 // The earlier value has lost all its weight: the average starts again.
                 self.reports.queue_ewma = Ewma::default();
             }
@@ -380,22 +390,31 @@ impl Backend {
         self.pings.loss_ewma.value()
     }
 
+    /// The time between two reports of this backend.
+    fn report_interval(&self, rules: &Rules) -> Duration {
+        self.checks().of_probes(&rules.probes).report_interval
+    }
+
     /// The average of the reported queue, and its weight by age, 0 to 1.
     pub(crate) fn queue_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
         self.reports.queue.map(|figure| {
             let average = self.reports.queue_ewma.value().unwrap_or(0.0);
-            (average, weight_of(Some(figure), now, rules))
+            (average, weight_of(Some(figure), now, self.report_interval(rules)))
         })
     }
 
     /// The last reported CPU time, ms, and its weight by age, 0 to 1.
     pub(crate) fn cpu_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
-        self.reports.cpu_busy_ms.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
+        self.reports
+            .cpu_busy_ms
+            .map(|figure| (figure.value, weight_of(Some(figure), now, self.report_interval(rules))))
     }
 
     /// The last reported memory, bytes, and its weight by age, 0 to 1.
     pub(crate) fn memory_said(&self, now: Instant, rules: &Rules) -> Option<(f64, f64)> {
-        self.reports.memory_bytes.map(|figure| (figure.value, weight_of(Some(figure), now, rules)))
+        self.reports
+            .memory_bytes
+            .map(|figure| (figure.value, weight_of(Some(figure), now, self.report_interval(rules))))
     }
 
     /// The access that requests have to the backend.
@@ -464,7 +483,7 @@ impl Backend {
     /// further reports.
     pub(crate) fn reports_hold_until(&self, now: Instant, rules: &Rules) -> Instant {
         let Reports { queue, cpu_busy_ms, memory_bytes, pressure, .. } = &self.reports;
-        let interval = rules.probes.report_interval;
+        let interval = self.report_interval(rules);
         let figures = [queue, cpu_busy_ms, memory_bytes, pressure].into_iter().flatten();
         figures.map(|figure| figure.holds_until(now, interval)).min().unwrap_or(Instant::FAR_FUTURE)
     }
@@ -500,7 +519,8 @@ impl Backend {
         let weights = &rules.weights;
         let (queue, cpu, memory) =
             (self.reports.queue, self.reports.cpu_busy_ms, self.reports.memory_bytes);
-        let weight = |figure| weight_of(figure, now, rules);
+        let interval = self.report_interval(rules);
+        let weight = |figure| weight_of(figure, now, interval);
         let value = |figure: Option<Figure>| figure.map(|figure| figure.value);
         self.parts.queue = weight(queue) * weights.queue_points(self.reports.queue_ewma.value());
         self.parts.cpu = match (cpu, self.reports.pressure) {

@@ -1,7 +1,6 @@
 //! A backend's reported figures and their weight by age.
 use std::time::Duration;
 
-use crate::config::Rules;
 use crate::time::Instant;
 
 /// A reported number. It has full weight for one report interval, none after three, and falls in a
@@ -37,7 +36,7 @@ impl Figure {
 /// row are tolerated.
 const FORGOTTEN_AT: f64 = 3.0;
 
-/// The weight of a figure; 0 without one.
-pub(super) fn weight_of(figure: Option<Figure>, now: Instant, rules: &Rules) -> f64 {
-    figure.map_or(0.0, |figure| figure.weight(now, rules.probes.report_interval))
+/// The weight of a figure for reports at this interval; 0 without one.
+pub(super) fn weight_of(figure: Option<Figure>, now: Instant, interval: Duration) -> f64 {
+    figure.map_or(0.0, |figure| figure.weight(now, interval))
 }

@@ -1,5 +1,6 @@
 //! Effects of pings, reports and the ends of requests.
 use super::*;
+use crate::config::CheckRules;
 
 /// All factors at once, against numbers worked out by hand; tanh(0.5) = 0.462117157260.
 #[test]
@@ -52,6 +53,35 @@ fn pressure_counts_without_a_cpu_time() {
     let both = LoadReport { cpu_busy_ms: Some(0.0), ..pressed(1.0) };
     world.tell(Event::LoadReported { backend: A, report: both });
     assert_eq!(points(&world), 0.0);
+}
+
+/// A figure ages by the backend's own interval of reports: full weight for one, none after three. A
+/// report without a valid figure does not make the others younger.
+#[test]
+fn figures_age_by_the_backends_own_interval() {
+    let own = |ms| CheckRules { report_interval_ms: Some(ms), ..CheckRules::default() };
+    let mut rules = Rules::default();
+    rules.limits.checks = [("a".to_owned(), own(100)), ("b".to_owned(), own(60_000))].into();
+    let mut world = World::with_rules(&["a", "b"], rules);
+    world.answer(A, 5);
+    world.answer(B, 5);
+    let full = 30.0 * 0.761_594_155_956;
+    for id in [A, B] {
+        let report = LoadReport { cpu_busy_ms: Some(100.0), ..LoadReport::default() };
+        world.tell(Event::LoadReported { backend: id, report });
+    }
+    for (after, of_a, of_b) in [(100, 1.0, 1.0), (100, 0.5, 1.0), (100, 0.0, 1.0)] {
+        world.advance(after);
+        for (id, share) in [(A, of_a), (B, of_b)] {
+            let report = LoadReport { queue: Some(-1.0), ..LoadReport::default() };
+            world.tell(Event::LoadReported { backend: id, report });
+            let points = world.snapshot().backends[id.index()].score.cpu;
+            assert!((points - share * full).abs() < 1e-6, "{id:?}: {points}");
+        }
+    }
+    for backend in world.snapshot().backends {
+        assert_eq!(backend.report_age, Some(Duration::from_millis(300)), "{}", backend.name);
+    }
 }
 
 /// Loss counts from the fifth ping. By hand: the second of five fails, so the loss is 0.2 · 0.8³.

@@ -284,7 +284,7 @@ pub(super) const OF_BACKENDS: [(Family, Write); 41] = [
         |to, of| to.put(of.counts.bad_reports),
     ),
     (
-        gauge("intelliproxy_backend_report_age_seconds", "Age of the last readable report."),
+        gauge("intelliproxy_backend_report_age_seconds", "Age of the last report with a figure."),
         |to, of| put_known(to, of.snapshot.report_age.map(|age| age.as_secs_f64())),
     ),
     (

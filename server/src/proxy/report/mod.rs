@@ -46,7 +46,9 @@ pub(crate) fn read_report(body: &[u8], reporting: &Reporting) -> Reading {
         ReportKind::Agent => agent::read(body),
         ReportKind::None => Reading { report: None, fault: None },
     };
-    let has_none = reading.report == Some(LoadReport::default());
+    // An agent need not say anything.
+    let must_say = reporting.kind != ReportKind::Agent;
+    let has_none = must_say && reading.report == Some(LoadReport::default());
     let fault = reading.fault.or_else(|| has_none.then_some(ReportFault::NoFigures));
     Reading { report: reading.report, fault }
 }

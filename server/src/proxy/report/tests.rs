@@ -183,5 +183,8 @@ fn agents_are_understood() {
         assert!(matches!(reading.fault, Some(ReportFault::Unreadable { .. })), "{line}");
         assert_eq!(reading.report, None, "{line}");
     }
-    assert_eq!(read_report(b"# nothing", &of).fault, Some(ReportFault::NoFigures));
+    for line in ["", "\n", "# nothing", "maxconn:30\n"] {
+        let nothing = Reading { report: Some(LoadReport::default()), fault: None };
+        assert_eq!(read_report(line.as_bytes(), &of), nothing, "{line}");
+    }
 }
