@@ -98,8 +98,6 @@ pub(crate) struct Pings {
 pub(crate) struct Reports {
     pub(crate) read: u64,
     pub(crate) failed: u64,
-    /// The time of the last report with a valid figure.
-    pub(crate) last_said_at: Option<Instant>,
     /// The last reported value of each figure and its time. A report without a figure does not
     /// change it.
     pub(crate) queue: Option<Figure>,
@@ -108,6 +106,15 @@ pub(crate) struct Reports {
     pub(crate) cpu_busy_ms: Option<Figure>,
     pub(crate) memory_bytes: Option<Figure>,
     pub(crate) queue_ewma: Ewma,
+}
+
+impl Reports {
+    /// The time of the last report with a valid figure.
+    pub(crate) fn last_said_at(&self) -> Option<Instant> {
+        let Self { queue, running, pressure, cpu_busy_ms, memory_bytes, .. } = self;
+        let figures = [queue, running, pressure, cpu_busy_ms, memory_bytes].into_iter().flatten();
+        figures.map(|figure| figure.said_at).max()
+    }
 }
 
 /// Results of its requests.
@@ -192,16 +199,6 @@ impl Backend {
     pub(crate) fn report_read(&mut self, now: Instant, report: &LoadReport, rules: &Rules) {
         let said = |number: Option<f64>| number.filter(|x| x.is_finite() && *x >= 0.0);
         self.reports.read += 1;
-        let figures = [
-            report.queue,
-            report.running,
-            report.pressure,
-            report.cpu_busy_ms,
-            report.memory_bytes,
-        ];
-        if figures.into_iter().any(|figure| said(figure).is_some()) {
-            self.reports.last_said_at = Some(now);
-        }
         if let Some(queue) = said(report.queue) {
             if weight_of(self.reports.queue, now, self.report_interval(rules)) == 0.0 {
                 // The earlier value has lost all its weight: the average starts again.

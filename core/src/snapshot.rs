@@ -192,7 +192,7 @@ impl BackendSnapshot {
             others: None,
             cpu_busy_ms: reports.cpu_busy_ms.map(|figure| figure.value),
             memory_bytes: reports.memory_bytes.map(|figure| figure.value),
-            report_age: age(reports.last_said_at),
+            report_age: age(reports.last_said_at()),
             score: *backend.parts(),
             policy,
         }

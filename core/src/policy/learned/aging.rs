@@ -49,7 +49,7 @@ impl Learned {
     }
 }
 
-/// Time between two looks at the backends: their work grows with the number of backends. Chosen.
+/// Time between two passes over the backends, whose work grows with the number of backends. Chosen.
 const EVERY: Duration = Duration::from_secs(1);
 /// Time without requests after which a speed ages. Chosen on random scenarios: without it every
 /// pause between two requests costs evidence, and at low rates the cost is up to 10 % higher.

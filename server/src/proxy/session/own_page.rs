@@ -26,7 +26,7 @@ impl OwnPage {
     /// Whether a request for this path may be for a page of the proxy.
     #[inline]
     pub(crate) fn may_be(path: &[u8]) -> bool {
-        path.starts_with(b"/stats")
+        path.starts_with(PATH)
     }
 
     /// Returns the proxy's own page that a request is for, if any.
@@ -34,7 +34,7 @@ impl OwnPage {
     /// A client gets the live page or its events if it accepts their media types by name and does
     /// not prefer JSON. Otherwise it gets JSON, even if it accepts `*/*`.
     pub(crate) fn of(head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Self> {
-        let rest = path.strip_prefix(b"/stats")?;
+        let rest = path.strip_prefix(PATH)?;
         let query = match rest {
             [] => &[],
             [b'?', query @ ..] => query,
@@ -84,6 +84,8 @@ impl OwnPage {
     }
 }
 
+/// The path of all pages; a query selects one.
+const PATH: &[u8] = b"/stats";
 const EVENTS: &[u8] = b"text/event-stream";
 const HTML: &[u8] = b"text/html";
 
