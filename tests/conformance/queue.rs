@@ -127,6 +127,25 @@ fn a_second_wait_ends_with_the_first() {
     assert!(paths(&driver).contains(&"/3".to_owned()), "{:?}", paths(&driver));
 }
 
+/// A request that would wait again after its deadline gets its response at once.
+#[test]
+fn no_second_wait_after_the_deadline() {
+    let mut config = config(1, 10);
+    config.routing.policy = PolicyKind::LeastRequest;
+    let mut driver = Driver::with_backends(config, &["a", "b"]);
+    ask(&mut driver, "0");
+    ask(&mut driver, "1");
+    let client = ask(&mut driver, "2");
+    driver.pass(Duration::from_millis(100));
+    let conn = driver.upstreams()[1];
+    driver.dialling = Dialling::IsRefused;
+    respond(&mut driver, 1);
+    driver.pass(Duration::from_millis(250));
+    assert_eq!(driver.text(client), "", "a backend works on it");
+    driver.reset(conn);
+    assert_busy(&driver, client);
+}
+
 /// While the one backend that is up is only full, requests wait for it. None is sent to a backend
 /// that is down.
 #[test]

@@ -2,11 +2,10 @@
 //! (`limits.perBackend`).
 //!
 //! The queue is first in, first out. A new request is added at the back; one that waited before its
-//! last attempt returns to its place. When a request at a
-//! backend ends or a backend comes up, the front one continues. At most `limits.queueLength`
-//! requests wait, and none after `limits.queueMs` from its first wait. A request beyond any of these limits gets 503
-//! with Retry-After. An entry whose request has ended is skipped: its ticket differs from that of
-//! its session.
+//! last attempt returns to its place. When a request at a backend ends or a backend comes up, the
+//! front one continues. At most `limits.queueLength` requests wait, and none after `limits.queueMs`
+//! from its first wait. A request beyond any of these limits gets 503 with Retry-After. An entry
+//! whose request has ended is skipped: its ticket differs from that of its session.
 //!
 //! The layout hints are explained in `proxy/mod.rs`.
 use std::collections::VecDeque;
@@ -91,6 +90,10 @@ impl Proxy {
         let ticket = self.queue.tickets;
         // A request that waited before keeps its deadline, and with it its place.
         let deadline = session.take_ticket(now, ticket, now + limits.queue);
+        if deadline <= now {
+            self.queue.counts.timed_out += 1;
+            return session.handle_unlinked(now, UpstreamError::QueueTimeout, &mut self.shared);
+        }
         let entries = &mut self.queue.entries;
         let place = entries.partition_point(|entry| entry.deadline <= deadline);
         entries.insert(place, Entry { conn: id, ticket, since: now, deadline });
