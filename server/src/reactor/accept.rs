@@ -22,6 +22,9 @@ const ACCEPT_WARNS_EVERY: Duration = Duration::from_secs(5);
 /// a stop, or after a reload. A backlog of 4096 clients takes 32. The bound holds even if new
 /// clients never stop arriving.
 pub(super) const LAST_ROUNDS_MAX: usize = 64;
+/// The longest time for which a stop waits for steps of handshakes, which requests may follow. It
+/// suffices for the steps that have begun, and then for hundreds of last ones.
+const LAST_STEPS: Duration = Duration::from_millis(100);
 
 impl Reactor {
     /// Accepts waiting clients while there is room for them.
@@ -184,6 +187,7 @@ impl Reactor {
     pub(super) fn stop(&mut self, events: &mut Events) -> std::io::Result<()> {
         self.is_stop_asked = false;
         self.stops_at = None;
+        let until = self.clock.now() + LAST_STEPS;
         for _ in 0..LAST_ROUNDS_MAX {
             let is_awaited = self.listeners.look();
             if is_awaited {
@@ -191,7 +195,7 @@ impl Reactor {
             }
             self.catch_up(events)?;
             // Requests may have come with the last messages of handshakes.
-            self.shake_all();
+            self.shake_all(until);
             self.read_on();
             let can_accept = self.proxy.accepts() && self.now >= self.accepts_from;
             if !(is_awaited && can_accept) && self.unread.is_empty() {

@@ -205,6 +205,7 @@ impl Reactor {
         listeners.open(setup.listeners, registry).map_err(fail)?;
         listeners.secure(&setup.tls);
         let service = Service::new(&setup.manager, setup.program, Arc::clone(&waker), now);
+        let handshakes = Handshakes::new(Arc::clone(&waker));
         let mut edge =
             Edge::new(setup.log, keeper, setup.reload, setup.discovery, waker, recording);
         edge.set_access_log(now, access_log, &mut proxy)?;
@@ -228,7 +229,7 @@ impl Reactor {
             sockets: Vec::new(),
             deadline: Some(now),
             unread: VecDeque::new(),
-            handshakes: Handshakes::new(),
+            handshakes,
             tls: setup.tls,
             backend_tls: setup.backend_tls,
             scratch: Scratch::default(),

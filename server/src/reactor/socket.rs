@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use self::secured::Secured;
-pub(super) use self::secured::{Scratch, Shaken};
+pub(super) use self::secured::{Scratch, Shaken, Step};
 use super::token::Source;
 use super::transfer::{receive, send};
 use crate::config::ListenTls;
@@ -56,6 +56,10 @@ pub(crate) struct Socket {
     pub(crate) is_costly: bool,
     /// Whether it is in the reactor's list of connections with bytes left to read.
     pub(crate) is_queued: bool,
+    /// Whether another thread takes a step of its handshake. That thread has the TLS layer then.
+    pub(super) is_stepping: bool,
+    /// Whether a step of its handshake has answered the client. The next one can be the last.
+    pub(super) is_answered: bool,
     /// The TLS layer, if it has one.
     pub(super) secured: Option<Box<Secured>>,
 }
@@ -120,6 +124,8 @@ impl Socket {
             is_held: false,
             is_costly: false,
             is_queued: false,
+            is_stepping: false,
+            is_answered: false,
             secured: None,
         }
     }

@@ -70,6 +70,7 @@ impl Reactor {
             Source::Reopens => self.reopen_logs(),
             Source::Upgrades => self.upgrade(),
             Source::Waker => {
+                self.handshakes.handle_call();
                 self.take_successor();
                 self.take_reloaded();
                 self.take_found();

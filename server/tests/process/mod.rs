@@ -175,6 +175,18 @@ impl Program {
         figure.and_then(|text| text.parse().ok()).expect("a number of KiB")
     }
 
+    /// Whether the process has a thread of this name.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn has_thread(&self, name: &str) -> bool {
+        let folder = format!("/proc/{}/task", self.child.id());
+        let tasks = std::fs::read_dir(folder).expect("a running process");
+        // A thread may end meanwhile.
+        tasks.flatten().any(|task| {
+            let found = std::fs::read_to_string(task.path().join("comm"));
+            found.is_ok_and(|found| found.trim_end() == name)
+        })
+    }
+
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.child.wait().expect("a status").code()
     }

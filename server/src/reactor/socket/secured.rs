@@ -14,7 +14,7 @@ use mio::net::TcpStream;
 
 use super::{Moved, Socket};
 use crate::config::ListenTls;
-use crate::proxy::ClientIdentity;
+use crate::proxy::{ClientIdentity, ConnId};
 use crate::reactor::transfer::send_all;
 use crate::tls::{Layer, TlsFault};
 
@@ -76,6 +76,31 @@ impl Secured {
     }
 }
 
+/// A step of a client's handshake, with the layer of its socket. Another thread takes it
+/// (`handshakes/steps.rs`), because a key exchange and a signature take 0.1 to 1 ms.
+#[derive(Debug)]
+pub(in crate::reactor) struct Step {
+    pub(in crate::reactor) conn: ConnId,
+    secured: Box<Secured>,
+    /// The bytes that have arrived.
+    bytes: Vec<u8>,
+    failure: Option<(TlsFault, String)>,
+}
+
+impl Step {
+    /// Takes the step. Called once.
+    pub(in crate::reactor) fn take(&mut self) {
+        let taken = self.secured.layer.take(&std::mem::take(&mut self.bytes), &mut []);
+        self.failure = taken.err().map(failure);
+    }
+}
+
+/// The reason of a failed handshake, and its text.
+fn failure(error: impl Into<TlsFault> + ToString) -> (TlsFault, String) {
+    let wrong = error.to_string();
+    (error.into(), wrong)
+}
+
 /// The state of a handshake after a step.
 #[derive(Debug, Eq, PartialEq)]
 pub(in crate::reactor) enum Shaken {
@@ -89,6 +114,17 @@ pub(in crate::reactor) enum Shaken {
     Failed(TlsFault, String),
 }
 
+impl Shaken {
+    /// After a read without bytes.
+    fn after(moved: Moved) -> Self {
+        match moved {
+            Moved::Bytes(_) | Moved::Blocked => Self::Waits,
+            Moved::Ended => Self::Failed(TlsFault::Ended, "the peer has left".to_owned()),
+            Moved::Failed => Self::Failed(TlsFault::Broken, "the connection broke".to_owned()),
+        }
+    }
+}
+
 impl Socket {
     /// Records that the stream is connected. Returns whether a handshake follows.
     pub(in crate::reactor) fn begin_handshake(&mut self) -> bool {
@@ -100,10 +136,58 @@ impl Socket {
 
     /// Whether a handshake is in progress.
     pub(in crate::reactor) fn is_handshaking(&self) -> bool {
-        self.is_connecting && self.secured.as_ref().is_some_and(|secured| secured.is_linked)
+        let is_linked = || self.secured.as_ref().is_some_and(|secured| secured.is_linked);
+        self.is_connecting && (self.is_stepping || is_linked())
     }
 
-    /// Continues the handshake with what has arrived.
+    /// Begins the next step of a client's handshake with what has arrived. Until
+    /// [`end_step`](Self::end_step), the socket has no layer.
+    ///
+    /// # Errors
+    /// The state of the handshake, if there is no step to take.
+    pub(in crate::reactor) fn begin_step(
+        &mut self,
+        scratch: &mut Scratch,
+        registry: &Registry,
+    ) -> Result<Step, Shaken> {
+        self.flush_secured(registry);
+        if !self.is_readable {
+            return Err(Shaken::Waits);
+        }
+        scratch.space.resize(SCRATCH, 0);
+        match self.receive(&mut scratch.space[..READ_LEAST]) {
+            Moved::Bytes(count) => {
+                let secured = self.secured.take().ok_or(Shaken::Waits)?;
+                self.is_stepping = true;
+                let bytes = scratch.space[..count].to_vec();
+                Ok(Step { conn: self.conn, secured, bytes, failure: None })
+            }
+            other => Err(Shaken::after(other)),
+        }
+    }
+
+    /// Takes the layer back after a step.
+    pub(in crate::reactor) fn end_step(&mut self, step: Step, registry: &Registry) -> Shaken {
+        self.is_stepping = false;
+        let secured = self.secured.insert(step.secured);
+        self.is_answered |= secured.layer.has_output();
+        let is_over = !secured.layer.is_handshaking();
+        let has_more = secured.layer.has_input() || secured.layer.has_ended();
+        // After a failure, the peer gets the alert.
+        self.flush_secured(registry);
+        if let Some((fault, wrong)) = step.failure {
+            return Shaken::Failed(fault, wrong);
+        }
+        if is_over {
+            self.is_connecting = false;
+            // Bytes or the end may have come with the last message of the handshake.
+            self.is_readable |= has_more;
+            return Shaken::Done;
+        }
+        if self.is_readable { Shaken::Continues } else { Shaken::Waits }
+    }
+
+    /// Continues the handshake with a backend with what has arrived.
     pub(in crate::reactor) fn shake(
         &mut self,
         scratch: &mut Scratch,
@@ -116,8 +200,8 @@ impl Socket {
             let Some(secured) = &self.secured else { return Shaken::Done };
             if !secured.layer.is_handshaking() {
                 self.is_connecting = false;
-                // Bytes may have come with the last message of the handshake.
-                self.is_readable |= secured.layer.has_input();
+                // Bytes or the end may have come with the last message of the handshake.
+                self.is_readable |= secured.layer.has_input() || secured.layer.has_ended();
                 return Shaken::Done;
             }
             if !self.is_readable {
@@ -129,17 +213,11 @@ impl Socket {
                     if let Err(error) = secured.layer.take(&space[..count], &mut []) {
                         // The peer gets the alert.
                         self.flush_secured(registry);
-                        let wrong = error.to_string();
-                        return Shaken::Failed(TlsFault::from(error), wrong);
+                        let (fault, wrong) = failure(error);
+                        return Shaken::Failed(fault, wrong);
                     }
                 }
-                Moved::Blocked => return Shaken::Waits,
-                Moved::Ended => {
-                    return Shaken::Failed(TlsFault::Ended, "the peer has left".to_owned());
-                }
-                Moved::Failed => {
-                    return Shaken::Failed(TlsFault::Broken, "the connection broke".to_owned());
-                }
+                other => return Shaken::after(other),
             }
         }
         Shaken::Continues
