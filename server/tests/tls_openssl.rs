@@ -7,8 +7,9 @@ mod secured;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use process::Folder;
+use process::{DEADLINE, Folder};
 use secured::{LAST, Proxy, fixture, tls};
 
 /// A running `openssl s_client`.
@@ -78,7 +79,8 @@ fn renegotiation_is_refused() {
     assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
 }
 
-/// The OCSP response of an authority is stapled, and verifies as sent, in both versions.
+/// The OCSP response of an authority is stapled until it expires, and verifies as sent, in both
+/// versions.
 #[test]
 fn a_staple_reaches_the_client() {
     let folder = Folder::new("tls-authority");
@@ -105,7 +107,7 @@ fn a_staple_reaches_the_client() {
     let tls = format!(
         r#"{{"certificates": [{{"chain": "{chain}", "key": "{key}", "ocsp": "{ocsp}"}}]}}"#
     );
-    let proxy = Proxy::start("staple", &[&tls], "");
+    let mut proxy = Proxy::start("staple", &[&tls], "");
     for version in ["-tls1_2", "-tls1_3"] {
         let arguments = [version, "-servername", "a.test", "-status"];
         let mut client = OpenSsl::connect(&proxy, &folder.path("ca.pem"), &arguments);
@@ -115,6 +117,25 @@ fn a_staple_reaches_the_client() {
         assert!(text.contains("Cert Status: good"), "{text}");
         assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
     }
+    // The proxy does not verify a response, so another year makes it one that has expired.
+    let mut late = fs::read(&ocsp).expect("a file");
+    let next_update = [0xa0, 17, 0x18, 15];
+    let at = late.windows(4).rposition(|bytes| bytes == next_update).expect("a next update");
+    late[at + 4..][..4].copy_from_slice(b"2020");
+    fs::write(&ocsp, late).expect("a file");
+    let begun = Instant::now();
+    loop {
+        let arguments = ["-servername", "a.test", "-status"];
+        let mut client = OpenSsl::connect(&proxy, &folder.path("ca.pem"), &arguments);
+        client.send(LAST);
+        let text = client.output();
+        assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
+        if text.contains("OCSP response: no response sent") {
+            break;
+        }
+        assert!(begun.elapsed() < DEADLINE, "it is still stapled: {text}");
+    }
+    proxy.program.line_with("/staple.der: the OCSP response expired at ");
 }
 
 /// A name that ends in a dot, which rustls does not send, finds its certificate.

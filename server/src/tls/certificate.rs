@@ -25,7 +25,7 @@ impl Facts {
     pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let mut certificate = Der(Der(der).expect(SEQUENCE)?);
         let mut body = Der(certificate.expect(SEQUENCE)?);
-        body.skip(VERSION);
+        body.skip(EXPLICIT_0);
         body.expect(INTEGER)?;
         body.expect(SEQUENCE)?;
         body.expect(SEQUENCE)?;
@@ -43,11 +43,34 @@ impl Facts {
     }
 }
 
-/// Whether the bytes are a successful OCSP response (RFC 6960 section 4.2.1).
-pub(crate) fn is_ocsp_response(der: &[u8]) -> bool {
+/// The last second for which a successful OCSP response holds, since 1970: the earliest `nextUpdate`
+/// of its parts, or the maximum without any. Returns `None` if the bytes are not such a response
+/// (RFC 6960 section 4.2.1).
+pub(crate) fn ocsp_not_after(der: &[u8]) -> Option<i64> {
     let mut outer = Der(der);
-    let response = outer.expect(SEQUENCE);
-    outer.0.is_empty() && response.and_then(|inner| Der(inner).expect(ENUMERATED)) == Some(&[0])
+    let mut response = Der(outer.expect(SEQUENCE)?);
+    if !outer.0.is_empty() || response.expect(ENUMERATED)? != [0] {
+        return None;
+    }
+    let mut bytes = Der(Der(response.expect(EXPLICIT_0)?).expect(SEQUENCE)?);
+    bytes.expect(OID)?;
+    let mut data = Der(Der(Der(bytes.expect(OCTETS)?).expect(SEQUENCE)?).expect(SEQUENCE)?);
+    data.skip(EXPLICIT_0);
+    // The responder.
+    data.next()?;
+    data.expect(GENERAL_TIME)?;
+    let (mut parts, mut not_after) = (Der(data.expect(SEQUENCE)?), i64::MAX);
+    while let Some((tag, part)) = parts.next() {
+        let mut part = Der((tag == SEQUENCE).then_some(part)?);
+        part.expect(SEQUENCE)?;
+        // The state of the certificate.
+        part.next()?;
+        part.expect(GENERAL_TIME)?;
+        if let Some((EXPLICIT_0, next)) = part.next() {
+            not_after = not_after.min(time(Der(next).next()?)?);
+        }
+    }
+    Some(not_after)
 }
 
 const ENUMERATED: u8 = 0x0a;
@@ -60,8 +83,8 @@ const BMP_STRING: u8 = 0x1e;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const BOOLEAN: u8 = 0x01;
-/// `[0]` of a certificate.
-const VERSION: u8 = 0xa0;
+/// `[0]`, a version of a certificate or the next update of an OCSP response.
+const EXPLICIT_0: u8 = 0xa0;
 /// `[3]` of a certificate.
 const EXTENSIONS: u8 = 0xa3;
 /// `dNSName`, `[2]` of a GeneralName.

@@ -17,7 +17,7 @@ mod layer;
 #[cfg(not(feature = "tls"))]
 pub(crate) use self::absent::Layer;
 #[cfg(feature = "tls")]
-pub(crate) use self::certificate::{Facts, is_ocsp_response};
+pub(crate) use self::certificate::{Facts, ocsp_not_after};
 pub use self::fault::TlsFault;
 #[cfg(feature = "tls")]
 pub(crate) use self::layer::Layer;

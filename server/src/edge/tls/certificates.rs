@@ -1,7 +1,9 @@
 //! The certificates of a listener, chosen by the host name that a client requests.
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use log::warn;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -9,23 +11,67 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
+use super::tickets::seconds;
 use crate::tls::Facts;
 use crate::utc::Utc;
 
 /// The certificates by host name.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    default: Arc<CertifiedKey>,
-    exact: BTreeMap<String, Arc<CertifiedKey>>,
+    default: Arc<Identity>,
+    exact: BTreeMap<String, Arc<Identity>>,
     /// By the name after `*.`.
-    wildcard: BTreeMap<String, Arc<CertifiedKey>>,
+    wildcard: BTreeMap<String, Arc<Identity>>,
+}
+
+/// A certificate with its names.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    identity: Arc<Identity>,
+    names: Vec<String>,
 }
 
 /// A certificate with its key.
 #[derive(Debug)]
-pub(super) struct Certificate {
+struct Identity {
     key: Arc<CertifiedKey>,
-    names: Vec<String>,
+    /// The same with an OCSP response.
+    stapled: Option<(Arc<CertifiedKey>, Staple)>,
+}
+
+/// An OCSP response.
+#[derive(Debug)]
+pub(super) struct Staple {
+    response: Vec<u8>,
+    /// The last second in which it may be sent, since 1970.
+    not_after: i64,
+    file: String,
+    /// Whether the log has its end.
+    is_told: AtomicBool,
+}
+
+impl Staple {
+    pub(super) const fn new(response: Vec<u8>, not_after: i64, file: String) -> Self {
+        Self { response, not_after, file, is_told: AtomicBool::new(false) }
+    }
+
+    /// Whether it may be sent at `now`, seconds since 1970. Clients refuse a certificate with a
+    /// response that has expired.
+    fn holds(&self, now: i64) -> bool {
+        let holds = now <= self.not_after;
+        if !holds && !self.is_told.swap(true, Ordering::Relaxed) {
+            let Self { file, not_after, .. } = self;
+            warn!("{file}: the OCSP response expired at {}: not stapled", date(*not_after));
+        }
+        holds
+    }
+}
+
+impl Identity {
+    fn at(&self, now: i64) -> &Arc<CertifiedKey> {
+        let stapled = self.stapled.as_ref().filter(|(_, staple)| staple.holds(now));
+        stapled.map_or(&self.key, |(key, _)| key)
+    }
 }
 
 /// The file of a certificate that is invalid, with the text that follows the file's name in the
@@ -41,7 +87,7 @@ impl Certificate {
     pub(super) fn read(
         chain: &[u8],
         key: &[u8],
-        staple: Option<Vec<u8>>,
+        staple: Option<Staple>,
         now: i64,
         provider: &CryptoProvider,
     ) -> Result<Self, Wrong> {
@@ -49,18 +95,19 @@ impl Certificate {
         let facts = facts(&chain[0], now).map_err(Wrong::Chain)?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| Wrong::Key("has no private key in PEM".to_owned()))?;
-        let mut key =
-            CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    Wrong::Key("is not the key of the certificate".to_owned())
-                }
-                Error::InvalidCertificate(_) => {
-                    Wrong::Chain("has an invalid certificate".to_owned())
-                }
-                _ => Wrong::Key("has a private key of an unknown kind".to_owned()),
-            })?;
-        key.ocsp = staple;
-        Ok(Self { key: Arc::new(key), names: facts.names })
+        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                Wrong::Key("is not the key of the certificate".to_owned())
+            }
+            Error::InvalidCertificate(_) => Wrong::Chain("has an invalid certificate".to_owned()),
+            _ => Wrong::Key("has a private key of an unknown kind".to_owned()),
+        })?;
+        let stapled = staple.map(|mut staple| {
+            let ocsp = Some(std::mem::take(&mut staple.response));
+            (Arc::new(CertifiedKey { ocsp, ..key.clone() }), staple)
+        });
+        let identity = Arc::new(Identity { key: Arc::new(key), stapled });
+        Ok(Self { identity, names: facts.names })
     }
 }
 
@@ -96,22 +143,22 @@ impl Certificates {
     /// Indexes certificates by name. The first is the default. If several have the same name, the
     /// earliest is used. Returns `None` for an empty list.
     pub(super) fn new(all: Vec<Certificate>) -> Option<Self> {
-        let default = Arc::clone(&all.first()?.key);
+        let default = Arc::clone(&all.first()?.identity);
         let (mut exact, mut wildcard) = (BTreeMap::new(), BTreeMap::new());
-        for Certificate { key, names } in all {
+        for Certificate { identity, names } in all {
             for name in names {
                 let (names, name) = match name.strip_prefix("*.") {
                     Some(parent) => (&mut wildcard, parent.to_owned()),
                     None => (&mut exact, name),
                 };
-                names.entry(name).or_insert_with(|| Arc::clone(&key));
+                names.entry(name).or_insert_with(|| Arc::clone(&identity));
             }
         }
         Some(Self { default, exact, wildcard })
     }
 
     /// Returns the certificate for a name in lower case.
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    fn find(&self, name: &str) -> Option<&Arc<Identity>> {
         // Some clients send the dot of a name like `example.com.`, which RFC 6066 section 3
         // forbids.
         let name = name.strip_suffix('.').unwrap_or(name);
@@ -124,7 +171,8 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls gives the name in lower case.
         let found = hello.server_name().and_then(|name| self.find(name));
-        Some(Arc::clone(found.unwrap_or(&self.default)))
+        let now = i64::try_from(seconds()).unwrap_or(i64::MAX);
+        Some(Arc::clone(found.unwrap_or(&self.default).at(now)))
     }
 }
 
@@ -152,7 +200,7 @@ mod tests {
                 include_bytes!("../../tls/testing/other.key"),
             ),
         ];
-        let (site, other) = (Arc::clone(&all[0].key), Arc::clone(&all[1].key));
+        let (site, other) = (Arc::clone(&all[0].identity), Arc::clone(&all[1].identity));
         let all = Certificates::new(all).expect("certificates");
         for (name, expected) in [
             ("a.test", Some(&site)),

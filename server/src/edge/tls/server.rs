@@ -10,12 +10,12 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-use super::certificates::{Certificate, Certificates, Wrong, read_chain};
+use super::certificates::{Certificate, Certificates, Staple, Wrong, read_chain};
 use super::files::{Digest, Watched, digest, line, read, refuse};
 use super::tickets::{Ticketer, Tickets, seconds};
 use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion};
 use crate::edge::disk::read_named;
-use crate::tls::{Layer, is_ocsp_response};
+use crate::tls::{Layer, ocsp_not_after};
 
 /// The maximum size of a file, in bytes. A chain of four certificates takes a hundredth of this.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -154,12 +154,13 @@ fn load(
         let of = |key: &str| format!("{path}.certificates[{index}].{key}");
         let (of_chain, of_key, of_ocsp) = (of("chain"), of("key"), of("ocsp"));
         let contents = (read(&of_chain, chain, read_file)?, read(&of_key, key, read_file)?);
-        let staple = ocsp.as_ref().map(|file| read(&of_ocsp, file, read_file)).transpose()?;
-        if let (Some(file), Some(staple)) = (ocsp, &staple)
-            && !is_ocsp_response(staple)
-        {
-            return Err(refuse(&of_ocsp, OCSP, file, "is not one"));
-        }
+        let staple = |file: &String| {
+            let response = read(&of_ocsp, file, read_file)?;
+            let not_after = ocsp_not_after(&response);
+            let not_after = not_after.ok_or_else(|| refuse(&of_ocsp, OCSP, file, "is not one"))?;
+            Ok(Staple::new(response, not_after, file.clone()))
+        };
+        let staple = ocsp.as_ref().map(staple).transpose()?;
         let read = Certificate::read(&contents.0, &contents.1, staple, now, &provider);
         certificates.push(read.map_err(|wrong| match wrong {
             Wrong::Chain(wrong) => refuse(&of_chain, CHAIN, chain, &wrong),

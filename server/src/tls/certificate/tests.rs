@@ -92,3 +92,46 @@ fn names_are_shown() {
     escape(BMP_STRING, &[0, b'A', 0, 0xe4], &mut text);
     assert_eq!(text, "A\\C3\\A4");
 }
+
+/// An element with a length of two bytes.
+fn element(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
+    let content = parts.concat();
+    let [high, low] = u16::try_from(content.len()).expect("a short element").to_be_bytes();
+    [vec![tag, 0x82, high, low], content].concat()
+}
+
+/// An OCSP response for certificates with these next updates.
+fn ocsp_response(state: u8, updates: &[Option<&str>]) -> Vec<u8> {
+    let general = |text: &str| element(GENERAL_TIME, &[text.as_bytes().to_vec()]);
+    let produced = general("20260101000000Z");
+    let part = |next: &Option<&str>| {
+        let next = next.map(|text| element(EXPLICIT_0, &[general(text)]));
+        let good = element(0x80, &[]);
+        let id = element(SEQUENCE, &[]);
+        element(SEQUENCE, &[id, good, produced.clone(), next.unwrap_or_default()])
+    };
+    let parts = element(SEQUENCE, &updates.iter().map(part).collect::<Vec<_>>());
+    let responder = element(0xa2, &[]);
+    let data = element(SEQUENCE, &[responder, produced.clone(), parts]);
+    let basic = element(OCTETS, &[element(SEQUENCE, &[data])]);
+    let bytes = element(SEQUENCE, &[element(OID, &[vec![42]]), basic]);
+    element(SEQUENCE, &[element(ENUMERATED, &[vec![state]]), element(EXPLICIT_0, &[bytes])])
+}
+
+/// An OCSP response holds until the earliest of its next updates. One that is refused, cut or
+/// followed by other bytes is none.
+#[test]
+fn ocsp_responses_end() {
+    let (early, late) = (Some("20260102000000Z"), Some("20260103000000Z"));
+    assert_eq!(ocsp_not_after(&ocsp_response(0, &[late])), Some(1_767_398_400));
+    assert_eq!(ocsp_not_after(&ocsp_response(0, &[early])), Some(1_767_312_000));
+    assert_eq!(ocsp_not_after(&ocsp_response(0, &[None])), Some(i64::MAX));
+    assert_eq!(ocsp_not_after(&ocsp_response(0, &[late, early])), Some(1_767_312_000));
+    assert_eq!(ocsp_not_after(&ocsp_response(6, &[late])), None);
+    assert_eq!(ocsp_not_after(&ocsp_response(0, &[Some("2026010300000Z")])), None);
+    let whole = ocsp_response(0, &[late]);
+    for end in 0..whole.len() {
+        assert_eq!(ocsp_not_after(&whole[..end]), None, "{end}");
+    }
+    assert_eq!(ocsp_not_after(&[whole, vec![0]].concat()), None);
+}
