@@ -415,12 +415,14 @@ impl Backend {
     }
 
     /// The access that requests have to the backend.
+    #[inline]
     pub(crate) const fn access(&self) -> Access {
         let access = self.own_access();
         if self.is_backup { access.of_backup() } else { access }
     }
 
     /// The access that requests have to it if it is needed.
+    #[inline]
     const fn own_access(&self) -> Access {
         if self.is_retired {
             Access::Gone
@@ -467,6 +469,7 @@ impl Backend {
         self.held_until
     }
 
+    #[inline]
     pub(crate) fn error_rate_at(&self, now: Instant, rules: &Rules) -> f64 {
         self.requests.error_rate.rate_at(now, rules.errors.half_life, rules.errors.prior)
     }

@@ -248,6 +248,7 @@ impl Groups {
     }
 
     /// Counts a request.
+    #[inline]
     fn count(&mut self, group: u8) {
         self.requests[usize::from(group)] += 1;
         self.total += 1;

@@ -1,6 +1,8 @@
 //! Averages of observed values, without any knowledge of backends.
 //!
 //! `observe` and `add` record samples. Reads change nothing: they project to the given time.
+//!
+//! The layout hints are explained in `router.rs`.
 use std::time::Duration;
 
 use crate::errors::Errors;
@@ -16,6 +18,7 @@ pub(crate) struct Ewma {
 
 impl Ewma {
     /// Records a finite sample with weight `alpha`, above 0 and at most 1.
+    #[inline]
     pub(crate) fn observe(&mut self, alpha: f64, sample: f64) {
         debug_assert!(sample.is_finite(), "samples are checked where they enter");
         self.value = Some(match self.value {
@@ -116,6 +119,7 @@ impl Fading {
     }
 
     /// The count at `now`; 0 once it is below a millionth.
+    #[inline]
     pub(crate) fn at(&self, now: Instant, half_life: Duration) -> f64 {
         if self.count == 0.0 {
             return 0.0;
@@ -131,6 +135,7 @@ impl Fading {
 
 impl ErrorRate {
     /// Counts the end of a request.
+    #[inline]
     pub(crate) fn observe(&mut self, now: Instant, is_error: bool, half_life: Duration) {
         if let Some(share) = self.share_left(now, half_life) {
             self.step(now, share);
@@ -167,6 +172,7 @@ impl ErrorRate {
     }
 
     /// The share of errors at `now`, 0 to 1, with `prior` good requests added.
+    #[inline]
     pub(crate) fn rate_at(&self, now: Instant, half_life: Duration, prior: f64) -> f64 {
         if self.unforgiven() == 0.0 {
             return 0.0;
@@ -207,6 +213,7 @@ impl ErrorRate {
     }
 
     /// The factor by which the counts have shrunk, if a step is due.
+    #[inline]
     fn share_left(&self, now: Instant, half_life: Duration) -> Option<f64> {
         let half_life = u64::try_from(half_life.as_nanos()).unwrap_or(u64::MAX);
         let passed = now.as_nanos().saturating_sub(self.stepped_at.as_nanos());

@@ -39,6 +39,7 @@ impl Backend {
 
     /// Recent refusals at `now`; 0 from [`RETRIED_AFTER`] after the last one until the next one. If
     /// they only faded, a backend with many refusals would get no requests long after its recovery.
+    #[inline]
     pub(super) fn refusals_at(&self, now: Instant, rules: &Rules) -> f64 {
         if now.since(self.requests.turned_away_at) >= RETRIED_AFTER {
             return 0.0;

@@ -212,6 +212,7 @@ impl BackendTable {
 
     /// The best backend: a usable one if there is any, otherwise the least bad; `None` when all are
     /// retired, full or out of service.
+    #[inline]
     pub(crate) fn lowest(&self) -> Option<BackendId> {
         self.ranking.winner().map(|entry| self.ranked_id(entry))
     }
@@ -309,6 +310,7 @@ impl BackendTable {
     /// A key that orders configured backends by (access, score). The bits of floats that are
     /// finite and not negative are ordered like the floats, and their highest bit is 0. Backends
     /// that are not free lose the lowest three bits of the score to make room for the access.
+    #[inline]
     fn rank_key(backend: &Backend, access: Access) -> u64 {
         debug_assert!(backend.parts.total.is_finite(), "scores are finite");
         debug_assert!(backend.parts.total.is_sign_positive(), "scores are not negative");

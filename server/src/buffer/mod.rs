@@ -74,6 +74,7 @@ impl Buffer {
 
     /// Returns the free room after the bytes, except the room for a chunk's end. The caller reads
     /// into it and reports the number of bytes by [`filled`](Self::filled).
+    #[inline]
     pub(crate) fn space(&mut self) -> &mut [u8] {
         let start = self.end();
         let end = self.memory.len().saturating_sub(TAILROOM).max(start);
@@ -99,6 +100,7 @@ impl Buffer {
     }
 
     /// Puts `bytes` before the content. Returns false without a change if there is no room.
+    #[inline]
     pub(crate) fn prepend(&mut self, bytes: &[u8]) -> bool {
         let Some(start) = self.start().checked_sub(bytes.len()) else {
             return false;
@@ -170,6 +172,7 @@ impl Buffer {
         self.memory = memory;
     }
 
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start()..self.end()]
     }
@@ -237,6 +240,7 @@ struct Spare {
 }
 
 impl Spare {
+    #[inline]
     fn take(&mut self, memory: usize) -> Buffer {
         let buffer = self.buffers.pop().unwrap_or_else(|| Buffer::with_capacity(memory));
         self.unused = self.unused.min(self.buffers.len());
@@ -262,6 +266,7 @@ pub(crate) struct BufferPool {
 
 impl BufferPool {
     /// Returns an empty large buffer for reading, with room before its bytes.
+    #[inline]
     pub(crate) fn take_large(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.large.take(LARGE_MEMORY);
@@ -270,6 +275,7 @@ impl BufferPool {
     }
 
     /// Returns an empty small buffer.
+    #[inline]
     pub(crate) fn take_small(&mut self) -> Buffer {
         self.lent += 1;
         let mut buffer = self.small.take(SMALL);

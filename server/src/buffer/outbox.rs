@@ -51,6 +51,7 @@ impl Outbox {
     }
 
     /// Drops all bytes and state.
+    #[inline]
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         if let Some(buffer) = self.buffer.take() {
             pool.give(buffer);
@@ -163,6 +164,7 @@ impl Outbox {
     }
 
     /// Returns the bytes to be written next.
+    #[inline]
     pub(crate) fn pending(&self) -> &[u8] {
         self.buffer.as_ref().map_or(&[], |own| &own.bytes()[self.sent..])
     }
@@ -182,6 +184,7 @@ impl Outbox {
         self.has_sent
     }
 
+    #[inline]
     fn drop_sent(&mut self, pool: &mut BufferPool) {
         let sent = std::mem::take(&mut self.sent);
         if let Some(buffer) = self.buffer.take_if(|own| own.len() == sent) {

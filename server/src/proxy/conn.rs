@@ -89,6 +89,7 @@ impl ConnTable {
     }
 
     /// Removes a connection; `None` if it no longer exists.
+    #[inline]
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<Conn> {
         self.get_mut(id)?;
         Some(self.entries.remove(id.slot()).conn)

@@ -52,6 +52,7 @@ impl Counters {
     }
 
     /// Counts bytes received from a backend.
+    #[inline]
     pub(super) fn received(&mut self, backend: BackendId, count: usize) {
         self.of(backend).received += count as u64;
     }

@@ -28,7 +28,9 @@
 //! - `cold` and `inline(never)`: the code of rare cases stays out of the cache lines that every
 //!   exchange runs through. Together with needs as a set of bits this took an exchange of the
 //!   running proxy from 7229 instructions and 536 lines of 64 bytes to 6483 and 471.
-//! - `inline`: small functions that every exchange or every turn calls.
+//! - `inline`: small functions that every exchange or every turn calls. A release inlines others only
+//!   if they are tiny (`.cargo/config.toml`); without the hints of both packages an exchange makes 46
+//!   more calls and takes 1.5 % more instructions.
 mod action;
 mod affinity;
 mod askers;

@@ -1,4 +1,6 @@
 //! Tokens that name the subject of a readiness event.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use mio::Token;
 
 use crate::admin::CONNECTIONS_MAX;
@@ -54,6 +56,7 @@ pub(super) const LISTENERS_MAX: usize = usize::MAX - LISTENERS;
 const BACKEND: usize = 1 << 31;
 
 impl Source {
+    #[inline]
     pub(crate) const fn to_token(self) -> Token {
         match self {
             Self::Signals => Token(SPECIAL),

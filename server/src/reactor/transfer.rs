@@ -1,11 +1,14 @@
 //! Reading and writing a stream, with cheaper calls than the standard library's where the system
 //! has them.
+//!
+//! The layout hints are explained in `proxy/mod.rs`.
 use std::io;
 
 use mio::net::TcpStream;
 
 /// Reads what has arrived.
 #[cfg(target_os = "linux")]
+#[inline]
 pub(crate) fn receive(stream: &TcpStream, space: &mut [u8]) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
     let (count, _) = recv(stream, space, RecvFlags::empty())?;

@@ -138,6 +138,7 @@ impl Unit {
     }
 
     /// Whether a success leaves all restrictions unchanged.
+    #[inline]
     fn is_calm(&self) -> bool {
         self.is_present && self.restraints.is_calm()
     }

@@ -141,6 +141,7 @@ struct Spelled {
 }
 
 impl Spelled {
+    #[inline]
     const fn new(token: &[u8]) -> Self {
         const SMALL: u64 = u64::from_le_bytes([0x20; 8]);
         let (front, back) = match (token.first_chunk(), token.last_chunk()) {

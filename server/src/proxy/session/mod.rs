@@ -523,14 +523,14 @@ impl Session {
     }
 
     /// Returns the bytes that wait for one side and that it can accept.
+    #[inline]
     pub(crate) fn write_ready(&self, side: Side) -> &[u8] {
         match side {
-            Side::Client if self.client.is_write_broken => &[],
-            Side::Client => self.client.output.pending(),
+            Side::Client if !self.client.is_write_broken => self.client.output.pending(),
             Side::Upstream if self.upstream.is_open() && !self.upstream.is_write_broken => {
                 self.upstream.output.pending()
             }
-            Side::Upstream => &[],
+            _ => &[],
         }
     }
 

@@ -324,6 +324,7 @@ impl UpstreamHalf {
     }
 
     /// Forgets the connection and its input; the output stays.
+    #[inline]
     pub(crate) fn unlink(&mut self, shared: &mut Shared) {
         if let Some(buffer) = self.input.take() {
             shared.buffers.give(buffer);
