@@ -1,6 +1,7 @@
 //! TLS handshakes in progress. A handshake costs as much as ten requests or more. So another thread
-//! takes the steps of clients' handshakes, and each turn takes only some of those with backends; the
-//! others wait. Only a few steps are with the thread, so that the others can still be closed.
+//! takes the long steps of clients' handshakes, with a key exchange, a signature or a certificate of
+//! the client. Only a few are with it, so that the others can still be closed. Each turn takes only
+//! some of the other steps: the last ones of clients, and those with backends.
 //!
 //! From its acceptance on, a client counts like any other: for `limits.clients`, for its own
 //! limits, and as a client that may give way. Until its handshake is complete, no byte passes
@@ -30,11 +31,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The handshakes in progress.
 #[derive(Debug)]
 pub(super) struct Handshakes {
-    /// Connections to backends whose handshakes can continue.
+    /// Connections whose handshakes can continue in the event loop.
     ready: VecDeque<ConnId>,
-    /// Clients whose handshakes can begin.
+    /// Clients whose handshakes can begin in the thread.
     fresh: VecDeque<ConnId>,
-    /// Clients whose handshakes can continue. They come first: a request may follow.
+    /// Clients whose handshakes can continue in the thread. They come first: a request may follow.
     answered: VecDeque<ConnId>,
     /// Steps of clients' handshakes.
     steps: Steps,
@@ -142,6 +143,8 @@ impl Reactor {
             // arrived bytes are read.
             self.proxy.handle_unread(conn, true);
             self.handshakes.ready.push_back(conn);
+        } else if socket.has_short_step() {
+            self.handshakes.ready.push_back(conn);
         } else if socket.is_answered {
             self.handshakes.answered.push_back(conn);
         } else {
@@ -210,6 +213,10 @@ impl Reactor {
     #[cold]
     pub(super) fn shake_all(&mut self, until: Instant) {
         loop {
+            for _ in 0..self.handshakes.ready.len() {
+                let Some(conn) = self.handshakes.ready.pop_front() else { break };
+                self.shake_one(conn);
+            }
             while self.handshakes.steps.have_room()
                 && let Some(conn) = self.handshakes.answered.pop_front()
             {
@@ -234,7 +241,12 @@ impl Reactor {
             self.proxy.handle_unread(conn, false);
             socket.shake(&mut self.scratch, registry)
         } else {
+            let is_short = socket.has_short_step();
             match socket.begin_step(&mut self.scratch, registry) {
+                Ok(mut step) if is_short => {
+                    step.take();
+                    return self.end_step(step);
+                }
                 Ok(step) => {
                     if let Some(step) = self.handshakes.steps.begin(step) {
                         self.end_step(step);

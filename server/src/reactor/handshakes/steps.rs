@@ -1,4 +1,4 @@
-//! Steps of clients' handshakes in a thread of their own. A step takes 0.1 to 1 ms, as long as ten
+//! Long steps of clients' handshakes in a thread of their own. One takes 0.1 to 1 ms, as long as ten
 //! requests or more, and the event loop serves its other clients meanwhile.
 use std::io;
 use std::sync::Arc;

@@ -76,8 +76,8 @@ impl Secured {
     }
 }
 
-/// A step of a client's handshake, with the layer of its socket. Another thread takes it
-/// (`handshakes/steps.rs`), because a key exchange and a signature take 0.1 to 1 ms.
+/// A step of a client's handshake, with the layer of its socket. Another thread takes a long one
+/// (`handshakes/steps.rs`): a key exchange and a signature take 0.1 to 1 ms.
 #[derive(Debug)]
 pub(in crate::reactor) struct Step {
     pub(in crate::reactor) conn: ConnId,
@@ -138,6 +138,13 @@ impl Socket {
     pub(in crate::reactor) fn is_handshaking(&self) -> bool {
         let is_linked = || self.secured.as_ref().is_some_and(|secured| secured.is_linked);
         self.is_connecting && (self.is_stepping || is_linked())
+    }
+
+    /// Whether the next step of a client's handshake is short: it has no signature and no certificate
+    /// of the client and, with TLS 1.3, no key exchange.
+    pub(in crate::reactor) fn has_short_step(&self) -> bool {
+        let rules = self.secured.as_ref().and_then(|secured| secured.rules());
+        self.is_answered && rules.is_some_and(|rules| rules.client_auth.is_none())
     }
 
     /// Begins the next step of a client's handshake with what has arrived. Until
