@@ -333,6 +333,13 @@ fn changed_files_are_used() {
     copy("other.key", &key);
     proxy.program.line_with("listen[1].tls: certificates changed, using the new ones");
     assert!(proxy.connect(&client(&[&TLS13]), "b.test").is_ok());
+    // Read at a signal before the watch finds them.
+    copy("site.key", &key);
+    proxy.program.line_with("is not the key of the certificate: keeping");
+    copy("site.pem", &chain);
+    proxy.program.signal("-HUP");
+    proxy.program.line_with("listen[1].tls: certificates changed, using the new ones");
+    assert!(proxy.connect(&client(&[&TLS13]), "a.test").is_ok());
     copy("expired.pem", &chain);
     copy("expired.key", &key);
     proxy.program.line_with("expired at 2021-01-01T00:00:00Z: keeping");
@@ -341,7 +348,7 @@ fn changed_files_are_used() {
     let file = proxy.folder.path("proxy.json");
     let place = format!("{file}:1:90: listen[1].tls.certificates[0].chain: must be a PEM file");
     assert!(line.contains(&place), "{line}");
-    assert!(proxy.connect(&client(&[&TLS13]), "b.test").is_ok());
+    assert!(proxy.connect(&client(&[&TLS13]), "a.test").is_ok());
     assert!(kept.ask(GET).starts_with("HTTP/1.1 200 "));
 }
 

@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use process::{DEADLINE, Folder};
-use secured::{LAST, Proxy, fixture, tls};
+use process::{DEADLINE, Folder, output};
+use secured::{LAST, Proxy, config, fixture, tls};
 
 /// A running `openssl s_client`.
 struct OpenSsl(std::process::Child);
@@ -117,6 +117,16 @@ fn a_staple_reaches_the_client() {
         assert!(text.contains("Cert Status: good"), "{text}");
         assert!(text.contains("HTTP/1.1 200 OK"), "{text}");
     }
+    let other = [fixture("other.pem"), fixture("other.key")];
+    let other = format!(
+        r#"{{"certificates": [{{"chain": "{}", "key": "{}", "ocsp": "{ocsp}"}}]}}"#,
+        other[0], other[1]
+    );
+    let file = folder.path("other.json");
+    fs::write(&file, config("http://127.0.0.1:1", &[&other], "")).expect("a file");
+    let checked = output(&["--check", "--config", &file]);
+    let wrong = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(wrong.contains("staple.der is for another certificate"), "{wrong}");
     // The proxy does not verify a response, so another year makes it one that has expired.
     let mut late = fs::read(&ocsp).expect("a file");
     let next_update = [0xa0, 17, 0x18, 15];

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::Source;
-use crate::tls::{Facts, Layer, ocsp_not_after};
+use crate::tls::{Facts, Layer, OcspFacts};
 
 /// The input is used three times: as a certificate, as the bytes of a client in steps of the first
 /// byte, and as the steps of two layers.
@@ -21,7 +21,7 @@ pub fn tls(data: &[u8]) {
     if let Some(facts) = Facts::read(data) {
         assert!(facts.subject.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
     }
-    let _ = ocsp_not_after(data);
+    let _ = OcspFacts::read(data);
     let mut source = Source::new(data);
     let version: &SupportedProtocolVersion =
         if source.byte() & 1 == 0 { &rustls::version::TLS12 } else { &rustls::version::TLS13 };

@@ -115,6 +115,7 @@ impl Reactor {
         let result = result.map(|(slots, is_other_policy)| {
             self.listeners.keep(&opened, listeners.kept, self.now + LEAVE_MAX);
             self.listeners.secure(&tls);
+            tls.renewed(&self.tls).iter().for_each(|line| info!("{line}"));
             self.tls = tls;
             self.backend_tls = backend_tls;
             port.keep(&slots, admin.kept, self.now);

@@ -18,6 +18,8 @@ pub(crate) struct Facts {
     pub(crate) subject: String,
     /// The DNS names in its subjectAltName, in lower case.
     pub(crate) names: Vec<String>,
+    /// The serial number, as bytes.
+    pub(crate) serial: Vec<u8>,
 }
 
 impl Facts {
@@ -26,7 +28,7 @@ impl Facts {
         let mut certificate = Der(Der(der).expect(SEQUENCE)?);
         let mut body = Der(certificate.expect(SEQUENCE)?);
         body.skip(EXPLICIT_0);
-        body.expect(INTEGER)?;
+        let serial = body.expect(INTEGER)?.to_vec();
         body.expect(SEQUENCE)?;
         body.expect(SEQUENCE)?;
         let mut validity = Der(body.expect(SEQUENCE)?);
@@ -39,38 +41,54 @@ impl Facts {
                 names = dns_names(content)?;
             }
         }
-        Some(Self { not_before, not_after, subject, names })
+        Some(Self { not_before, not_after, subject, names, serial })
     }
 }
 
-/// The last second for which a successful OCSP response holds, since 1970: the earliest `nextUpdate`
-/// of its parts, or the maximum without any. Returns `None` if the bytes are not such a response
-/// (RFC 6960 section 4.2.1).
-pub(crate) fn ocsp_not_after(der: &[u8]) -> Option<i64> {
-    let mut outer = Der(der);
-    let mut response = Der(outer.expect(SEQUENCE)?);
-    if !outer.0.is_empty() || response.expect(ENUMERATED)? != [0] {
-        return None;
-    }
-    let mut bytes = Der(Der(response.expect(EXPLICIT_0)?).expect(SEQUENCE)?);
-    bytes.expect(OID)?;
-    let mut data = Der(Der(Der(bytes.expect(OCTETS)?).expect(SEQUENCE)?).expect(SEQUENCE)?);
-    data.skip(EXPLICIT_0);
-    // The responder.
-    data.next()?;
-    data.expect(GENERAL_TIME)?;
-    let (mut parts, mut not_after) = (Der(data.expect(SEQUENCE)?), i64::MAX);
-    while let Some((tag, part)) = parts.next() {
-        let mut part = Der((tag == SEQUENCE).then_some(part)?);
-        part.expect(SEQUENCE)?;
-        // The state of the certificate.
-        part.next()?;
-        part.expect(GENERAL_TIME)?;
-        if let Some((EXPLICIT_0, next)) = part.next() {
-            not_after = not_after.min(time(Der(next).next()?)?);
+/// Facts from a successful OCSP response (RFC 6960 section 4.2.1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct OcspFacts {
+    /// The last second for which it holds, since 1970: the earliest `nextUpdate` of its parts, or
+    /// the maximum without any.
+    pub(crate) not_after: i64,
+    /// The serial numbers of its certificates.
+    pub(crate) serials: Vec<Vec<u8>>,
+}
+
+impl OcspFacts {
+    /// Reads a response. Returns `None` if the bytes are not a successful one.
+    pub(crate) fn read(der: &[u8]) -> Option<Self> {
+        let mut outer = Der(der);
+        let mut response = Der(outer.expect(SEQUENCE)?);
+        if !outer.0.is_empty() || response.expect(ENUMERATED)? != [0] {
+            return None;
         }
+        let mut bytes = Der(Der(response.expect(EXPLICIT_0)?).expect(SEQUENCE)?);
+        bytes.expect(OID)?;
+        let mut data = Der(Der(Der(bytes.expect(OCTETS)?).expect(SEQUENCE)?).expect(SEQUENCE)?);
+        data.skip(EXPLICIT_0);
+        // The responder.
+        data.next()?;
+        data.expect(GENERAL_TIME)?;
+        let mut parts = Der(data.expect(SEQUENCE)?);
+        let mut facts = Self { not_after: i64::MAX, serials: Vec::new() };
+        while let Some((tag, part)) = parts.next() {
+            let mut part = Der((tag == SEQUENCE).then_some(part)?);
+            let mut id = Der(part.expect(SEQUENCE)?);
+            // The hash function, and the hashes of the issuer's name and key.
+            for tag in [SEQUENCE, OCTETS, OCTETS] {
+                id.expect(tag)?;
+            }
+            facts.serials.push(id.expect(INTEGER)?.to_vec());
+            // The state of the certificate.
+            part.next()?;
+            part.expect(GENERAL_TIME)?;
+            if let Some((EXPLICIT_0, next)) = part.next() {
+                facts.not_after = facts.not_after.min(time(Der(next).next()?)?);
+            }
+        }
+        Some(facts)
     }
-    Some(not_after)
 }
 
 const ENUMERATED: u8 = 0x0a;

@@ -17,7 +17,7 @@ mod layer;
 #[cfg(not(feature = "tls"))]
 pub(crate) use self::absent::Layer;
 #[cfg(feature = "tls")]
-pub(crate) use self::certificate::{Facts, ocsp_not_after};
+pub(crate) use self::certificate::{Facts, OcspFacts};
 pub use self::fault::TlsFault;
 #[cfg(feature = "tls")]
 pub(crate) use self::layer::Layer;

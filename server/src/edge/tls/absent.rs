@@ -36,6 +36,10 @@ impl Servers {
         None
     }
 
+    pub(crate) fn renewed(&self, _: &Self) -> Vec<String> {
+        Vec::new()
+    }
+
     pub(crate) fn tickets(&self) -> Tickets {
         Tickets
     }

@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
 use super::tickets::seconds;
-use crate::tls::Facts;
+use crate::tls::{Facts, OcspFacts};
 use crate::utc::Utc;
 
 /// The certificates by host name.
@@ -43,25 +43,24 @@ struct Identity {
 #[derive(Debug)]
 pub(super) struct Staple {
     response: Vec<u8>,
-    /// The last second in which it may be sent, since 1970.
-    not_after: i64,
+    facts: OcspFacts,
     file: String,
     /// Whether the log has its end.
     is_told: AtomicBool,
 }
 
 impl Staple {
-    pub(super) const fn new(response: Vec<u8>, not_after: i64, file: String) -> Self {
-        Self { response, not_after, file, is_told: AtomicBool::new(false) }
+    pub(super) const fn new(response: Vec<u8>, facts: OcspFacts, file: String) -> Self {
+        Self { response, facts, file, is_told: AtomicBool::new(false) }
     }
 
     /// Whether it may be sent at `now`, seconds since 1970. Clients refuse a certificate with a
     /// response that has expired.
     fn holds(&self, now: i64) -> bool {
-        let holds = now <= self.not_after;
+        let not_after = self.facts.not_after;
+        let holds = now <= not_after;
         if !holds && !self.is_told.swap(true, Ordering::Relaxed) {
-            let Self { file, not_after, .. } = self;
-            warn!("{file}: the OCSP response expired at {}: not stapled", date(*not_after));
+            warn!("{}: the OCSP response expired at {}: not stapled", self.file, date(not_after));
         }
         holds
     }
@@ -79,6 +78,8 @@ impl Identity {
 pub(super) enum Wrong {
     Chain(String),
     Key(String),
+    /// An OCSP response for another certificate, with the name of its file.
+    Staple(String),
 }
 
 impl Certificate {
@@ -102,6 +103,13 @@ impl Certificate {
             Error::InvalidCertificate(_) => Wrong::Chain("has an invalid certificate".to_owned()),
             _ => Wrong::Key("has a private key of an unknown kind".to_owned()),
         })?;
+        if let Some(staple) = &staple {
+            if !staple.facts.serials.contains(&facts.serial) {
+                return Err(Wrong::Staple(staple.file.clone()));
+            }
+            // If it has expired already, the log has a line now and not only at the first handshake.
+            staple.holds(now);
+        }
         let stapled = staple.map(|mut staple| {
             let ocsp = Some(std::mem::take(&mut staple.response));
             (Arc::new(CertifiedKey { ocsp, ..key.clone() }), staple)

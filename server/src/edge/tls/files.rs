@@ -48,6 +48,11 @@ pub(super) fn line(error: &ConfigError) -> String {
     format!("{}: must be {}", error.path, error.allowed)
 }
 
+/// Returns the log line for a part of the configuration whose files have changed.
+pub(super) fn renewed(path: &str) -> String {
+    format!("{path}: certificates changed, using the new ones")
+}
+
 /// Returns the digest of files.
 pub(super) fn digest<'f>(
     files: impl Iterator<Item = &'f String>,

@@ -11,11 +11,11 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificates::{Certificate, Certificates, Staple, Wrong, read_chain};
-use super::files::{Digest, Watched, digest, line, read, refuse};
+use super::files::{Digest, Watched, digest, line, read, refuse, renewed};
 use super::tickets::{Ticketer, Tickets, seconds};
 use crate::config::{CertificateFiles, ClientAuth, Config, ListenTls, TlsVersion};
 use crate::edge::disk::read_named;
-use crate::tls::{Layer, ocsp_not_after};
+use crate::tls::{Layer, OcspFacts};
 
 /// The maximum size of a file, in bytes. A chain of four certificates takes a hundredth of this.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -72,6 +72,15 @@ impl Servers {
     pub(crate) fn of(&self, tls: &ListenTls) -> Option<Arc<Server>> {
         let found = self.all.iter().find(|(_, server)| *server.rules == *tls);
         found.map(|(_, server)| Arc::clone(server))
+    }
+
+    /// A log line for each listener whose rules are as in `old`, but whose files have other contents.
+    pub(crate) fn renewed(&self, old: &Self) -> Vec<String> {
+        let is_other = |server: &Server| {
+            old.of(&server.rules).is_some_and(|known| known.digest != server.digest)
+        };
+        let all = self.all.iter().filter(|(_, server)| is_other(server));
+        all.map(|(path, _)| renewed(path)).collect()
     }
 
     /// The ticket keys.
@@ -156,15 +165,16 @@ fn load(
         let contents = (read(&of_chain, chain, read_file)?, read(&of_key, key, read_file)?);
         let staple = |file: &String| {
             let response = read(&of_ocsp, file, read_file)?;
-            let not_after = ocsp_not_after(&response);
-            let not_after = not_after.ok_or_else(|| refuse(&of_ocsp, OCSP, file, "is not one"))?;
-            Ok(Staple::new(response, not_after, file.clone()))
+            let facts = OcspFacts::read(&response);
+            let facts = facts.ok_or_else(|| refuse(&of_ocsp, OCSP, file, "is not one"))?;
+            Ok(Staple::new(response, facts, file.clone()))
         };
         let staple = ocsp.as_ref().map(staple).transpose()?;
         let read = Certificate::read(&contents.0, &contents.1, staple, now, &provider);
         certificates.push(read.map_err(|wrong| match wrong {
             Wrong::Chain(wrong) => refuse(&of_chain, CHAIN, chain, &wrong),
             Wrong::Key(wrong) => refuse(&of_key, KEY, key, &wrong),
+            Wrong::Staple(file) => refuse(&of_ocsp, OCSP, &file, "is for another certificate"),
         })?);
     }
     let invalid = || ConfigError::new(path, "a usable configuration of TLS");
@@ -215,5 +225,38 @@ fn verifier(
 /// Requirements on the files, for error messages.
 const CHAIN: &str = "a PEM file with a certificate that is valid now";
 const KEY: &str = "a PEM file with the private key of the certificate";
-const OCSP: &str = "a DER file with a successful OCSP response";
+const OCSP: &str = "a DER file with a successful OCSP response for the certificate";
 const AUTHORITIES: &str = "a PEM file with the certificates of authorities";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::folder::Folder;
+
+    /// Files with other contents are named, and only those.
+    #[test]
+    fn renewed_files_are_named() {
+        let folder = Folder::new("tls-renewed");
+        let (chain, key) = (folder.path("chain.pem"), folder.path("key.pem"));
+        let files = format!(r#"{{"chain": "{chain}", "key": "{key}"}}"#);
+        let listen =
+            format!(r#"{{"address": "127.0.0.1:1", "tls": {{"certificates": [{files}]}}}}"#);
+        let backend = r#"{"name": "A", "url": "http://127.0.0.1:2"}"#;
+        let text = format!(r#"{{"listen": [{listen}], "backends": [{backend}]}}"#);
+        let config = Config::from_json(&text).expect("valid");
+        let load = |name: &str| {
+            let fixture =
+                |end: &str| format!("{}/src/tls/testing/{name}.{end}", env!("CARGO_MANIFEST_DIR"));
+            fs::copy(fixture("pem"), &chain).expect("a copy");
+            fs::copy(fixture("key"), &key).expect("a copy");
+            Servers::load(&config, &Tickets::default()).expect("valid files")
+        };
+        let (site, again, other) = (load("site"), load("site"), load("other"));
+        assert_eq!(again.renewed(&site), Vec::<String>::new());
+        let line = "listen[0].tls: certificates changed, using the new ones";
+        assert_eq!(other.renewed(&site), [line]);
+        assert_eq!(other.renewed(&Servers::default()), Vec::<String>::new());
+    }
+}

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::warn;
 
 use super::client::Clients;
-use super::files::{Digest, Watched};
+use super::files::{Digest, Watched, renewed};
 use super::server::Servers;
 use crate::plain::os_error_text;
 
@@ -135,7 +135,7 @@ fn refresh(tls: &mut impl Watched, refused: &mut Refused) -> Vec<String> {
         refused.resize(refused.len().max(index + 1), None);
         match tls.reload(index) {
             Ok(()) => {
-                lines.push(format!("{path}: certificates changed, using the new ones"));
+                lines.push(renewed(&path));
                 refused[index] = None;
             }
             Err((digest, wrong)) => {

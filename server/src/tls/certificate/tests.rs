@@ -27,6 +27,7 @@ fn facts_are_read() {
     for (pem, subject, names) in rows {
         let facts = Facts::read(&der(pem)).expect("a certificate");
         assert_eq!((facts.not_before, facts.not_after), VALID);
+        assert!(!facts.serial.is_empty());
         assert_eq!(facts.subject, subject);
         assert_eq!(facts.names, names);
     }
@@ -107,7 +108,9 @@ fn ocsp_response(state: u8, updates: &[Option<&str>]) -> Vec<u8> {
     let part = |next: &Option<&str>| {
         let next = next.map(|text| element(EXPLICIT_0, &[general(text)]));
         let good = element(0x80, &[]);
-        let id = element(SEQUENCE, &[]);
+        let hash = element(OCTETS, &[]);
+        let serial = element(INTEGER, &[vec![16, 1]]);
+        let id = element(SEQUENCE, &[element(SEQUENCE, &[]), hash.clone(), hash, serial]);
         element(SEQUENCE, &[id, good, produced.clone(), next.unwrap_or_default()])
     };
     let parts = element(SEQUENCE, &updates.iter().map(part).collect::<Vec<_>>());
@@ -122,6 +125,7 @@ fn ocsp_response(state: u8, updates: &[Option<&str>]) -> Vec<u8> {
 /// followed by other bytes is none.
 #[test]
 fn ocsp_responses_end() {
+    let ocsp_not_after = |der: &[u8]| OcspFacts::read(der).map(|facts| facts.not_after);
     let (early, late) = (Some("20260102000000Z"), Some("20260103000000Z"));
     assert_eq!(ocsp_not_after(&ocsp_response(0, &[late])), Some(1_767_398_400));
     assert_eq!(ocsp_not_after(&ocsp_response(0, &[early])), Some(1_767_312_000));
@@ -133,5 +137,7 @@ fn ocsp_responses_end() {
     for end in 0..whole.len() {
         assert_eq!(ocsp_not_after(&whole[..end]), None, "{end}");
     }
+    let facts = OcspFacts::read(&whole).expect("a response");
+    assert_eq!(facts.serials, [[16, 1]]);
     assert_eq!(ocsp_not_after(&[whole, vec![0]].concat()), None);
 }
