@@ -29,7 +29,7 @@ pub(crate) mod state;
 pub(crate) mod tls;
 pub(crate) mod upgrade;
 pub(crate) mod user;
-mod worker;
+pub(crate) mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,14 +11,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 /// A running thread: its queue and its end.
 #[derive(Debug)]
-pub(super) struct Worker<T> {
-    pub(super) queue: Queue<T>,
+pub(crate) struct Worker<T> {
+    pub(crate) queue: Queue<T>,
     pub(super) ended: Ended,
 }
 
 impl<T: Send + 'static> Worker<T> {
     /// Starts a thread behind a queue of `messages_max` messages. It ends when `work` returns.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         messages_max: usize,
         work: impl FnOnce(Queued<T>) + Send + 'static,
@@ -38,7 +38,7 @@ impl<T: Send + 'static> Worker<T> {
 
 /// The sending side of a worker's queue.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub(crate) struct Queue<T> {
     messages: Sender<T>,
     dropped: Arc<AtomicU64>,
 }
@@ -51,7 +51,7 @@ impl<T> Clone for Queue<T> {
 
 impl<T> Queue<T> {
     /// Enqueues a message at once, or returns it and counts it as dropped.
-    pub(super) fn offer(&self, message: T) -> Result<(), T> {
+    pub(crate) fn offer(&self, message: T) -> Result<(), T> {
         self.messages.try_send(message).map_err(|error| {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             error.into_inner()
@@ -83,7 +83,7 @@ impl<T> Queue<T> {
 
 /// The receiving side of the queue: messages in order, until every [`Queue`] is dropped.
 #[derive(Debug)]
-pub(super) struct Queued<T> {
+pub(crate) struct Queued<T> {
     messages: Receiver<T>,
     dropped: Arc<AtomicU64>,
 }

@@ -188,9 +188,12 @@ impl Reactor {
             // A last message that arrived in time is handled before the timeout, except under
             // overload.
             let is_last = self.handshakes.last.replace(conn) == Some(conn);
-            let can_begin = !is_last && self.handshakes.steps.have_room();
-            let may_finish = |socket: &mut Socket| socket.is_answered && socket.is_queued;
-            if can_begin && self.socket(conn).is_some_and(may_finish) {
+            let have_room = self.handshakes.steps.have_room();
+            let may_finish = |socket: &mut Socket| {
+                let can_begin = have_room || socket.has_short_step();
+                socket.is_answered && socket.is_queued && can_begin
+            };
+            if !is_last && self.socket(conn).is_some_and(may_finish) {
                 self.shake_one(conn);
             }
             if self.socket(conn).is_some_and(|socket| is_finishing(socket)) {
@@ -229,10 +232,7 @@ impl Reactor {
 
     fn shake_one(&mut self, conn: ConnId) {
         let Some(Some(socket)) = self.sockets.get_mut(conn.slot()) else { return };
-        if socket.conn != conn || !socket.is_handshaking() {
-            return;
-        }
-        if socket.is_stepping {
+        if socket.conn != conn || !socket.is_handshaking() || socket.is_stepping {
             return;
         }
         socket.is_queued = false;

@@ -58,7 +58,8 @@ pub(crate) struct Socket {
     pub(crate) is_queued: bool,
     /// Whether another thread takes a step of its handshake. That thread has the TLS layer then.
     pub(super) is_stepping: bool,
-    /// Whether a step of its handshake has answered the client. The next one can be the last.
+    /// Whether a step of its handshake has answered the client with key exchange and signature. The
+    /// next one can be the last.
     pub(super) is_answered: bool,
     /// The TLS layer, if it has one.
     pub(super) secured: Option<Box<Secured>>,

@@ -46,6 +46,10 @@ impl Layer {
         match *self {}
     }
 
+    pub(crate) fn has_answered(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         match *self {}
     }

@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use ring::digest;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
+};
 
 use super::Facts;
 use crate::http::head::Parsed;
@@ -246,6 +248,17 @@ impl Layer {
     /// Whether the handshake is incomplete.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    /// Whether the server has made its key exchange and signature, so that the next messages of the
+    /// client can complete the handshake. Valid until the output is sent. A request for another key
+    /// exchange (HelloRetryRequest) does not count: the client's second hello takes as long as a
+    /// first one.
+    pub(crate) fn has_answered(&self) -> bool {
+        // rustls promises the group only after the handshake, but knows it when the server has made
+        // its part. TLS 1.2 has no such request.
+        let is_old = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_2);
+        (is_old && self.has_output()) || self.connection.negotiated_key_exchange_group().is_some()
     }
 
     /// Takes bytes of the header that precedes the handshake. Returns the bytes after it.

@@ -2,13 +2,13 @@
 //! requests or more, and the event loop serves its other clients meanwhile.
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use intelliproxy_core::Instant;
 use log::warn;
 use mio::Waker;
 
+use crate::edge::worker::{Queue, Queued, Worker};
 use crate::reactor::clock::Clock;
 use crate::reactor::socket::Step;
 
@@ -34,7 +34,7 @@ enum Thread {
     /// No handshake has begun.
     Idle,
     Runs {
-        begun: Sender<Step>,
+        begun: Queue<Step>,
         ended: Receiver<Step>,
     },
     /// The system has refused the thread.
@@ -55,12 +55,12 @@ impl Steps {
             });
         }
         if let Thread::Runs { begun, .. } = &self.thread {
-            match begun.send(step) {
+            match begun.offer(step) {
                 Ok(()) => {
                     self.count += 1;
                     return None;
                 }
-                Err(error) => step = error.into_inner(),
+                Err(returned) => step = returned,
             }
         }
         step.take();
@@ -109,23 +109,22 @@ impl Steps {
 
 /// Starts the thread. It ends together with its queue.
 fn start(waker: &Arc<Waker>) -> io::Result<Thread> {
-    let (begun, steps) = crossbeam_channel::unbounded::<Step>();
     let (done, ended) = crossbeam_channel::unbounded();
     let waker = Arc::clone(waker);
-    let work = move || {
-        for mut step in steps {
-            step.take();
-            if done.send(step).is_err() {
-                break;
+    let Worker { queue, .. } =
+        Worker::start("handshakes", STEPS_MAX, move |steps: Queued<Step>| {
+            for mut step in steps {
+                step.take();
+                if done.send(step).is_err() {
+                    break;
+                }
+                // Steps that have ended before this one have called already, and the event loop takes
+                // all that it finds.
+                if done.len() == 1 {
+                    // Without a working waker nothing ends any more, not even a reload.
+                    let _ = waker.wake();
+                }
             }
-            // Steps that have ended before this one have called already, and the event loop takes
-            // all that it finds.
-            if done.len() == 1 {
-                // Without a working waker nothing ends any more, not even a reload.
-                let _ = waker.wake();
-            }
-        }
-    };
-    thread::Builder::new().name("handshakes".to_owned()).spawn(work)?;
-    Ok(Thread::Runs { begun, ended })
+        })?;
+    Ok(Thread::Runs { begun: queue, ended })
 }

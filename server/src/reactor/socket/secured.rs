@@ -177,7 +177,7 @@ impl Socket {
     pub(in crate::reactor) fn end_step(&mut self, step: Step, registry: &Registry) -> Shaken {
         self.is_stepping = false;
         let secured = self.secured.insert(step.secured);
-        self.is_answered |= secured.layer.has_output();
+        self.is_answered |= secured.layer.has_answered();
         let is_over = !secured.layer.is_handshaking();
         let has_more = secured.layer.has_input() || secured.layer.has_ended();
         // After a failure, the peer gets the alert.

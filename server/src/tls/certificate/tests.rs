@@ -121,8 +121,8 @@ fn ocsp_response(state: u8, updates: &[Option<&str>]) -> Vec<u8> {
     element(SEQUENCE, &[element(ENUMERATED, &[vec![state]]), element(EXPLICIT_0, &[bytes])])
 }
 
-/// An OCSP response holds until the earliest of its next updates. One that is refused, cut or
-/// followed by other bytes is none.
+/// An OCSP response holds until the earliest of its next updates. A failed one, a part of one, and
+/// one with other bytes behind it are refused.
 #[test]
 fn ocsp_responses_end() {
     let ocsp_not_after = |der: &[u8]| OcspFacts::read(der).map(|facts| facts.not_after);

@@ -1,5 +1,5 @@
 //! Two layers, a client's and a server's, that exchange bytes in memory.
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, SupportedProtocolVersion};
@@ -19,11 +19,19 @@ fn server(version: &'static SupportedProtocolVersion) -> Layer {
     server_with(version, SITE)
 }
 
-fn server_with(version: &'static SupportedProtocolVersion, (chain, key): (&[u8], &[u8])) -> Layer {
+fn server_with(version: &'static SupportedProtocolVersion, files: (&[u8], &[u8])) -> Layer {
+    server_by(ring::default_provider(), version, files)
+}
+
+fn server_by(
+    provider: CryptoProvider,
+    version: &'static SupportedProtocolVersion,
+    (chain, key): (&[u8], &[u8]),
+) -> Layer {
     let chain = CertificateDer::pem_slice_iter(chain);
     let chain = chain.map(|one| one.expect("a certificate")).collect();
     let key = PrivateKeyDer::from_pem_slice(key).expect("a key");
-    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+    let config = ServerConfig::builder_with_provider(provider.into())
         .with_protocol_versions(&[version])
         .expect("a version")
         .with_no_client_auth()
@@ -132,6 +140,31 @@ fn decrypt(layer: &mut Layer, cipher: &[u8], size: usize, space: usize) -> Vec<u
         }
     }
     plain
+}
+
+/// A server has answered once its key exchange and signature are made. With TLS 1.3, a request for
+/// another key exchange comes before that if the client has chosen one that the server lacks.
+#[test]
+fn servers_answer_a_hello() {
+    let kx_groups = vec![ring::kx_group::SECP384R1];
+    let other = CryptoProvider { kx_groups, ..ring::default_provider() };
+    let [old, new] = VERSIONS;
+    for (mut server, flights) in [
+        (server(old), 1),
+        (server(new), 1),
+        (server_by(other.clone(), old, SITE), 1),
+        (server_by(other, new, SITE), 2),
+    ] {
+        let mut client = client("a.test");
+        for flight in 1..=flights {
+            assert!(!server.has_answered());
+            assert_eq!(server.take(&output(&mut client), &mut []), Ok(0));
+            assert!(server.has_output());
+            assert_eq!(server.has_answered(), flight == flights, "{flight} of {flights}");
+            assert_eq!(client.take(&output(&mut server), &mut []), Ok(0));
+        }
+        shake(&mut client, &mut server, usize::MAX);
+    }
 }
 
 /// Bytes arrive as sent, in both directions and both versions, for several sizes of ciphertext
