@@ -9,6 +9,7 @@ use log::warn;
 use mio::Waker;
 
 use crate::edge::worker::{Queue, Queued, Worker};
+use crate::plain::os_error_text;
 use crate::reactor::clock::Clock;
 use crate::reactor::socket::Step;
 
@@ -50,7 +51,8 @@ impl Steps {
     pub(super) fn begin(&mut self, mut step: Step) -> Option<Step> {
         if matches!(self.thread, Thread::Idle) {
             self.thread = start(&self.waker).unwrap_or_else(|error| {
-                warn!("cannot start the thread for TLS handshakes: {error}: they delay requests");
+                let wrong = os_error_text(&error);
+                warn!("cannot start the thread for TLS handshakes: {wrong}: they delay requests");
                 Thread::Refused
             });
         }
